@@ -15,9 +15,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from bascule.catalogue import Catalogue
-from bascule.core import Conflict, NotFound
+from bascule.core import Conflict
 from bascule.edge import Channel, Offer
-from bascule.fleet.operations import RolloutRequest, StoredDeviceRollout
+from bascule.fleet.operations import StoredDeviceRollout
 from bascule.fleet.reports import Counts, Report
 from bascule.fleet.schema import devices
 from bascule.fleet.store import NEW, Fleet
@@ -67,7 +67,10 @@ class Announced:
         self.content = content
 
     def root(self) -> bytes:
-        raise NotFound("a simulation has no repository")
+        return b"{}"
+
+    def refresh(self) -> None:
+        """Nothing is signed."""
 
 
 class Versions:
@@ -114,7 +117,7 @@ class Simulation:
         while hour < 24:
             hour += 1
             self._hour(hour, started)
-        name = self.fleet.begin(RolloutRequest(CANDIDATE.version, "stable"), by="ada").id
+        name = self.fleet.begin(CANDIDATE.version, "stable", by="ada").id
         while hour < 24 * self.scenario.until_days:
             stored = self.fleet.rollout(name)
             if stored.ended_at is not None:

@@ -48,19 +48,25 @@ WAIT_S = 20.0
 # servers do by default say `auto`.
 os.environ.setdefault("BASCULE_MONITORING__LEDGER", "off")
 pytest.register_assert_rewrite("tests.http2_caller")
-hypothesis.settings.register_profile("beside others", deadline=None)
-hypothesis.settings.load_profile("beside others")
 # Typer makes all commands anew for each call: 0.2 s, and tests call a thousand in their process.
 typer.main.get_command = functools.cache(typer.main.get_command)
-# Eleven thousand tests are a million objects: the collector looks through them neither while they
-# are made nor, frozen, in each of its rounds during the tests.
+# Thirteen thousand tests are a million objects: the collector looks through them neither while they
+# are made nor, frozen, in each of its rounds during the tests, which are fewer than usual.
 gc.disable()
 watch_connections()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The first tier draws fewer examples, by `tests.tiers.examples` too."""
+    count = 30 if "not slow" in config.option.markexpr else 100
+    hypothesis.settings.register_profile("beside others", deadline=None, max_examples=count)
+    hypothesis.settings.load_profile("beside others")
 
 
 def pytest_collection_finish() -> None:
     """Let the collector look at what tests make."""
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 
@@ -71,11 +77,22 @@ def pytest_runtest_setup() -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The pass of serial tests loads only files and folders that have some."""
-    if not re.search(r"(?<!not )\bserial\b", config.option.markexpr):
-        return None
-    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
-    return None if any("mark.serial" in file.read_text() for file in files) else True
+    """A pass does not load files of which it runs nothing: it would take half a minute."""
+    marks, files = config.option.markexpr, [*collection_path.rglob("test_*.py")]
+    if collection_path.match("test_*.py"):
+        files = [collection_path]
+    if "not slow" in marks and files and all(map(_is_slow, files)):
+        return True
+    if re.search(r"(?<!not )\bserial\b", marks):
+        return None if any("mark.serial" in file.read_text() for file in files) else True
+    return None
+
+
+@functools.cache
+def _is_slow(file: Path) -> bool:
+    """Whether all tests of a file are of the second tier."""
+    whole = r"^pytestmark = \[?pytest\.mark\.slow\b"
+    return file.parent.name == "bench" or bool(re.search(whole, file.read_text(), re.MULTILINE))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers

@@ -19,7 +19,7 @@ from tests.unit.registry.conftest import write_bundle
 from bascule.bundle.disk import write_statement
 from bascule.edge import GOLDEN
 from bascule.edge.channels import Channel
-from bascule.edge.fetching import Obtained, answer
+from bascule.edge.fetching import answer
 from bascule.fleet import Keys, Place, Published, TufRepository, key_in, open_place, publish
 from bascule.registry import Registry, open_registry
 
@@ -130,9 +130,7 @@ class Edge:
         reply = self.ask(do="channel", name=name)
         return msgspec.convert(reply, Channel)
 
-    def obtain(
-        self, version: str, have: str | None = None, budget_bytes: int | None = None
-    ) -> Obtained:
+    def obtain(self, version: str, have: str | None = None, budget_bytes: int | None = None) -> int:
         """Into the slot of the version, by the slot of another."""
         slots = self.folder / "device"
         slots.mkdir(exist_ok=True)
@@ -140,7 +138,13 @@ class Edge:
             do="obtain", digest=self.digest(version), into=str(slots / self.slot(version)),
             have=str(slots / self.slot(have)) if have else None, budget_bytes=budget_bytes,
         )  # fmt: skip
-        return Obtained(**reply)
+        return int(reply["bytes_received"])
+
+    @property
+    def downloads(self) -> list[str]:
+        """What was downloaded, in order: `bundles` or `deltas`."""
+        kinds = [path.split("/")[1] for path in self.server.paths if path.startswith("targets/")]
+        return [kind for kind in kinds if kind in ("bundles", "deltas")]
 
     def slot(self, version: str) -> str:
         return version.replace("/", "-")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,11 @@ from bascule.core import Unavailable, Untrusted
 from bascule.edge.channels import Candidate, Channel, Offer
 
 
-@dataclass(frozen=True)
-class Obtained:
-    bytes_received: int
-
-
 class FolderRepository:
     """An `agent.Repository` that copies folders."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-
-    @classmethod
-    def open(cls, home: Path, url: str, root: Path) -> FolderRepository:  # noqa: ARG003
-        return cls(url)
+    def __init__(self, home: Path, url: str | Path, root: Path) -> None:
+        self.folder = Path(url)
 
     def channel(self, name: str) -> Channel:
         if (self.folder / "attack").exists():
@@ -46,13 +36,13 @@ class FolderRepository:
 
     def obtain(
         self, digest: str, have: Path | None, into: Path, budget_bytes: int | None = None
-    ) -> Obtained:
+    ) -> int:
         bundle = self.folder / "bundles" / digest.removeprefix("sha256:")
         size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
         if budget_bytes is not None and size > budget_bytes:
             raise Unavailable("the budget is used up", bytes_received=budget_bytes)
         shutil.copytree(bundle, into)
-        return Obtained(size)
+        return size
 
 
 class Publisher:
@@ -97,4 +87,4 @@ def alter_statement(bundle: Path, kind: str, change: Any) -> None:
 if __name__ == "__main__":
     from bascule.edge.__main__ import main
 
-    sys.exit(main(repository=FolderRepository.open))
+    sys.exit(main(repository=FolderRepository))

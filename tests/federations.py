@@ -61,10 +61,10 @@ def device_rows(folder: Path) -> list[Path]:
     return [write_rows(folder / f"device{n}.csv", n - 0.5, seed=10 + n) for n in (0, 1)]
 
 
-def write_app(folder: Path, *options: Any, app: str = "app") -> tuple[int, str, str]:
+def write_app(folder: Path, app: str = "app") -> tuple[int, str, str]:
     """The command that writes the app of `late.bundle` beside it."""
     model = folder / "late.bundle"
-    return run(folder / "home", "edge", "federate", folder / app, "--model", model, *options)
+    return run(folder / "home", "edge", "federate", folder / app, "--model", model)
 
 
 def task_of(app: Path) -> ModuleType:

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import pytest
+
+
+def scripts_of(kind: str, said: list[tuple[str, Any]]) -> list[tuple[Any, ...]]:
+    """What a cursor is given: PostgreSQL takes statements without parameters in one round trip."""
+    scripts: list[tuple[Any, ...]] = []
+    for has_parameters, group in groupby(said, lambda one: bool(one[1])):
+        if has_parameters:
+            scripts += group
+        elif kind == "postgresql":
+            scripts.append((";\n".join(statement for statement, _ in group),))
+        else:
+            scripts += ((statement,) for statement, _ in group)
+    return scripts
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,8 +39,10 @@ def migrations_of_empty_catalogues() -> Iterator[None]:
         if inspect(connection).has_table("alembic_version"):
             real(connection)
         elif kind in recorded:
-            for statement, parameters in recorded[kind]:
-                connection.exec_driver_sql(statement, parameters)
+            cursor = connection.connection.cursor()
+            for script, *parameters in recorded[kind]:
+                cursor.execute(script, *parameters)
+            cursor.close()
         else:
             said: list[tuple[str, Any]] = []
 
@@ -37,7 +53,7 @@ def migrations_of_empty_catalogues() -> Iterator[None]:
             event.listen(connection, "before_cursor_execute", hear)
             real(connection)
             event.remove(connection, "before_cursor_execute", hear)
-            recorded[kind] = said
+            recorded[kind] = scripts_of(kind, said)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(migrations, "upgrade", upgrade)

@@ -10,6 +10,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.waiting import until
 
 LOOP_US = 20.0
 """What `loop` takes on the machine that the promises are about."""
@@ -42,3 +46,17 @@ def slowness_of_starts() -> float:
         subprocess.run([sys.executable, "-c", "import numpy, onnxruntime"], check=True)
         took_s.append(time.perf_counter() - started_s)
     return max(1.0, min(took_s) / START_S)
+
+
+def is_within(took_s: float, promised_s: float) -> bool:
+    """Whether something took no longer than is promised, as it would on a quiet machine."""
+    return took_s <= promised_s or took_s <= promised_s * slowness_of_starts()
+
+
+def until_soon(condition: Callable[[], Any], promised_s: float) -> Any:
+    """What the condition gives once that is true, which is promised to be so soon."""
+    began_s = time.monotonic()
+    met = until(condition)
+    took_s = time.monotonic() - began_s
+    assert is_within(took_s, promised_s), f"it took {took_s:.2f} s"
+    return met

@@ -1,10 +1,11 @@
-"""Which cases of a parametrised test are of the second tier."""
+"""Which cases of a test are of the second tier."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import hypothesis
 import pytest
 
 
@@ -18,3 +19,8 @@ def first_of(cases: Iterable[Any], count: int = 1) -> list[Any]:
             for case in cases[count:]
         ),
     ]
+
+
+def examples(count: int) -> int:
+    """How many examples Hypothesis draws: so many in the second tier, three in ten in the first."""
+    return max(1, count * hypothesis.settings.default.max_examples // 100)

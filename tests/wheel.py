@@ -17,6 +17,8 @@ import sys
 import tempfile
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,8 +57,8 @@ def main() -> None:
         say("installing it into an empty environment")
         run(sys.executable, "-m", "venv", environment)
         install(environment, str(wheel))
-        for extra in LIGHT_EXTRAS:
-            check_alone(extra, wheel, environment)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(partial(check_alone, wheel, environment), LIGHT_EXTRAS))
         install(environment, f"{wheel}[sklearn]")
         used(environment / "bin", place)
     say(f"{wheel.name}: installed, packed, served, asked")
@@ -76,7 +78,7 @@ def install(environment: Path, requirement: str) -> None:
     )  # fmt: skip
 
 
-def check_alone(extra: str, wheel: Path, environment: Path) -> None:
+def check_alone(wheel: Path, environment: Path, extra: str) -> None:
     """Install one extra into a copy of the environment; `bascule doctor` must find all of it."""
     say(f"the extra {extra} alone")
     copy = environment.with_name(f"with-{extra}")

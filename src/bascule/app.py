@@ -483,18 +483,28 @@ def open_ledger(settings: Settings) -> Ledger:
     return Ledger(settings.home)
 
 
-def open_repository(settings: Settings) -> TufRepository:
-    """The signed repository of what is published to devices. Raises `MissingExtra`."""
+def open_repository(settings: Settings, *, is_new: bool = False) -> TufRepository:
+    """The signed repository of what is published to devices, which `is_new` or is there.
+
+    Raises:
+        NotFound: There is none; told without tuf, which most servers need not load.
+        MissingExtra: tuf is not installed.
+    """
+    folder = settings.home / "edge"
+    root = folder / "root.json"
+    if not is_new and not root.exists():
+        hint = f"bascule edge init, or copy {folder} from the home that has made it"
+        raise NotFound("this home knows no repository of devices", hint=hint)
     try:
         from bascule.fleet import Keys, TufRepository, open_place
     except ModuleNotFoundError:
         hint = "pip install 'bascule[edge]'"
         raise MissingExtra("publishing to devices needs tuf", hint=hint) from None
 
-    chosen, folder = settings.edge, settings.home / "edge"
+    chosen = settings.edge
     return TufRepository(
-        open_place(chosen.repository, settings.home), Keys(folder / "keys", chosen.keys),
-        folder / "root.json", timestamp_days=chosen.timestamp_days, root_days=chosen.root_days,
+        open_place(chosen.repository, settings.home), Keys(folder / "keys"),
+        root, timestamp_days=chosen.timestamp_days,
     )  # fmt: skip
 
 
@@ -858,6 +868,13 @@ def queries_source_of(settings: Settings, models: Sequence[str]) -> Source:
     )  # fmt: skip
 
 
+def _ending(settings: Settings) -> Mapping[str, datetime]:
+    """See `TufRepository.ending`; empty for a home without a repository."""
+    with suppress(NotFound):
+        return open_repository(settings).ending()
+    return {}
+
+
 def watcher_of(
     settings: Settings,
     server: tuple[str, Callable[[], ServerFacts]] | None,
@@ -919,6 +936,7 @@ def watcher_of(
         sources.SunsetSource(partial(_deprecated, settings), partial(callers_by_name, settings))
     )
     shared.append(sources.RolloutSource(RolloutStore(catalogue).troubles))
+    shared.append(sources.SignatureSource(partial(_ending, settings)))
     shared.append(sources.ReceiverSource(AlertStore(catalogue).failing, chosen.receivers))
     steady = ("health", "objectives", "ledger", "receivers")
     watching = Watching(

@@ -501,16 +501,12 @@ class EdgeSettings(_Section):
     Attributes:
         repository: Where the signed repository lies: `files:///FOLDER` or `s3://BUCKET/PREFIX`; a
             folder of the home if it is empty.
-        keys: Where the keys of its roles are, with `{role}` for the role:
-            `vault:PATH#{role}`, `file:/run/secrets/{role}.pem`; files of the home if it is empty.
-        timestamp_days: How long devices believe that nothing has changed.
-        root_days: How long the root holds that is kept offline.
+        timestamp_days: How long devices believe that nothing has changed; a control process signs
+            that anew when it is half over.
     """
 
     repository: str = ""
-    keys: str = field(default="", repr=False)
-    timestamp_days: Annotated[float, Gt(0)] = 7.0
-    root_days: Annotated[float, Gt(0)] = 365.0
+    timestamp_days: Annotated[float, Ge(0.25)] = 7.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -555,6 +556,9 @@ def _as_objects(column: Any, name: str) -> NDArray[Any]:
 def _from_objects(values: Any, name: str) -> NDArray[Any]:
     """Python values to text with None for missing, or to numbers when none of them is text."""
     made = np.empty(len(values), object)
+    if set(map(type, values)) <= {str, NoneType}:
+        made[:] = values
+        return made
     present = set()
     for i, value in enumerate(values):
         if value is None or value is _pandas_na(value) or value != value:

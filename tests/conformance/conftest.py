@@ -48,10 +48,9 @@ def samples() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def pack(made: Any, to: Path) -> bascule.Bundle:
-    """Pack without measuring: what a model costs is tested elsewhere."""
-    return bascule.pack(
-        made.model, name="model", train=made.train, to=to, measure=False, **made.options
-    )
+    """Pack without what is the same for every flavor: its cost, and the scorer of outliers."""
+    options = {"measure": False, "outliers": False, **made.options}
+    return bascule.pack(made.model, name="model", train=made.train, to=to, **options)
 
 
 _MAKERS = dict(samples())

@@ -216,8 +216,8 @@ def check_packed_again(sample, bundle):
 
 
 FIRST = (
-    "catboost-pipeline", "keras-two-in-two-out", "lightgbm-pipeline", "onnx-turned-text",
-    "python-own-class", "sklearn-pipeline-on-a-table", "torch-classifier", "xgboost-pipeline",
+    "catboost-binary", "keras-two-in-two-out", "lightgbm-binary", "onnx-turned-text",
+    "sklearn-pipeline-on-a-table", "torch-classifier", "xgboost-pipeline",
 )  # fmt: skip
 
 

@@ -36,7 +36,12 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=[("sqlite", "files"), ("postgresql", "s3")], ids="+".join)
+HERE, SHARED = ("sqlite", "files"), ("postgresql", "s3")
+on_both = pytest.mark.parametrize("registry", [HERE, SHARED], indirect=True, ids="+".join)
+"""What is said to a catalogue and a store is in tests of both; the second tier runs all on both."""
+
+
+@pytest.fixture(params=[HERE, pytest.param(SHARED, marks=pytest.mark.slow)], ids="+".join)
 def registry(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Registry:
     store, objects = (address(request, kind) for kind in request.param)
     opened: Any = open_stores(tmp_path / "home", store, objects)
@@ -63,6 +68,7 @@ def digests(registry: Registry) -> set[str]:
 # -- tombstones --
 
 
+@on_both
 def test_a_retired_version_resolves_no_more_and_says_why(three):
     three.retire("late", 3, by="ada", reason="it leaks")
 
@@ -117,6 +123,7 @@ def test_every_version_retired_leaves_nothing_to_resolve(three):
         three.resolve("late")
 
 
+@on_both
 def test_a_restored_version_whose_files_went_has_them_back_by_a_push(three, tmp_path):
     three.retire("late", 3, by="ada", reason="it leaks")
     three.collect(by="ada", grace_s=0)
@@ -131,6 +138,7 @@ def test_a_restored_version_whose_files_went_has_them_back_by_a_push(three, tmp_
 # -- collecting --
 
 
+@on_both
 def test_garbage_is_marked_first_and_removed_after_the_grace_period(three, clock):
     version = three.resolve("late/3")
     three.retire("late", 3, by="ada", reason="it leaks")
@@ -158,6 +166,7 @@ def test_a_dry_run_says_the_same_and_does_nothing(three, clock):
     assert [found.state for found in three.collect(by="ada", grace_s=HOUR_S)] == ["marked"]
 
 
+@on_both
 def test_what_a_server_holds_stays_until_its_hold_ends(three, clock):
     version = three.resolve("late/3")
     three.hold([version.digest], "server a", lasts_s=120)
@@ -220,6 +229,7 @@ def test_what_is_marked_and_pushed_again_stays(three, bundle, clock):
     read_manifest(three.path(version))
 
 
+@on_both
 def test_a_push_holds_what_it_puts_before_any_version_has_it(three, bundle, monkeypatch):
     """Collecting in the middle of the push, without any grace."""
     objects: Any = three._objects
@@ -259,6 +269,7 @@ def removing(registry: Registry, digest: str, since: datetime) -> None:
         book.put_object(digest, Marked("removing", since))
 
 
+@on_both
 def test_a_push_waits_for_a_removal_that_is_under_way(three, bundle, clock):
     source = bundle("four")
     digest = digest_of(source)
@@ -290,6 +301,7 @@ def test_a_removal_whose_process_died_is_not_waited_for(three, clock, age_s, ref
         three.restore("late", 3, by="ada")
 
 
+@on_both
 def test_another_catalogue_may_push_to_the_same_place_and_not_collect_there(
     three, bundle, request, tmp_path
 ):

@@ -11,6 +11,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 
+from tests.sources import tree_of
+
 import bascule
 from bascule.settings import Settings
 
@@ -26,17 +28,15 @@ _PLACEHOLDERS = {"FIELD", "NAME"}
 
 
 @cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
-
-
-def docstrings(tree: ast.AST) -> Iterator[str]:
+def docstrings(path: Path) -> tuple[str, ...]:
     """Every text that stands alone: of modules, classes and functions, and below values."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            text = node.value.value
-            if isinstance(text, str):
-                yield text
+    return tuple(
+        node.value.value
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def names_in(body: list[ast.stmt]) -> Iterator[str]:
@@ -96,7 +96,7 @@ def test_every_dotted_name_in_a_docstring_is_the_name_of_something():
     lost = [
         f"{path.relative_to(SRC)}: `{name}`"
         for path in sorted(SRC.rglob("*.py"))
-        for text in docstrings(tree_of(path))
+        for text in docstrings(path)
         for name in _DOTTED.findall(text)
         if not resolves(name)
     ]
@@ -144,7 +144,7 @@ def names_in_pages() -> set[str]:
     for folder in ("docs", "examples", "integrations", "packages"):
         pages += (root / folder).rglob("*.md")
     texts = [page.read_text() for page in pages]
-    texts += (text for path in SRC.rglob("*.py") for text in docstrings(tree_of(path)))
+    texts += (text for path in SRC.rglob("*.py") for text in docstrings(path))
     found = set()
     for text in texts:
         for name, module, imported in _OF_PAGES.findall(text):

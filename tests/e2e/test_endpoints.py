@@ -142,8 +142,8 @@ def test_a_version_is_deployed_rolled_back_and_listed_by_commands(
     assert control(server, "POST", "/v2/repository/models/gb/unload")[0] == 409
 
 
-def test_a_first_deployment_to_the_catalogue_knows_what_servers_serve(
-    started, home, command, monkeypatch, serves
+def test_a_first_deployment_to_the_catalogue_knows_what_servers_serve_who_go_on_while_it_is_away(
+    started, book, home, command, monkeypatch, serves
 ):
     """Without the control API: servers hold the bundles that they serve."""
     monkeypatch.setenv("BASCULE_HOME", str(home))
@@ -157,6 +157,16 @@ def test_a_first_deployment_to_the_catalogue_knows_what_servers_serve(
     until(lambda: serves(server, "gb/2"))
     assert command("rollback", "gb", "--reason=worse")[0] == 0
     until(lambda: serves(server, "gb/1"))
+
+    aside = home / "aside.db"
+    (home / "catalogue.db").rename(aside)
+    before = until(server.control_pid)
+    os.kill(before, signal.SIGKILL)
+    until(lambda: server.control_pid() not in (before, None))
+    assert serves(server, "gb/1")
+    aside.rename(home / "catalogue.db")
+    book.deploy("gb/3", by="ada")
+    until(lambda: serves(server, "gb/3"))
 
 
 def test_python_deploys_too(home, monkeypatch, book):
@@ -340,21 +350,6 @@ def test_a_worker_or_the_control_process_may_die_in_a_change(
     until(is_served)
     until(lambda: len(server.worker_pids()) == 2)
     assert serves(server, version)
-
-
-def test_serving_goes_on_while_the_catalogue_is_away(started, book, home, serves, connect, body):
-    server = started("gb/1")
-    book.deploy("gb/2", by="ada")
-    until(lambda: serves(server, "gb/2"))
-    aside = home / "aside.db"
-    (home / "catalogue.db").rename(aside)
-    assert serves(server, "gb/2")
-    os.kill(until(server.control_pid), signal.SIGKILL)
-    until(lambda: server.control_pid() is not None)
-    assert serves(server, "gb/2")
-    aside.rename(home / "catalogue.db")
-    book.deploy("gb/3", by="ada")
-    until(lambda: serves(server, "gb/3"))
 
 
 def test_a_plan_whose_version_cannot_be_loaded_changes_nothing_and_keeps_no_other_back(

@@ -81,7 +81,7 @@ def test_a_move_rolls_out_and_a_move_back_aborts_and_each_is_done_once(command, 
     registry.set_alias("iris", "champion", 1, by="eve")
     until(lambda: book.get("iris").ended_at)
     assert book.get("iris").latest.sentence == "aborted by eve: iris@champion was moved to iris/1"
-    time.sleep(3.0)  # more turns, in which nothing is to happen
+    time.sleep(2.0)  # more turns, in which nothing is to happen
     assert len(book.rollouts()) == 1
 
 

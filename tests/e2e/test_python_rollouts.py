@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
+from tests.tiers import first_of
 
 import bascule
 from bascule.core import Conflict, Invalid
@@ -26,7 +27,10 @@ def home(bundles, tmp_path, monkeypatch):
         bascule.push(path)
 
 
-@pytest.fixture(params=["settings", "server"])
+PLACES = ["settings", "server"]
+
+
+@pytest.fixture(params=PLACES)
 def control(request, home, serve, tmp_path, monkeypatch):
     """The same functions on the registry of the settings and over a control API."""
     if request.param == "server":
@@ -63,6 +67,7 @@ def test_a_rollout_is_begun_shown_commanded_and_replayed(control):
     assert "wrong data" in live._repr_html_()
 
 
+@pytest.mark.parametrize("control", first_of(PLACES), indirect=True)
 def test_endpoints_are_listed_rolled_back_and_deleted(control):
     control.deploy("rain/1", to="wet")
     control.deploy("rain/2", to="wet", strategy="blue-green")

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 import grpc
 import httpx
 import pytest
+from tests.pace import is_within
 from tests.scenarios.commands import run
 from tests.tiers import first_of
 from tests.waiting import until
@@ -89,7 +90,7 @@ def test_a_key_opens_all_workers_and_when_it_is_revoked_none_within_a_second(
     until(lambda: statuses(connect, asked, made["token"], body) == {401})
     took_s = time.monotonic() - revoked_s
     print(f"revoked in every worker {took_s:.2f} s after the command")  # noqa: T201
-    assert took_s < 1.0
+    assert is_within(took_s, 1.0)
     assert httpx.get(f"{control}/api/v1/models/gb/history", headers=header).status_code == 401
 
 
@@ -184,7 +185,7 @@ def test_both_ports_speak_tls_and_nothing_else(tls_server, authority, body, conn
 
 
 def test_a_renewed_certificate_is_taken_up_while_serving(tls_server, authority):
-    server = tls_server("renewed")
+    server = tls_server("server")
 
     def serial():
         context = ssl.create_default_context(cafile=str(authority.root))
@@ -195,7 +196,7 @@ def test_a_renewed_certificate_is_taken_up_while_serving(tls_server, authority):
             return wrapped.getpeercert()["serialNumber"]
 
     before = serial()
-    authority("renewed")
+    authority("server")
     until(lambda: serial() != before)
 
 
@@ -287,7 +288,7 @@ def test_a_key_that_is_revoked_opens_no_grpc_connection_within_a_second(
                 {grpc_code(channel, message, token) for channel in channels} == {"UNAUTHENTICATED"}
             )
         )
-        assert time.monotonic() - revoked_s < 1.0
+        assert is_within(time.monotonic() - revoked_s, 1.0)
     finally:
         for channel in channels:
             channel.close()
@@ -327,7 +328,7 @@ def test_over_grpc_too_only_clients_of_the_authority_are_let_in(tls_server, auth
 
 
 def test_a_renewed_certificate_is_shown_to_new_grpc_connections(tls_server, authority, message):
-    server = tls_server("renewed")
+    server = tls_server("server")
 
     def serial():
         context = ssl.create_default_context(cafile=str(authority.root))
@@ -342,12 +343,13 @@ def test_a_renewed_certificate_is_shown_to_new_grpc_connections(tls_server, auth
     with grpc_channel(server, authority) as channel:
         assert grpc_code(channel, message) == "OK"
         before = serial()
-        authority("renewed")
+        authority("server")
         until(lambda: serial() != before)
         assert grpc_code(channel, message) == "OK"
 
 
-@pytest.mark.parametrize("workers", first_of([1, 2]))
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_server_that_is_told_to_stop_loses_no_grpc_call_within_tls(
     serve, cancer_bundle, authority, message, workers
 ):
@@ -413,30 +415,26 @@ def test_what_is_served_is_changed_over_tls_by_who_has_the_key(
 # -- a socket of the file system --
 
 
-def test_predictions_are_answered_on_a_socket_of_the_file_system_too(
-    serve, cancer_bundle, body, tmp_path
+def test_predictions_are_answered_on_a_socket_of_the_file_system_which_the_next_server_takes_over(
+    serve, cancer_bundle, body, tmp_path, home
 ):
     path = tmp_path / "bascule.sock"
-    server = serve(cancer_bundle, f"--unix-socket={path}", "--workers=2")
+    first = serve(cancer_bundle, f"--unix-socket={path}", "--workers=2")
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
         answer = client.post("http://bascule/v2/models/gb/infer", content=body)
     with httpx.Client() as client:
-        url = f"http://127.0.0.1:{server.port}/v2/models/gb/infer"
+        url = f"http://127.0.0.1:{first.port}/v2/models/gb/infer"
         assert answer.json()["outputs"] == client.post(url, content=body).json()["outputs"]
     assert path.stat().st_mode & 0o777 == 0o660
-    assert server.end() == 0
-    assert not path.exists()
 
-
-def test_the_socket_of_a_server_that_was_killed_is_taken_over(serve, cancer_bundle, tmp_path, home):
-    path = tmp_path / "bascule.sock"
-    first = serve(cancer_bundle, f"--unix-socket={path}")
     said = refused(home, cancer_bundle, f"--unix-socket={path}", "--port=0", "--control-port=0")
     assert f"a server listens on {path}" in said["error"]
     first.end(signal.SIGKILL)
     until(lambda: not _answers(path))
-    serve(cancer_bundle, f"--unix-socket={path}")
-    assert _answers(path)
+    second = serve(cancer_bundle, f"--unix-socket={path}")
+    assert _answers(path), "the socket of a server that was killed is taken over"
+    assert second.end() == 0
+    assert not path.exists()
 
 
 def test_a_file_that_is_no_socket_is_left_alone(cancer_bundle, tmp_path, home):

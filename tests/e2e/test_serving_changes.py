@@ -151,12 +151,31 @@ def infer(connect, port, body, path="/v2/models/gb/infer"):
         return client.request("POST", path, body).answer()
 
 
+@pytest.fixture(scope="module")
+def pair(start, home):
+    """A server of two workers; see `control`."""
+    running = start("gb/1", "--workers=2", env={"BASCULE_HOME": str(home)})
+    yield running
+    running.end()
+    running.process.stdout.close()
+
+
+@pytest.fixture
+def control(pair, connect):
+    """The control API of `pair`, which serves gb/1 alone when a test begins."""
+    asked = Control(pair, connect)
+    if asked.served() != ["gb/1"]:
+        assert asked.load("gb/1", "default")[0] == 200
+        for one in asked.served()[1:]:
+            assert asked.unload(*one.split("/"))[0] == 200
+    return asked
+
+
 # -- what is asked for is done, in every worker --
 
 
-def test_versions_are_loaded_swapped_and_unloaded_in_every_worker(serve, connect, home, body):
-    server = serve("gb/1", "--workers=2", env={"BASCULE_HOME": str(home)})
-    control = Control(server, connect)
+def test_versions_are_loaded_swapped_and_unloaded_in_every_worker(pair, control, connect, body):
+    server = pair
 
     def versions(path="/v2/models/gb/infer", asks=30):
         found = set()
@@ -182,12 +201,10 @@ def test_versions_are_loaded_swapped_and_unloaded_in_every_worker(serve, connect
     assert versions() == {"1"}
 
 
-def test_the_commands_do_the_same(serve, connect, home, body):
-    server = serve("gb/1", env={"BASCULE_HOME": str(home)})
-    Control(server, connect)
-
+@pytest.mark.usefixtures("control")
+def test_the_commands_do_the_same(pair, home):
     def bascule(*arguments):
-        return run(home, *arguments, f"--control-port={server.control_port}")
+        return run(home, *arguments, f"--control-port={pair.control_port}")
 
     assert bascule("load", "gb/2")[:2] == (0, "gb/1 (default)\ngb/2\n")
     assert bascule("load", "gb/2", "--default")[:2] == (0, "gb/2 (default)\ngb/1\n")
@@ -233,7 +250,7 @@ def test_a_command_that_finds_no_server_says_so(tmp_path):
 
 
 def test_a_version_that_does_not_load_changes_nothing_anywhere(
-    serve, connect, home, body, tmp_path
+    pair, control, connect, home, body, tmp_path
 ):
     broken = tmp_path / "broken"
     shutil.copytree(next(home.rglob("bundle.json")).parent, broken)
@@ -242,10 +259,8 @@ def test_a_version_that_does_not_load_changes_nothing_anywhere(
     broken.chmod(0o755)
     data = (broken / "data/example.json").read_bytes()
     (broken / "data/example.json").write_bytes(data[:-1] + b" ")
-    server = serve("gb/1", "--workers=2", env={"BASCULE_HOME": str(home)})
-    control = Control(server, connect)
 
-    with Load(connect, server.port, body) as load:
+    with Load(connect, pair.port, body) as load:
         status, told = control.load(str(broken), "swap")
         assert (status, "data/example.json" in told["error"]) == (403, True)
         assert control.served() == ["gb/1"]

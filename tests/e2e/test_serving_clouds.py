@@ -201,14 +201,18 @@ def test_what_cannot_be_loaded_is_told_with_its_reason_and_changes_nothing(
     assert server.load("small", models[1])[0] == 200
 
 
-def test_a_folder_that_others_could_have_filled_is_the_platforms_alone(
+def test_sagemaker_alone_has_a_folder_that_others_could_have_filled_and_a_range_of_ports(
     container, tmp_path, models, cancer_bundle
 ):
+    low, _ = sorted(free_ports(2))
     server = container(
         "SAGEMAKER_BIND_TO_PORT",
         SAGEMAKER_MULTI_MODEL="true",
         SAGEMAKER_BASE_DIR=str(tmp_path / "opt" / "ml"),
+        SAGEMAKER_SAFE_PORT_RANGE=f"{low}-{low}",
+        BASCULE_SERVING__CONTROL_PORT="0",
     )
+    assert f"control API at http://127.0.0.1:{low}/docs" in server.log(), "a port that it leaves"
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(cancer_bundle, elsewhere)
     link = tmp_path / "opt" / "ml" / "models" / "link"
@@ -222,22 +226,17 @@ def test_a_folder_that_others_could_have_filled_is_the_platforms_alone(
         assert (status, "other users may write" in told["error"]) == (403, True)
 
 
-def test_sagemaker_has_the_control_api_on_a_port_that_it_leaves(container):
-    low, _ = sorted(free_ports(2))
-    server = container(
-        "SAGEMAKER_BIND_TO_PORT",
-        SAGEMAKER_MULTI_MODEL="true",
-        SAGEMAKER_SAFE_PORT_RANGE=f"{low}-{low}",
-        BASCULE_SERVING__CONTROL_PORT="0",
-    )
-    assert f"control API at http://127.0.0.1:{low}/docs" in server.log()
-
-
 @pytest.mark.parametrize(
     ("port_variable", "variable", "inside", "path"),
     [
         ("SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_BASE_DIR", "model", "/invocations"),
-        ("SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_BASE_DIR", "model/gb", "/invocations"),
+        pytest.param(
+            "SAGEMAKER_BIND_TO_PORT",
+            "SAGEMAKER_BASE_DIR",
+            "model/gb",
+            "/invocations",
+            marks=pytest.mark.slow,
+        ),
         ("AIP_HTTP_PORT", "AIP_STORAGE_URI", "", "/vertex/predict"),
         ("BASCULE_SERVING__PORT", "AZUREML_MODEL_DIR", "gb", "/score"),
     ],

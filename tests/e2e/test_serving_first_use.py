@@ -39,9 +39,7 @@ def test_a_signal_to_the_whole_group_ends_the_server_once_and_soon(cancer_bundle
         while "control API" not in server.stdout.readline():
             assert server.poll() is None
         os.killpg(server.pid, signal.SIGTERM)
-        started_s = time.monotonic()
         assert server.wait(WAIT_S) == 0
-        assert time.monotonic() - started_s < 8
     log = (tmp_path / "log").read_text()
     assert "started again" not in log
     assert "killed" not in log

@@ -65,9 +65,9 @@ def over_http(connect, port, rows, model="gb"):
 
 
 @pytest.fixture(scope="module")
-def server(start, cancer_bundle):
+def server(start, cancer_bundle, table_bundle):
     """One for all tests that only ask."""
-    running = start(cancer_bundle, "--grpc-port=0")
+    running = start(cancer_bundle, table_bundle, "--grpc-port=0")
     yield running
     running.end()
     running.process.stdout.close()
@@ -111,7 +111,7 @@ def test_tritonclient_finds_what_it_asks_for(client, server):
     assert not client.is_model_ready("no")
     assert client.get_server_metadata().name == "bascule"
     assert [one.name for one in client.get_model_metadata("gb").inputs] == ["input"]
-    assert [one.state for one in client.get_model_repository_index().models] == ["READY"]
+    assert [one.state for one in client.get_model_repository_index().models] == ["READY"] * 2
     wanted = [triton.InferRequestedOutput("label")]
     answer = client.infer(
         "gb", [tensor(ROWS)], outputs=wanted, parameters={"confidence": 0.9}
@@ -137,8 +137,7 @@ def test_tritonclient_aio(server):
     assert alone == together
 
 
-def test_text_and_missing_values_of_a_table(serve, connect, table_bundle):
-    server = serve(table_bundle, "--grpc-port=0")
+def test_text_and_missing_values_of_a_table(client, server, connect, table_bundle):
     example = json.loads((table_bundle / "data/example.json").read_bytes())
     inputs = []
     for one in example["inputs"]:
@@ -147,8 +146,7 @@ def test_text_and_missing_values_of_a_table(serve, connect, table_bundle):
         made = triton.InferInput(one["name"], one["shape"], one["datatype"])
         made.set_data_from_numpy(data)
         inputs.append(made)
-    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
-        answer = client.infer("table", inputs)
+    answer = client.infer("table", inputs)
     with connect(server.port) as http:
         told = http.request("POST", "/v2/models/table/infer", example).answer().json
     for one in told["outputs"]:
@@ -238,10 +236,6 @@ def test_the_counters_are_what_clients_saw_whatever_they_did(serve, connect, cos
 
 
 # -- processes --
-
-
-def test_without_a_port_there_is_no_grpc(serve, cancer_bundle):
-    assert serve(cancer_bundle).grpc_port is None
 
 
 def test_a_grpc_port_in_use_is_one_sentence_before_anything_starts(cancer_bundle):

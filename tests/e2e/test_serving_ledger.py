@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import tritonclient.grpc as triton
 from tests.conftest import Client, children_of
+from tests.waiting import until
 
 from bascule.control import versions_of
 from bascule.monitoring import measure_performance
@@ -41,10 +42,12 @@ def served(start, cancer_bundle, tmp_path_factory):
         grpc.infer("gb", [tensor])
     assert children_of(server.process.pid, SCRIBE)
     with Client(server.port) as client:
-        while True:
-            metrics = client.request("GET", "/metrics").answer().body.decode()
-            if "bascule_ledger_kept_total 6" in metrics:
-                break
+
+        def metrics_of_six():
+            text = client.request("GET", "/metrics").answer().body.decode()
+            return "bascule_ledger_kept_total 6" in text and text
+
+        metrics = until(metrics_of_six)
     server.end()
     server.process.stdout.close()
     scribe = Scribe(home)  # had the scribe no time to begin, this is the next one

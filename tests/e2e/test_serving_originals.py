@@ -18,6 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 from tests.pace import slowness_of_starts
+from tests.scenarios.commands import is_gone
+from tests.waiting import until
 
 import bascule
 
@@ -47,9 +49,10 @@ def child_of(server):
     return worker, child
 
 
-def test_the_original_answers_from_its_own_process_and_the_worker_has_no_framework(
+def test_the_original_answers_from_its_own_process_which_ends_with_its_server(
     serve, connect, binned
 ):
+    """The worker has no framework; a server that is killed leaves no process behind."""
     bundle, X, expected = binned
     server = serve(bundle.path)
     with connect(server.port) as client:
@@ -64,6 +67,8 @@ def test_the_original_answers_from_its_own_process_and_the_worker_has_no_framewo
     # Whoever waits for the process to come back would wait for what skops imports of it, too.
     assert find_spec("torch") is not None, "there is no PyTorch here that could be imported"
     assert "libtorch" not in mapped
+    server.end(signal.SIGKILL)
+    until(lambda: is_gone(worker.pid) and is_gone(child.pid))
 
 
 @pytest.mark.serial
@@ -83,7 +88,7 @@ def test_a_child_that_is_killed_under_load_fails_what_it_was_answering_and_is_ba
                 moments.append(time.monotonic())
 
     def until_answered(count):
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 90
         while len(statuses) < count:
             assert time.monotonic() < give_up, "nobody is answered"
             time.sleep(0.002)
@@ -112,13 +117,3 @@ def test_a_child_that_is_killed_under_load_fails_what_it_was_answering_and_is_ba
     print(f"back after {back - killed:.1f} s, of which it ran for {spent_s:.1f} s")  # noqa: T201
     assert back - killed < 10  # on a quiet machine, hardly more than what it ran for
     assert spent_s < 3 * slowness_of_starts()
-
-
-def test_a_server_that_is_killed_leaves_no_process_behind(serve, binned):
-    bundle, *_ = binned
-    server = serve(bundle.path)
-    worker, child = child_of(server)
-    server.end(signal.SIGKILL)
-    for process in (worker, child):
-        psutil.wait_procs([process], timeout=10)
-        assert not process.is_running()

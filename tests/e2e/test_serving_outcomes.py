@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 
 import grpc
 import httpx
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pool, message_factory
+from tests.waiting import until
 
 import bascule
 from bascule.monitoring import Ledger
@@ -63,7 +63,4 @@ def test_outcomes_of_every_port_join_the_predictions_of_one_server(
     assert re.search(r'bascule_outcomes_total\{model="gb",version="[^"]+"\} 6\n', metrics)
     sql = """select count(*) n, count(*) filter ("output.label" = truth_number) good
         from predictions_with_outcomes"""
-    give_up = time.monotonic() + WAIT_S
-    while (found := Ledger(home).query(sql, model="gb").to_pylist()) != [{"n": 9, "good": 9}]:
-        assert time.monotonic() < give_up, found
-        time.sleep(0.2)
+    until(lambda: Ledger(home).query(sql, model="gb").to_pylist() == [{"n": 9, "good": 9}])

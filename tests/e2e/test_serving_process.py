@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.pace import slowness_of_starts
+from tests.pace import is_within
 from tests.tiers import first_of
 from tests.waiting import until
 
@@ -100,11 +100,23 @@ class Load:
                         break
 
 
+@pytest.fixture(scope="module")
+def server(start, cancer_bundle):
+    """One for all tests that only look."""
+    running = start(cancer_bundle)
+    yield running
+    running.end()
+    running.process.stdout.close()
+
+
 # -- starting --
 
 
 @pytest.mark.serial
-def test_a_server_answers_soon_and_stays_small(serve, connect, body, cancer_bundle):
+@pytest.mark.parametrize("how", first_of([signal.SIGTERM, signal.SIGINT]))
+def test_a_server_answers_soon_stays_small_and_stops_at_once(
+    serve, connect, body, cancer_bundle, how
+):
     server = serve(cancer_bundle)
     with connect(server.port) as client:
         assert client.request("POST", "/v2/models/gb/infer", body).answer().status == 200
@@ -112,12 +124,20 @@ def test_a_server_answers_soon_and_stays_small(serve, connect, body, cancer_bund
     (worker,) = server.worker_pids()
     memory_mb = psutil.Process(worker).memory_info().rss / 1e6
     print(f"first answer after {first_answer_s * 1e3:.0f} ms, worker of {memory_mb:.0f} MB")  # noqa: T201
-    assert first_answer_s < 5  # the bench holds it to its bar on a quiet machine
+    assert is_within(first_answer_s, 5.0)  # the bench holds it to its bar on a quiet machine
     assert memory_mb < 150
+
+    until(lambda: _answers(server.control_port))
+    told_s = time.monotonic()
+    assert server.end(how) == 0
+    stopped_s = time.monotonic() - told_s
+    print(f"stopped after {stopped_s * 1e3:.0f} ms")  # noqa: T201
+    assert is_within(stopped_s, 1.0)
+    assert is_gone(worker)
 
 
 @pytest.mark.parametrize("option", ["--port", "--control-port"])
-def test_a_port_in_use_is_one_sentence_and_exit_code_4(serve, cancer_bundle, option):
+def test_a_port_in_use_is_one_sentence_and_exit_code_4(cancer_bundle, option):
     other = {"--port": "--control-port", "--control-port": "--port"}[option]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -126,8 +146,7 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_4(serve, cancer_bundle, opt
     assert f"port {port} on 127.0.0.1 is in use" in said
 
 
-def test_a_port_is_not_shared_with_another_server_of_the_same_user(serve, cancer_bundle):
-    server = serve(cancer_bundle)
+def test_a_port_is_not_shared_with_another_server_of_the_same_user(server, cancer_bundle):
     code, said = run_serve(cancer_bundle, f"--port={server.port}", "--control-port=0")
     assert (code, f"port {server.port}" in said) == (4, True)
 
@@ -160,9 +179,12 @@ def test_a_broken_bundle_is_one_sentence_that_names_the_file(cancer_bundle, tmp_
     assert name in said
 
 
-def test_a_model_that_prints_does_not_disturb_its_worker(serve, connect, body, cancer_bundle):
+def test_without_a_port_for_it_there_is_no_grpc(server):
+    assert server.grpc_port is None
+
+
+def test_a_model_that_prints_does_not_disturb_its_worker(server):
     """Standard output is how a worker reports; whatever else is printed goes to the log."""
-    server = serve(cancer_bundle)
     (worker,) = server.worker_pids()
     assert os.readlink(f"/proc/{worker}/fd/1") == os.readlink(f"/proc/{worker}/fd/2")
 
@@ -199,6 +221,7 @@ def test_a_killed_worker_fails_what_it_had_and_is_back_within_two_seconds(
     serve, connect, body, cancer_bundle
 ):
     server = serve(cancer_bundle, "--workers=2")
+    until(lambda: _answers(server.control_port))  # which is asked below
     victim, other = server.worker_pids()
     with Load(connect, server.port, body, pause_s=0.002) as load:
         before = dict(load.tally)
@@ -213,10 +236,10 @@ def test_a_killed_worker_fails_what_it_had_and_is_back_within_two_seconds(
 
         view = until(alive)
         back_s = time.monotonic() - killed_s
-        slowness = slowness_of_starts()
+        is_soon = is_within(back_s, 2.0)
         until(lambda: load.tally[200] > before[200] + 500)
     print(f"back after {back_s * 1e3:.0f} ms, {load.tally}")  # noqa: T201
-    assert back_s <= 2 * slowness
+    assert is_soon
     assert sum(worker["restarts"] for worker in view["workers"]) == 1
     assert not is_gone(other)
     # Each client had at most one request under way there.
@@ -257,22 +280,8 @@ def test_all_processes_leave_when_the_supervisor_is_killed_and_so_does_what_they
 # -- stopping --
 
 
-@pytest.mark.serial
-@pytest.mark.parametrize("how", first_of([signal.SIGTERM, signal.SIGINT]))
-def test_an_idle_server_stops_at_once(serve, cancer_bundle, how):
-    server = serve(cancer_bundle)
-    until(lambda: _answers(server.control_port))
-    workers = server.worker_pids()
-    told_s = time.monotonic()
-    assert server.end(how) == 0
-    stopped_s = time.monotonic() - told_s
-    print(f"stopped after {stopped_s * 1e3:.0f} ms")  # noqa: T201
-    assert stopped_s < 1
-    assert all(map(is_gone, workers))
-
-
 def _answers(port):
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         return client.recv(12) == b"HTTP/1.1 200"
 
@@ -331,7 +340,7 @@ def test_many_more_connections_than_the_usual_limit_of_files(serve, connect, can
     started_s = time.monotonic()
     clients = [connect(server.port) for _ in range(1_500)]
     # A client that finds the kernel's queue full tries again after a second.
-    assert time.monotonic() - started_s < 1
+    assert is_within(time.monotonic() - started_s, 0.9)
     try:
         for client in (clients[0], clients[-1]):
             assert client.request("POST", "/v2/models/gb/infer", body).answer().status == 200

@@ -10,11 +10,13 @@ import json
 import subprocess
 import sys
 import textwrap
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer
+from tests.tiers import first_of
 
 import bascule
 
@@ -87,11 +89,18 @@ TRITON = """
 """
 
 
-@pytest.mark.parametrize("packing", [None, "gzip", "deflate"])
-@pytest.mark.parametrize("sends_bytes", [True, False])
-@pytest.mark.parametrize(
-    ("outputs", "wants_bytes"), [(None, True), (["probabilities", "label"], False)]
-)
+FORMS = [
+    (None, True, True, "gzip"),
+    (["probabilities", "label"], False, False, "deflate"),
+    *product([None], [True], [True, False], [None, "deflate"]),
+    (None, True, False, "gzip"),
+    *product([["probabilities", "label"]], [False], [True], [None, "gzip", "deflate"]),
+    *product([["probabilities", "label"]], [False], [False], [None, "gzip"]),
+]  # fmt: skip
+"""Of bytes and of JSON, packed in each way; the first tier has each of these once."""
+
+
+@pytest.mark.parametrize(("outputs", "wants_bytes", "sends_bytes", "packing"), first_of(FORMS, 2))
 def test_tritonclient_gets_the_bits_of_the_model(
     server, rows_file, expected, packing, sends_bytes, outputs, wants_bytes
 ):

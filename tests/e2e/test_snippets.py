@@ -72,7 +72,7 @@ def expected(path):
     return bundle.predict(first)["label"].tolist()
 
 
-@pytest.fixture(scope="module", params=["table", "gb"])
+@pytest.fixture(scope="module")
 def served(request, start, table_bundle, cancer_bundle):
     path = table_bundle if request.param == "table" else cancer_bundle
     running = start(path, "--grpc-port=0")
@@ -91,7 +91,20 @@ def test_there_is_a_snippet_for_every_face():
     assert set(PROTOCOLS) == {*PROTOCOL_NAMES, "grpc"}
 
 
-@pytest.mark.parametrize(("protocol", "lang"), PAIRS)
+each_pair = pytest.mark.parametrize(
+    ("served", "protocol", "lang"),
+    [
+        pytest.param(name, protocol, lang, marks=[pytest.mark.slow] if is_second else [])
+        for name in ("table", "gb")
+        for protocol, lang in PAIRS
+        # Of a matrix the first tier runs one snippet of each protocol.
+        for is_second in [name == "gb" and lang != "curl" and protocol != "grpc"]
+    ],
+    indirect=["served"],
+)
+
+
+@each_pair
 def test_a_snippet_runs_as_it_is_and_prints_what_the_model_says(
     served, run, tmp_path, protocol, lang
 ):
@@ -135,7 +148,11 @@ def test_a_snippet_shows_a_key_where_callers_need_one(
     assert "BASCULE_KEY" not in run(*words, "--no-key")[1]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["anybody", "own certificate"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["anybody", "own certificate"],
+)
 def over_tls(request, start, cancer_bundle, authority):
     """A server within TLS, its settings, and what its callers need."""
     certificate, key = authority("server")

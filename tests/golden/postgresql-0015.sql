@@ -81,7 +81,9 @@ CREATE TABLE public.device_reports (
     digest text NOT NULL,
     reason text NOT NULL,
     requests bigint NOT NULL,
-    errors bigint NOT NULL
+    errors bigint NOT NULL,
+    sample json,
+    dropped json
 );
 CREATE TABLE public.device_rollouts (
     id text NOT NULL,
@@ -91,8 +93,14 @@ CREATE TABLE public.device_rollouts (
     changes integer NOT NULL,
     created_at timestamp with time zone NOT NULL,
     created_by text NOT NULL,
-    reason text NOT NULL,
     ended_at timestamp with time zone
+);
+CREATE TABLE public.device_windows (
+    version text NOT NULL,
+    "group" text NOT NULL,
+    day text NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    profile json NOT NULL
 );
 CREATE TABLE public.devices (
     name text NOT NULL,
@@ -382,9 +390,10 @@ INSERT INTO public.audit_keys VALUES ('a1f868633d74e319', '', '1945bb930f842ad8a
 INSERT INTO public.audit_keys VALUES ('905803d011e4ae13', 'ada', 'a6638f6f40d32dd3ec121e9dc28276271f93db6fde6efdcbb6ca85faa400fcd3');
 INSERT INTO public.audit_values VALUES (1, '905803d011e4ae13', '62H63wwb3IXEc5UgSG5RIzzuVjuDHSX7rJY8AlLJ8Zt0k5/kFL6JwNXjFqHheb+B7NvXhwQFkpMkxbVf6b8juljE29179Nu18h5Fy6vzroH7t2VWAbRHQjEn04HMoXF4EIGlHIF3lP8nzQY7PQBZoBP1tJ0Z/0II0eY1EUYyEGR3IbkTqfl7+l5vo3diqCvCQkx9vhRuwrB1OCZU3hY8gWBaStve/jyjVIArETV7XcHBa1p2v0yYMJvE9oY9Ip7Gz3gTtnmb2eIR2Z96SUnGUI82R3Zi0if0MSzV8Hy5fM9HKbdqVUy2eQSfv8+Yj4frViRHdVnMoo03wQu4ojg3B5EsNIUvkZ9Yrmle8bosWiHt4DVQjIN2bW0ga8sWIXabwIjQOaYXG91iuo0Finf4wYvNUuPooxQBvpeFgSrrlahrt4ejcx/Hw0Q6ve/h1PjINzV7J006aT/s8oeSoFfTsZXDBhACUvDY3Vj/vKpT5OkhfpOGCTndKJk=');
 INSERT INTO public.audit_values VALUES (1, 'a1f868633d74e319', '+5xMottzptRkFKgdGW+o+Vgb79y9ExjmTojTCLJMkYTFebMNS8HmvJOrQKjLYvyixJX48tPONn1S+So0dgMxZqXfBvb4ueG39sA6s8pVWYvrF7BxF12d7l5yipjEbsW6uQn85mtWyQaEyo9X12pbr7WmYjbYIeppkNSlR+ps57iZ2VE/dvR9dtDg');
-INSERT INTO public.device_reports VALUES ('camera-1', 1, '2026-03-01 12:00:00+00', '1970-01-01T00:00:00+00:00', 'counts', 'late/1', 'sha256:1', '', 100, 1);
-INSERT INTO public.device_reports VALUES ('camera-1', 2, '2026-03-01 12:00:00+00', '1970-01-01T00:00:00+00:00', 'golden_failed', 'late/2', 'sha256:2', 'its golden check failed', 0, 0);
-INSERT INTO public.device_rollouts VALUES ('stable-0a1b2c', 'stable', '{"id": "stable-0a1b2c", "group": "stable", "stable": "late/1", "stable_digest": "sha256:1", "candidate": "late/2", "candidate_digest": "sha256:2", "salt": "00000000000000000000000000000000", "phases": [0.01, 0.1, 0.5, 1.0], "hold_s": 86400.0}', '{"status": "running", "phase": 0, "since": "2026-03-01T12:00:00Z", "sentence": "holds: 1 of 1 devices are sick, 0 of the 0 that stay", "looks": [{"phase": 0, "number": 0, "at": "2026-03-01T13:00:00Z", "exposed": 1, "bad": 1, "unknown": 0, "others": 0, "others_bad": 0, "log_e_worse": 0.0, "log_e_safe": null}]}', 1, '2026-03-01 12:00:00+00', 'ada', '', NULL);
+INSERT INTO public.device_reports VALUES ('camera-1', 1, '2026-03-01 12:00:00+00', '1970-01-01T00:00:00+00:00', 'counts', 'late/1', 'sha256:1', '', 100, 1, NULL, NULL);
+INSERT INTO public.device_reports VALUES ('camera-1', 2, '2026-03-01 12:00:00+00', '1970-01-01T00:00:00+00:00', 'golden_failed', 'late/2', 'sha256:2', 'its golden check failed', 0, 0, NULL, NULL);
+INSERT INTO public.device_rollouts VALUES ('stable-0a1b2c', 'stable', '{"id": "stable-0a1b2c", "group": "stable", "stable": "late/1", "stable_digest": "sha256:1", "candidate": "late/2", "candidate_digest": "sha256:2", "salt": "00000000000000000000000000000000", "phases": [0.01, 0.1, 0.5, 1.0], "hold_s": 86400.0}', '{"status": "running", "phase": 0, "since": "2026-03-01T12:00:00Z", "sentence": "holds: 1 of 1 devices are sick, 0 of the 0 that stay", "looks": [{"phase": 0, "number": 0, "at": "2026-03-01T13:00:00Z", "exposed": 1, "bad": 1, "unknown": 0, "others": 0, "others_bad": 0, "log_e_worse": 0.0, "log_e_safe": null}]}', 1, '2026-03-01 12:00:00+00', 'ada', NULL);
+INSERT INTO public.device_windows VALUES ('late/1', 'stable', '2026-03-01', '2026-03-01 12:00:00+00', '{"rows": 0, "profiled_rows": 0, "inputs": {"format": 1, "rows": 0, "columns": []}, "outputs": {"format": 1, "rows": 0, "columns": []}, "format": 1}');
 INSERT INTO public.devices VALUES ('camera-1', 'stable', '0123456789ab', '2026-03-01 12:00:00+00', 'ada', NULL, 2, '2026-03-01 12:00:00+00', 'late/1', 'sha256:1', 4096, 'late/2', '2026-03-01 12:00:00+00', 'its golden check failed');
 INSERT INTO public.endpoints VALUES ('late', 'late@champion', '2026-03-01 12:00:00+00', '{"strategy": "canary", "guards": ["errors +1 pp"]}', 5, NULL);
 INSERT INTO public.events VALUES (1, 'model', 'late', 'pushed', '2026-03-01 12:00:00+00', 'ada', '', '{"number": 1}');
@@ -453,6 +462,8 @@ ALTER TABLE ONLY public.device_reports
     ADD CONSTRAINT device_reports_pkey PRIMARY KEY (device, sequence);
 ALTER TABLE ONLY public.device_rollouts
     ADD CONSTRAINT device_rollouts_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.device_windows
+    ADD CONSTRAINT device_windows_pkey PRIMARY KEY (version, "group", day);
 ALTER TABLE ONLY public.devices
     ADD CONSTRAINT devices_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY public.alerts
@@ -539,6 +550,7 @@ CREATE INDEX ix_events_subject_kind_subject_id ON public.events USING btree (sub
 CREATE INDEX ix_jobs_kind_subject_created_at ON public.jobs USING btree (kind, subject, created_at);
 CREATE INDEX ix_jobs_state ON public.jobs USING btree (state);
 CREATE INDEX ix_jobs_updated_at ON public.jobs USING btree (updated_at);
+CREATE INDEX ix_keys_name ON public.keys USING btree (name);
 CREATE INDEX ix_metrics_name_value ON public.metrics USING btree (name, value);
 CREATE INDEX ix_notifications_number ON public.notifications USING btree (number);
 CREATE INDEX ix_notifications_state_due_at ON public.notifications USING btree (state, due_at);

@@ -93,11 +93,13 @@ CREATE TABLE device_reports (
 	reason TEXT NOT NULL, 
 	requests BIGINT NOT NULL, 
 	errors BIGINT NOT NULL, 
+	sample JSON, 
+	dropped JSON, 
 	PRIMARY KEY (device, sequence), 
 	FOREIGN KEY(device) REFERENCES devices (name)
 );
-INSERT INTO "device_reports" VALUES('camera-1',1,'2026-03-01 12:00:00.000000','1970-01-01T00:00:00+00:00','counts','late/1','sha256:1','',100,1);
-INSERT INTO "device_reports" VALUES('camera-1',2,'2026-03-01 12:00:00.000000','1970-01-01T00:00:00+00:00','golden_failed','late/2','sha256:2','its golden check failed',0,0);
+INSERT INTO "device_reports" VALUES('camera-1',1,'2026-03-01 12:00:00.000000','1970-01-01T00:00:00+00:00','counts','late/1','sha256:1','',100,1,NULL,NULL);
+INSERT INTO "device_reports" VALUES('camera-1',2,'2026-03-01 12:00:00.000000','1970-01-01T00:00:00+00:00','golden_failed','late/2','sha256:2','its golden check failed',0,0,NULL,NULL);
 CREATE TABLE device_rollouts (
 	id TEXT NOT NULL, 
 	"group" TEXT NOT NULL, 
@@ -106,11 +108,19 @@ CREATE TABLE device_rollouts (
 	changes INTEGER NOT NULL, 
 	created_at DATETIME NOT NULL, 
 	created_by TEXT NOT NULL, 
-	reason TEXT NOT NULL, 
 	ended_at DATETIME, 
 	PRIMARY KEY (id)
 );
-INSERT INTO "device_rollouts" VALUES('stable-0a1b2c','stable','{"id": "stable-0a1b2c", "group": "stable", "stable": "late/1", "stable_digest": "sha256:1", "candidate": "late/2", "candidate_digest": "sha256:2", "salt": "00000000000000000000000000000000", "phases": [0.01, 0.1, 0.5, 1.0], "hold_s": 86400.0}','{"status": "running", "phase": 0, "since": "2026-03-01T12:00:00Z", "sentence": "holds: 1 of 1 devices are sick, 0 of the 0 that stay", "looks": [{"phase": 0, "number": 0, "at": "2026-03-01T13:00:00Z", "exposed": 1, "bad": 1, "unknown": 0, "others": 0, "others_bad": 0, "log_e_worse": 0.0, "log_e_safe": null}]}',1,'2026-03-01 12:00:00.000000','ada','',NULL);
+INSERT INTO "device_rollouts" VALUES('stable-0a1b2c','stable','{"id": "stable-0a1b2c", "group": "stable", "stable": "late/1", "stable_digest": "sha256:1", "candidate": "late/2", "candidate_digest": "sha256:2", "salt": "00000000000000000000000000000000", "phases": [0.01, 0.1, 0.5, 1.0], "hold_s": 86400.0}','{"status": "running", "phase": 0, "since": "2026-03-01T12:00:00Z", "sentence": "holds: 1 of 1 devices are sick, 0 of the 0 that stay", "looks": [{"phase": 0, "number": 0, "at": "2026-03-01T13:00:00Z", "exposed": 1, "bad": 1, "unknown": 0, "others": 0, "others_bad": 0, "log_e_worse": 0.0, "log_e_safe": null}]}',1,'2026-03-01 12:00:00.000000','ada',NULL);
+CREATE TABLE device_windows (
+	version TEXT NOT NULL, 
+	"group" TEXT NOT NULL, 
+	day TEXT NOT NULL, 
+	changed_at DATETIME NOT NULL, 
+	profile JSON NOT NULL, 
+	PRIMARY KEY (version, "group", day)
+);
+INSERT INTO "device_windows" VALUES('late/1','stable','2026-03-01','2026-03-01 12:00:00.000000','{"rows": 0, "profiled_rows": 0, "inputs": {"format": 1, "rows": 0, "columns": []}, "outputs": {"format": 1, "rows": 0, "columns": []}, "format": 1}');
 CREATE TABLE devices (
 	name TEXT NOT NULL, 
 	"group" TEXT NOT NULL, 
@@ -464,6 +474,7 @@ CREATE INDEX ix_rate_costs_at ON rate_costs (at);
 CREATE INDEX ix_devices_group ON devices ("group");
 CREATE INDEX ix_device_reports_received_at ON device_reports (received_at);
 CREATE INDEX ix_device_rollouts_group ON device_rollouts ("group");
+CREATE INDEX ix_keys_name ON keys (name);
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('statements',2);
 INSERT INTO "sqlite_sequence" VALUES('keys',2);

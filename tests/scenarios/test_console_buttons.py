@@ -101,7 +101,7 @@ def test_no_button_of_a_page_leads_to_a_refusal(site, settings, jobs, roles):
         for text in seen.values():
             links |= {urldefrag(html.unescape(path))[0] for path in LINK.findall(text)}
             forms |= {html.unescape(path) for path in FORM.findall(text)}
-        for path in sorted(links):
+        for path in {kind_of(path): path for path in sorted(links)}.values():
             if not path.startswith(ELSEWHERE):
                 answer = browser.get(path)
                 assert answer.status_code != 403, (path, [p for p in seen if path in seen[p]])
@@ -117,6 +117,11 @@ def test_no_button_of_a_page_leads_to_a_refusal(site, settings, jobs, roles):
         assert expected_of(roles) <= {
             re.sub(r"[0-9a-f]{12,}|late-\S+?(?=/)", "ID", f) for f in forms
         }
+
+
+def kind_of(path):
+    """The same for links that need the same right: of a number, day, id or kind of document."""
+    return re.sub(r"(?<=/documents/).*|[0-9a-f]{12,}|\d+", "N", path)
 
 
 def expected_of(roles):

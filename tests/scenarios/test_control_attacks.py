@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 import pytest
+from tests.pace import until_soon
 from tests.scenarios.commands import bascule
 from tests.tiers import first_of
 from tests.waiting import until
@@ -228,7 +229,7 @@ def test_a_worker_without_a_descriptor_left_still_reads_the_keys(
             assert status() == 200
             with held_open(limited.port, IDLE, b"GET /v2 HTTP/1.1\r\n"):
                 bascule(home, "keys", "revoke", "kept")
-                until(lambda: status() == 401, within_s=1.0)
+                until_soon(lambda: status() == 401, 1.0)
     finally:
         limited.process.stdout.close()
         limited.end()

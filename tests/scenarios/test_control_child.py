@@ -16,9 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 import httpx
 import psutil
 import pytest
-from tests.pace import slowness_of_starts
+from tests.pace import is_within, slowness_of_starts, until_soon
 from tests.scenarios.commands import bascule
-from tests.tiers import first_of
 from tests.waiting import until
 
 BACK_WITHIN_S = 3.0
@@ -91,8 +90,9 @@ def stop(pid):
     os.kill(pid, signal.SIGSTOP)
 
 
+@pytest.mark.slow
 @pytest.mark.serial
-@pytest.mark.parametrize("harm", first_of([kill, stop]))
+@pytest.mark.parametrize("harm", [kill, stop])
 def test_no_request_fails_while_the_control_process_is_replaced(
     serve, connect, body, cancer_bundle, harm
 ):
@@ -140,32 +140,33 @@ def test_a_control_process_out_of_memory_ends_and_the_next_one_answers(
     assert back_s <= BACK_WITHIN_S * slowness
 
 
-def test_the_kernel_is_to_end_the_control_process_before_a_worker(serve, connect, cancer_bundle):
-    server = start_and_await_control(serve, connect, cancer_bundle)
-
-    def score(pid):
-        with open(f"/proc/{pid}/oom_score_adj") as file:
-            return int(file.read())
-
-    assert score(server.control_pid()) > max(map(score, server.worker_pids()))
-    assert score(server.control_pid()) > score(server.process.pid)
+def likelihood_to_be_killed(pid):
+    """How likely the kernel is to end this process where memory runs out."""
+    with open(f"/proc/{pid}/oom_score_adj") as file:
+        return int(file.read())
 
 
 @pytest.mark.serial
-def test_keys_hold_and_are_revoked_across_the_death_of_the_control_process(
+def test_no_request_fails_and_keys_hold_and_are_revoked_across_deaths_of_the_control_process(
     serve, connect, body, cancer_bundle, home
 ):
     token = bascule(home, "keys", "create", "a", "--allow", "infer:*")["token"]
     header = f"Authorization: Bearer {token}\r\n"
     env = {"BASCULE_HOME": str(home), "BASCULE_SECURITY__CALLERS": "keys"}
-    server = start_and_await_control(serve, connect, cancer_bundle, env=env)
+    server = start_and_await_control(serve, connect, cancer_bundle, "--workers=2", env=env)
+    workers = server.worker_pids()
+    likelihood = likelihood_to_be_killed(server.control_pid())
+    assert likelihood > max(map(likelihood_to_be_killed, [server.process.pid, *workers]))
     with load(connect, server.port, body, header) as tally:
         for harm in (kill, stop):
-            before = server.control_pid()
+            before, harmed_s = server.control_pid(), time.monotonic()
             harm(before)
             until(lambda before=before: server.control_pid() not in (before, None))
             until(lambda: control_answers(connect, server))
+            # One that stands still is noticed after a while.
+            assert harm is stop or is_within(time.monotonic() - harmed_s, BACK_WITHIN_S)
     assert set(tally) == {200}
+    assert server.worker_pids() == workers
     bascule(home, "keys", "revoke", "a")
     revoked_s = time.monotonic()
 
@@ -174,7 +175,7 @@ def test_keys_hold_and_are_revoked_across_the_death_of_the_control_process(
             return client.request("POST", INFER, body, header).answer().status
 
     until(lambda: status() == 401)
-    assert time.monotonic() - revoked_s < 1.0
+    assert is_within(time.monotonic() - revoked_s, 1.0)
 
 
 @pytest.mark.slow
@@ -261,7 +262,9 @@ def test_up_without_an_alias_begins_with_no_model(connect, home):
             assert client.request("GET", "/v2/health/live").answer().status == 200
 
 
-def test_control_alone_tells_of_the_registry_and_of_no_server(connect, cancer_bundle, home):
+def test_control_alone_tells_of_the_registry_and_of_no_server_and_ends_while_pages_are_open(
+    connect, cancer_bundle, home
+):
     bascule(home, "push", str(cancer_bundle))
     with running(home, "-m", "bascule.cli", "control", "--control-port=0") as (process, said):
 
@@ -277,21 +280,13 @@ def test_control_alone_tells_of_the_registry_and_of_no_server(connect, cancer_bu
         answer = ask("/api/v1/server/services", "POST", {"reference": "gb"}, JSON)
         assert (answer.status, "no server runs beside" in answer.json["error"]) == (404, True)
         assert not psutil.Process(process.pid).children()
-        process.terminate()
-        assert process.wait(20) == 0
-
-
-def test_control_ends_while_pages_are_open_that_wait_for_changes(home):
-    with (
-        running(home, "-m", "bascule.cli", "control", "--control-port=0") as (process, said),
-        httpx.stream("GET", f"{said['control']}/changes", timeout=20) as page,
-    ):
-        assert page.headers["content-type"].startswith("text/event-stream")
-        texts = page.iter_text()
-        assert next(texts).startswith("retry: ")
-        process.terminate()
-        assert process.wait(5) == 0
-        assert "".join(texts) == "", "the stream was ended, and not cut off"
+        with httpx.stream("GET", f"{said['control']}/changes", timeout=20) as page:
+            assert page.headers["content-type"].startswith("text/event-stream")
+            texts = page.iter_text()
+            assert next(texts).startswith("retry: ")
+            process.terminate()
+            assert process.wait(20) == 0
+            assert "".join(texts) == "", "the stream was ended, and not cut off"
 
 
 @pytest.mark.serial
@@ -307,7 +302,7 @@ def test_control_alone_lets_in_by_keys_and_a_key_that_is_revoked_no_more(connect
 
         assert (status(header), status("")) == (200, 401)
         bascule(home, "keys", "revoke", "a")
-        until(lambda: status(header) == 401, within_s=1)
+        until_soon(lambda: status(header) == 401, 1.0)
 
 
 LISTING = """
@@ -323,17 +318,23 @@ main()
 """
 
 
-def test_the_supervisor_loads_neither_http_nor_sql(connect, cancer_bundle, home, tmp_path):
+def test_the_supervisor_loads_neither_http_nor_sql_nor_arrow(
+    connect, cancer_bundle, home, tmp_path
+):
     """Asked of the process itself, when it serves a registered version with keys."""
     bascule(home, "push", str(cancer_bundle))
     bascule(home, "keys", "create", "a", "--allow", "metrics")
     words = ("serve", "gb", "--port=0", "--control-port=0")
-    keys = {"BASCULE_SECURITY__CALLERS": "keys", "LISTED": str(tmp_path / "modules")}
+    keys = {"BASCULE_SECURITY__CALLERS": "keys", "BASCULE_MONITORING__LEDGER": "auto"}
+    keys["LISTED"] = str(tmp_path / "modules")
     with running(home, "-c", LISTING, *words, **keys) as (process, said):
         until(lambda: answers(connect, port_of(said["control"]), "/docs"))
         process.send_signal(signal.SIGUSR1)
         until(lambda: (tmp_path / "modules").exists())
     modules = set((tmp_path / "modules").read_text().split())
     assert "bascule.serving.workers.supervisor" in modules
-    heavy = {"sqlalchemy", "fastapi", "starlette", "uvicorn", "obstore", "sklearn", "onnxruntime"}
+    heavy = {
+        "sqlalchemy", "fastapi", "starlette", "uvicorn", "obstore", "sklearn", "onnxruntime",
+        "pyarrow",
+    }  # fmt: skip
     assert not heavy & modules

@@ -24,8 +24,10 @@ from tests.power_loss import stop_at
 from tests.waiting import until
 
 from bascule.edge import Agent, Device, Home, Plan, device_statements, golden, lay_statements
+from bascule.edge.trying import compare
 
 ROWS = np.ones((1, 4))
+BODY = b'{"inputs": [{"name": "input", "datatype": "FP64", "shape": [1, 4], "data": [1, 1, 1, 1]}]}'
 KILLS = 200
 ROOT = Path(__file__).parents[2]
 
@@ -130,16 +132,17 @@ def _update(home, repository, version="late/2"):
     """What an agent does from its start until a version serves; its errands in this process."""
     device = Device(home)
     plan = Plan(retry_s=0.0, trial_requests=1)
-    agent = Agent(device, FolderRepository(repository), "stable", name="d-1", plan=plan)
+    agent = Agent(device, FolderRepository(home, repository, home), "stable", name="d-1", plan=plan)
     question = {"home": str(home), "claims": (), "keys": ()}
-    agent._child = lambda module, **more: golden.prove(question | more)
+    children = {"golden": golden.prove, "trying": compare}
+    agent._child = lambda module, what, **more: children[module](question | more)
     agent.start()
     for turn in range(200):
         agent.turn(time.monotonic() + 0.4 * turn)
         if agent._errand is not None:
             agent._errand.join()
         if agent.state.current is not None:
-            device.predict(ROWS)
+            device.answer(BODY)
         if agent.state.current is not None and agent.state.current.version == version:
             break
     return agent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 
 import pytest
@@ -10,19 +11,29 @@ from tests.devices import Edge, weights
 from bascule.core import Untrusted
 
 
-@pytest.fixture
-def edge(tmp_path):
-    """A device that has seen the second version of a channel."""
-    made = Edge(tmp_path)
-    made.repository.init(made.root_keys)
-    made.enroll()
-    with made.server.running():
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """A device that has seen the second version of a channel; all files after the first."""
+    seen = Edge(tmp_path_factory.mktemp("edge"))
+    seen.repository.init(seen.root_keys)
+    seen.enroll()
+    with seen.server.running():
         for seed in (1, 2):
-            made.publish(made.push(weights(seed, 500)))
-            made.channel()
-            made.seen = {path: made.place.read(path) for path in made.server.paths}
-            made.first = made.seen if seed == 1 else made.first
-        yield made
+            seen.publish(seen.push(weights(seed, 500)))
+            seen.channel()
+            if seed == 1:
+                seen.first = {path: seen.place.read(path) for path in seen.server.paths}
+    return seen
+
+
+@pytest.fixture
+def edge(seen, tmp_path):
+    """A copy of it."""
+    shutil.copytree(seen.folder, tmp_path, dirs_exist_ok=True)
+    edge = Edge(tmp_path)
+    edge.first = seen.first
+    with edge.server.running():
+        yield edge
 
 
 def test_older_metadata_is_rolled_back(edge):
@@ -34,7 +45,7 @@ def test_older_metadata_is_rolled_back(edge):
 
 def test_metadata_that_stays_the_same_for_too_long_is_frozen(edge):
     edge.now -= timedelta(days=8)
-    edge.repository.refresh()
+    edge.publish(edge.push(weights(3, 500)))
     with pytest.raises(Untrusted, match=r"^frozen, or the clock of this device"):
         edge.channel()
 
@@ -69,7 +80,7 @@ def test_a_bundle_that_was_altered_is_corrupted(edge):
     with pytest.raises(Untrusted, match=r"^corrupted"):
         edge.obtain("late/2")
     full.write_bytes(content)
-    assert edge.obtain("late/2").by == "full"
+    assert edge.obtain("late/2") > 0
 
 
 def test_metadata_without_an_end_is_endless_data(edge):

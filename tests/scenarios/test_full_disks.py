@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.pace import until_soon
 from tests.tiers import first_of
-from tests.waiting import until
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_full_dev_shm_kills_no_worker_and_keeps_no_key_alive(
     workers = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
     assert answers() == {200}
     assert bascule(home, "keys", "revoke", "a").returncode == 0
-    until(lambda: answers() == {401}, within_s=1.0)
+    until_soon(lambda: answers() == {401}, 1.0)
     assert Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text() == workers
 
 

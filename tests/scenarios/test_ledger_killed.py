@@ -13,7 +13,9 @@ from contextlib import suppress
 
 import pytest
 from tests.conftest import Client, children_of
+from tests.scenarios.commands import is_gone
 from tests.tiers import first_of
+from tests.waiting import until
 
 from bascule.monitoring.ledger import Ledger, Scribe
 from bascule.monitoring.profiles import read_windows
@@ -43,6 +45,7 @@ class Asking:
             with suppress(OSError, AssertionError), Client(port) as client:
                 if client.request("POST", "/v2/models/gb/infer", said).answer().status == 200:
                     self.answered.add(name)
+            self._stopping.wait(0.002)  # the processor is the server's too
 
     def stop(self):
         self._stopping.set()
@@ -91,7 +94,7 @@ def body(cancer_bundle):
 def test_a_server_that_stops_in_order_loses_no_answer(recording, body):
     server, home = recording
     asking = Asking(server.port, body)
-    time.sleep(1.5)
+    time.sleep(1.0)
     asking.stop()
     server.end()
     found = ids_in(home)
@@ -136,15 +139,12 @@ def test_killed_at_random_moments_the_ledger_has_each_answer_once_or_names_it(
 def test_a_whole_server_that_is_killed_leaves_each_answer_once_or_its_id(recording, body):
     server, home = recording
     asking = Asking(server.port, body)
-    time.sleep(1.5)
+    time.sleep(1.0)
+    scribes = children_of(server.process.pid, SCRIBE)
     server.end(signal.SIGKILL)
     asking.stop()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:  # its scribe ends by itself
-        with suppress(Exception):
-            finish(home)
-            break
-        time.sleep(0.1)
+    until(lambda: all(map(is_gone, scribes)))  # by themselves
+    finish(home)
     found = ids_in(home)
     named = {name for gap in Ledger(home).gaps() for name in gap.ids}
     assert len(found) == len(set(found))

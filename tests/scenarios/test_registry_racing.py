@@ -167,7 +167,12 @@ def beginner() -> Iterator[Beginner]:
     made.process.communicate()
 
 
-@pytest.fixture(params=["sqlite and files", "postgresql and s3"])
+STORES = ["sqlite and files", "postgresql and s3"]
+on_one_store = pytest.mark.parametrize("stores", first_of(STORES), indirect=True)
+"""The first tier does on local stores alone what a transaction keeps whole on either."""
+
+
+@pytest.fixture(params=STORES)
 def stores(request: pytest.FixtureRequest) -> tuple[str, str]:
     if request.param == "sqlite and files":
         return "sqlite", "files"
@@ -255,6 +260,7 @@ def test_twenty_processes_that_push_and_move_one_alias_at_once_lose_nothing(
     assert sum(event.kind == "alias_moved" for event in registry.history("late")) == 20 * rounds
 
 
+@on_one_store
 def test_processes_that_push_the_same_bundle_at_once_get_the_same_version(
     beginner, tmp_path, stores
 ):
@@ -318,6 +324,7 @@ def test_collecting_without_any_grace_takes_nothing_from_those_who_push(
     assert set(kept.digests()) == {version.digest for version in registry.versions("late")}
 
 
+@on_one_store
 def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(beginner, tmp_path, stores):
     """What it was removing is gone or whole; what is in use stays, and the next one ends it."""
     bundles = {"0": [write_bundle(tmp_path / "bundles" / str(n), b"%d" % n) for n in range(6)]}
@@ -344,6 +351,7 @@ def test_a_collector_killed_anywhere_leaves_nothing_that_is_half_there(beginner,
     assert told
 
 
+@on_one_store
 def test_an_import_killed_anywhere_leaves_the_whole_version_or_none(beginner, tmp_path, stores):
     """And whoever imports it next gets it."""
     home = tmp_path / "home"
@@ -365,6 +373,7 @@ def test_an_import_killed_anywhere_leaves_the_whole_version_or_none(beginner, tm
     assert not list(home.rglob(".partial-*"))
 
 
+@on_one_store
 def test_one_who_tags_retires_and_restores_may_be_killed_between_any_two_words(
     beginner, tmp_path, stores
 ):

@@ -75,7 +75,7 @@ def test_a_log_that_nobody_reads_keeps_the_server_neither_from_answering_nor_fro
         server.process.send_signal(signal.SIGTERM)
         started = time.monotonic()
         server.process.wait(20)
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 10, "nothing is under way that is waited for"
         assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     finally:
         server.process.kill()

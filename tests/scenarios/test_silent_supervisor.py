@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+from tests.pace import until_soon
 from tests.scenarios.commands import bascule
 from tests.waiting import until
 
@@ -79,7 +80,7 @@ def test_keys_do_not_need_a_supervisor_that_stands_still(keyed, connect, header,
             assert status(connect, server.port, "/v2/models/gb", header) == 200
             time.sleep(0.1)
         bascule(home, "keys", "revoke", "a")
-        until(lambda: status(connect, server.port, "/v2/models/gb", header) == 401, within_s=1)
+        until_soon(lambda: status(connect, server.port, "/v2/models/gb", header) == 401, 1.0)
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
 

@@ -10,6 +10,8 @@ import ast
 from collections import Counter
 from pathlib import Path
 
+from tests.sources import tree_of
+
 import bascule
 from bascule.core.errors import KINDS, next_step
 
@@ -46,7 +48,7 @@ WITHOUT_HINT = {
 
 def without_hint(path):
     """The lines of a module that make an error of a kind without a hint."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         is_error = isinstance(node, ast.Call) and getattr(node.func, "id", "") in NAMES
         # `**facts` may bring one: what hands on the hint of another error does so.
         if is_error and all(keyword.arg not in ("hint", None) for keyword in node.keywords):

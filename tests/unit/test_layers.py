@@ -6,6 +6,8 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
+from tests.sources import tree_of
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 FILES = {
@@ -31,7 +33,7 @@ def floors():
 def named():
     """Each module of another room that a text of a module names: importer, room, module."""
     for importer, path in FILES.items():
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if not isinstance(node, ast.Constant) or id(node) in docs:
@@ -78,7 +80,7 @@ def _defined(module):
 
 
 def _names_at_the_top(module):
-    for node in ast.parse(FILES[module].read_text()).body:
+    for node in tree_of(FILES[module]).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Assign):
@@ -91,7 +93,7 @@ def test_every_text_that_names_an_object_names_one_that_is_there():
     """Of all tables of what is loaded when it is used: no library has to be installed for it."""
     named_objects = set()
     for path in FILES.values():
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         constants = dict(_assigned(tree))
         named_objects |= {_attribute_of(_text_of(node, constants)) for node in ast.walk(tree)}
     named_objects.discard(None)

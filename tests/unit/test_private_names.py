@@ -7,6 +7,8 @@ import ast
 import re
 from pathlib import Path
 
+from tests.sources import tree_of
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 _OWN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -82,7 +84,7 @@ def test_every_private_attribute_of_a_library_is_listed_with_what_it_was_looked_
     used = {}
     for path in sorted(SOURCE.rglob("*.py")):
         module = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removeprefix("bascule.")
-        if names := _used(ast.parse(path.read_text())):
+        if names := _used(tree_of(path)):
             used[module] = names
     listed = {}
     for modules in LOOKED_AT.values():

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, KeyPassword, Ref
+from bascule.cli.context import AsJson, Ref
 from bascule.cli.exporting import export
 from bascule.cli.federating import federate
 from bascule.cli.fleet import add_commands
+from bascule.cli.jobs import result_of
 from bascule.cli.screen import print_either, say
 
 _RootKeys = Annotated[
@@ -40,14 +40,13 @@ def init(
     threshold: Annotated[
         int, typer.Option(min=1, help="How many of the root keys a later root needs.")
     ] = 1,
-    password: KeyPassword = None,
 ) -> None:
     """Make a repository. A root key that is no file yet is written: keep it offline."""
     from bascule.app import open_repository
     from bascule.fleet import key_in
 
-    keys = [key_in(file, password, create=True) for file in root_key]
-    open_repository(context.settings()).init(keys, threshold)
+    keys = [key_in(file, create=True) for file in root_key]
+    open_repository(context.settings(), is_new=True).init(keys, threshold)
     say(f"made the repository; keep {', '.join(map(str, root_key))} on no server")
 
 
@@ -57,7 +56,8 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Offer a version to the devices of a channel; they receive a difference where they can."""
-    published = _done({"version": model, "channel": channel}, f"publish {model} to {channel}")
+    content = {"version": model, "channel": channel}
+    published = result_of("publish_edge", content, as_json=as_json)
     sizes = {"full": published["full_bytes"], **published["delta_bytes"]}
     shown = ", ".join(f"{size:,} bytes from {version}" for version, size in sizes.items())
     shown = shown.replace(" from full", "", 1)
@@ -65,11 +65,12 @@ def publish(
     print_either(published, text, as_json=as_json)
 
 
-def refresh(as_json: AsJson = False) -> None:
-    """Sign that nothing has changed; devices refuse a repository that is silent for too long."""
-    result = _done({}, "refresh the repository")
-    ends, root_ends = (result[name][:10] for name in ("expires", "root_expires"))
-    print_either(result, f"signed until {ends}; the root ends {root_ends}", as_json=as_json)
+def refresh() -> None:
+    """Sign anew what is half over, as a control process does by itself once an hour."""
+    from bascule.app import open_repository
+
+    ends, root_ends = open_repository(context.settings()).refresh()
+    say(f"signed until {ends:%Y-%m-%d}; the root ends {root_ends:%Y-%m-%d}")
 
 
 def rotate(
@@ -78,31 +79,14 @@ def rotate(
     ],
     root_key: _RootKeys = [],  # noqa: B006 - Typer makes a list for each call
     new_root_key: _NewRootKeys = [],  # noqa: B006
-    password: KeyPassword = None,
 ) -> None:
     """Give a role a new key; devices accept nothing more that the former one signs."""
     from bascule.app import open_catalogue, open_repository
     from bascule.fleet import key_in, record
 
-    keys = [key_in(file, password) for file in root_key]
-    new_keys = [key_in(file, password, create=True) for file in new_root_key]
+    keys = [key_in(file) for file in root_key]
+    new_keys = [key_in(file, create=True) for file in new_root_key]
     settings = context.settings()
     open_repository(settings).rotate(role, keys, new_keys)
     record(open_catalogue(settings), role, "role_rotated", {}, context.user())
     say(f"signed {role} anew")
-
-
-def _done(content: Mapping[str, str], title: str) -> dict[str, Any]:
-    """The result of a job of kind `publish_edge`, here or at the server."""
-    from bascule.jobs import RemoteJobs, Task, until_ended
-    from bascule.kinds import KINDS, runner_of
-
-    is_remote = context.is_remote()
-    jobs: Any = RemoteJobs(context.control_client()) if is_remote else runner_of(context.settings())
-    chosen = KINDS["publish_edge"].parse(content)
-    task = Task(kind="publish_edge", input=chosen, title=title, by=context.user())
-    job = until_ended(jobs, jobs.submit(task).id)
-    if job.problem is not None:
-        raise job.problem
-    result: dict[str, Any] = job.result
-    return result

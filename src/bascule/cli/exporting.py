@@ -22,8 +22,8 @@ def export(
     tools: Annotated[
         Path | None,
         typer.Option(
-            help="The Python that has the converter, for litert and executorch; the folder of "
-            "onnxruntime-web, for web."
+            help="The Python that has the converter, for litert and executorch; the folder with "
+            "node_modules, for web."
         ),
     ] = None,
     as_json: AsJson = False,

@@ -18,18 +18,16 @@ def federate(
     model: Annotated[
         str, typer.Option(help="A classifier with held-out rows: late, late/4 or a folder.")
     ] = "",
-    overwrite: Annotated[bool, typer.Option(help="Replace files that differ.")] = False,
     finish: Annotated[
         bool, typer.Option("--finish", help="Pack what the run has trained, and check its gates.")
     ] = False,
     criterion: Criteria = None,
 ) -> None:
     """Write a Flower app that trains a model on devices; its run ends with a bundle."""
-    from bascule.bundle import load
+    from bascule.bundle import disk, load
     from bascule.cli.building import check
-    from bascule.core import Conflict, Invalid
+    from bascule.core import Invalid
     from bascule.packing import federated_app, federated_bundle
-    from bascule.ship import text_of, write_file
 
     folder = folder.resolve()
     if finish:
@@ -43,9 +41,7 @@ def federate(
         load(path), model=str(version or path.resolve()), folder=str(folder),
         command=str(Path(sys.executable).with_name("bascule")), project=str(Path.cwd()),
     )  # fmt: skip
-    differing = [name for name, text in files.items() if text_of(folder / name) not in (None, text)]
-    if differing and not overwrite:
-        raise Conflict(f"{', '.join(differing)} would be replaced", hint="--overwrite replaces")
-    for name, text in files.items():
-        write_file(folder / name, text)
+    with disk.drafting(folder) as draft:
+        for name, text in files.items():
+            (draft / name).write_text(text, encoding="utf-8")
     say(f"wrote {folder}; its README.md says how to run it")

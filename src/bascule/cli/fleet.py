@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,19 +12,19 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
 from bascule.cli.screen import print_either, print_json, print_table, say_sentences, when
-from bascule.core import Invalid, NotFound, seconds_of
+from bascule.core import Invalid, NotFound, replacing, seconds_of
 
 if TYPE_CHECKING:
     from bascule.fleet import Device, FleetBook, StoredDeviceRollout
 
 _Group = Annotated[str, typer.Option(help="Devices that follow the channel of this name.")]
-_Id = Annotated[str, typer.Argument(help="The rollout.", show_default=False)]
 
 
 def add_commands(group: typer.Typer) -> None:
     """Add them to the group `edge`."""
     group.command()(devices)
     group.command()(groups)
+    group.command()(rows)
     group.command()(enroll)
     group.command()(revoke)
     rollout = typer.Typer(help="Have a version go to devices in phases.", no_args_is_help=True)
@@ -38,11 +36,10 @@ def add_commands(group: typer.Typer) -> None:
 
 def devices(
     group: Annotated[str | None, typer.Option(help="Of this group alone.")] = None,
-    stuck: Annotated[bool, typer.Option("--stuck", help="Those that refused a version.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the devices: what each runs, and what it refused since when."""
-    listed = [device for device in _fleet().devices(group) if device.stuck_since or not stuck]
+    """List the devices: what each runs, and what it refused since when; those come first."""
+    listed = sorted(_fleet().devices(group), key=lambda device: not device.stuck_on)
     if as_json:
         print_json([asdict(device) for device in listed])
         return
@@ -84,6 +81,13 @@ def groups(as_json: AsJson = False) -> None:
     print_table(heads, rows, right=heads[2:], empty="no device is enrolled")
 
 
+def rows(
+    device: Annotated[str, typer.Argument(help="Its name.", show_default=False)],
+) -> None:
+    """Print the rows that a device has sampled, as JSON: a list for each report."""
+    print_json([asdict(sampled) for sampled in _fleet().rows(device)])
+
+
 def enroll(
     device: Annotated[str, typer.Argument(help="Its name.", show_default=False)],
     repository: Annotated[str, typer.Option(help="Where devices find the signed repository.")],
@@ -91,27 +95,21 @@ def enroll(
     reports: Annotated[
         str, typer.Option(help="Where devices send reports.", show_default="that of --server")
     ] = "",
-    out: Annotated[
-        Path | None, typer.Option(help="The file to write.", show_default="DEVICE.json")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a device known, and write its file: key, trusted root and addresses."""
-    target = out or Path(f"{device}.json")
-    try:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise Invalid(f"{target} is there already", hint="choose another with --out") from None
-    with open(descriptor, "w") as file, ExitStack() as stack:
-        stack.callback(target.unlink)
+    """Make a device known, and write DEVICE.json for it: key, trusted root and addresses."""
+    target = Path(f"{device}.json")
+    if target.exists():
+        raise Invalid(f"{target} is there already", hint="move it away")
+    with replacing(target, overwrite=False) as draft:
+        draft.touch(mode=0o600)  # before the key is made: it is shown once
         enrolled = _fleet().enroll(device, group, by=context.user())
         content = {
             "device": device, "channel": group, "repository": repository, "key": enrolled.key,
             "server": reports or context.stores.get("server", ""),
-            "root": json.loads(enrolled.root) if enrolled.root else None,
+            "root": json.loads(enrolled.root),
         }  # fmt: skip
-        json.dump(content, file, indent=2)
-        stack.pop_all()
+        draft.write_text(json.dumps(content, indent=2))
     line = f"wrote {target}: give it to {device}, and to no other"
     print_either({"device": device, "group": group, "file": str(target)}, line, as_json=as_json)
 
@@ -130,18 +128,16 @@ def start(
     group: _Group = "stable",
     phases: Annotated[str, typer.Option(help="Percent of the devices.")] = "1,10,50,100",
     hold: Annotated[str, typer.Option(help="How long a phase lasts at least.")] = "1d",
-    reason: Annotated[str, typer.Option(help="For the history.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Have a version go to the devices of a group; it halts where it harms them."""
-    from bascule.fleet import RolloutRequest
-
     try:
         shares = tuple(float(part) / 100 for part in phases.split(","))
     except ValueError:
         raise Invalid(f"--phases {phases}", hint="for example 1,10,50,100") from None
-    request = RolloutRequest(model, group, shares, seconds_of(hold, "--hold"), reason)
-    _print(_fleet().begin(request, by=context.user()), as_json=as_json)
+    hold_s = seconds_of(hold, "--hold")
+    begun = _fleet().begin(model, group, by=context.user(), phases=shares, hold_s=hold_s)
+    _print(begun, as_json=as_json)
 
 
 def show(
@@ -149,20 +145,19 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show where a rollout stands, and what each look saw."""
-    fleet = _fleet()
-    stored = [fleet.rollout(rollout)] if rollout else fleet.rollouts()[:1]
-    if not stored:
-        raise NotFound("there was no rollout", hint="bascule edge rollout start MODEL")
-    _print(stored[0], as_json=as_json)
+    for stored in _fleet().rollouts():
+        if rollout in ("", stored.id):
+            _print(stored, as_json=as_json)
+            return
+    raise NotFound(f"there was no rollout {rollout}", hint="bascule edge rollout start MODEL")
 
 
 def abort(
-    rollout: _Id,
-    reason: Annotated[str, typer.Option(help="For the history.")] = "",
+    rollout: Annotated[str, typer.Argument(help="Its id.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
     """Take a rollout back: its devices return to what the others run."""
-    _print(_fleet().abort(rollout, by=context.user(), reason=reason), as_json=as_json)
+    _print(_fleet().abort(rollout, by=context.user()), as_json=as_json)
 
 
 def _print(stored: StoredDeviceRollout, *, as_json: bool) -> None:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-import bascule
+from bascule.batch import job_of, run_job
 from bascule.bundle import conform, for_program, gates_table
-from bascule.core import ModelFailed, user_name
-from bascule.demo import answers, flights, replay, rollouts, table as tables
-from bascule.demo.answers import Check
+from bascule.core import user_name
+from bascule.demo import answers, flights, replay
 from bascule.demo.client import LoadResult, ask, bodies
+from bascule.demo.flights import NAME
+from bascule.demo.telling import heading
 from bascule.documents import Table, table_for
 from bascule.registry import open_registry
 from bascule.release import GateReport, check as check_gates
@@ -29,13 +24,12 @@ from bascule.release import GateReport, check as check_gates
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
+    from sklearn.pipeline import Pipeline
 
     from bascule.bundle import Bundle
-    from bascule.demo.replay import Replayed
+    from bascule.demo.flights import Months
     from bascule.demo.server import Server
-    from bascule.demo.summary import Summary
 
-NAME = "late"
 INFER = f"/v2/models/{NAME}/infer"
 CRITERIA = ["roc_auc >= 0.70", "parity <= 1e-5", "latency_p50 <= 5 ms", "size <= 20 MB"]
 CONNECTIONS = 16
@@ -43,63 +37,11 @@ _WARM_REQUESTS = 500
 _ORIGINAL_SECONDS = 5.0
 _ORIGINAL_ROWS = 500
 _SHOWN = 6
-_THREADS = 1
-"""Of the fitted pipeline: for one row a team of threads only slows it down, and on a busy machine
-their waiting for each other multiplies the time of the fit, and of packing, which asks the pipeline
-hundreds of times. One serves both best."""
+_CHUNK_ROWS = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class Learnt:
-    """The fitted pipeline, and the months in their order."""
-
-    model: Any
-    months: flights.Months
-
-    @property
-    def asked_about(self) -> pd.DataFrame:
-        return self.months.next_month
-
-
-@dataclass(frozen=True, slots=True)
-class Month:
-    """The next month over HTTP.
-
-    Attributes:
-        asked: What the callers saw.
-        check: The answers beside the bundle's own.
-        server_cpu_s: Processor time of all of the server's processes meanwhile.
-        roc_auc: Of the probabilities as received, against what really happened.
-    """
-
-    asked: LoadResult
-    check: Check
-    server_cpu_s: float
-    roc_auc: float
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """The months to come.
-
-    Attributes:
-        done: What the server was asked and told.
-        joined: Predictions that the ledger has with their outcome.
-        months_with_drift: Months in which a column raised an alarm.
-    """
-
-    done: Replayed
-    joined: int
-    months_with_drift: int
-
-
-def heading(console: Console, title: str) -> None:
-    console.print()
-    console.rule(f"[bold]{title}", align="left", style="dim")
-
-
-def learn(console: Console) -> Learnt:
-    """Load, split by time, fit."""
+def learn(console: Console) -> tuple[Pipeline, Months]:
+    """Load, split by time, fit: the fitted pipeline, and the months."""
     heading(console, "Learn")
     clock = time.perf_counter()
     table = flights.load_flights()
@@ -111,32 +53,27 @@ def learn(console: Console) -> Learnt:
         f"{_span(months.next_month)} is what the server will be asked about"
     )
     clock = time.perf_counter()
-    with console.status("fitting the pipeline"), threadpool_limits(_THREADS):
-        model = flights.build_model()
-        model.fit(months.train[flights.FEATURES], months.train[flights.TARGET])
+    with console.status("fitting the pipeline"), threadpool_limits(flights.THREADS):
+        model = flights.build_model().fit(*flights.learnt_from(months.train))
     console.print(
         f"fitted: will it arrive more than {flights.LATE_MINUTES} minutes late? "
         f"{len(flights.FEATURES)} columns, words and gaps among them "
         f"({time.perf_counter() - clock:.1f} s)"
     )
-    return Learnt(model, months)
+    return model, months
 
 
-def pack(console: Console, learnt: Learnt, folder: Path) -> Bundle:
+def pack(console: Console, model: Pipeline, months: Months, folder: Path) -> Bundle:
     """Pack with `bascule.pack`, which compiles, compares and measures."""
     heading(console, "Pack")
-    train, test = learnt.months.train, learnt.months.test
-    with threadpool_limits(_THREADS):
-        return bascule.pack(
-            learnt.model,
-            name=NAME,
-            train=(train[flights.FEATURES], train[flights.TARGET]),
-            test=(test[flights.FEATURES], test[flights.TARGET]),
-            to=folder / f"{NAME}.bundle",
-            description="Will a flight from New York arrive more than 15 minutes late?",
-            parameters=flights.parameters(learnt.model),
-            progress=lambda said: console.print(said, markup=False),
-        )
+    return flights.packed(
+        model, folder,
+        train=flights.learnt_from(months.train),
+        test=flights.learnt_from(months.test),
+        description="Will a flight from New York arrive more than 15 minutes late?",
+        parameters=flights.parameters(model),
+        progress=lambda said: console.print(said, markup=False),
+    )  # fmt: skip
 
 
 def gate(console: Console, bundle: Bundle) -> GateReport:
@@ -170,9 +107,8 @@ def say_where(console: Console, server: Server, reference: str) -> None:
     )
 
 
-def first_answers(console: Console, server: Server, bundle: Bundle, learnt: Learnt) -> None:
+def first_answers(console: Console, server: Server, bundle: Bundle, month: pd.DataFrame) -> None:
     """A few flights, spread over the month, one at a time."""
-    month = learnt.asked_about
     rows = month.iloc[:: max(len(month) // _SHOWN, 1)][:_SHOWN]
     asked = ask(server.port, INFER, bodies(bundle.signature, rows), connections=1)
     shown = []
@@ -186,10 +122,11 @@ def first_answers(console: Console, server: Server, bundle: Bundle, learnt: Lear
     console.print(table_for(Table(heads, tuple(shown))))
 
 
-def whole_month(console: Console, server: Server, bundle: Bundle, learnt: Learnt) -> Month:
+def whole_month(
+    console: Console, server: Server, bundle: Bundle, rows: pd.DataFrame
+) -> dict[str, Any]:
     """Every flight of the month as a request of its own, and every answer checked."""
-    heading(console, f"Answer {_span(learnt.asked_about)}")
-    rows = learnt.asked_about
+    heading(console, f"Answer {_span(rows)}")
     requests = bodies(bundle.signature, rows)
     ask(server.port, INFER, requests[:_WARM_REQUESTS], connections=CONNECTIONS)
     cpu = server.cpu_seconds()
@@ -216,18 +153,25 @@ def whole_month(console: Console, server: Server, bundle: Bundle, learnt: Learnt
         f"{check.max_difference:.1g})\n"
         f"ROC AUC over the month, from the answers: {auc:.3f}"
     )
-    return Month(asked, check, cpu, auc)
+    return {
+        "requests": len(requests), "errors": asked.errors, "wrong": check.wrong,
+        "requests_per_s": asked.per_second, "p50_ms": asked.latency_ms(0.50),
+        "p99_ms": asked.latency_ms(0.99), "server_cpu_s": cpu,
+        "client_cpu_s": asked.client_cpu_s, "roc_auc": auc,
+    }  # fmt: skip
 
 
-def original(console: Console, learnt: Learnt, month: Month) -> float:
-    """The fitted pipeline itself, the same flights one row at a time; its rows a second."""
+def original(
+    console: Console, model: Pipeline, month: pd.DataFrame, requests_per_s: float
+) -> dict[str, float]:
+    """The fitted pipeline itself, the same flights one row at a time."""
     heading(console, "Beside the original")
-    table = learnt.asked_about[flights.FEATURES]
+    table = month[flights.FEATURES]
     rows = [table.iloc[[number]] for number in range(min(len(table), _ORIGINAL_ROWS))]
     done, clock = 0, time.perf_counter()
-    with console.status("asking the fitted pipeline"), threadpool_limits(_THREADS):
+    with console.status("asking the fitted pipeline"), threadpool_limits(flights.THREADS):
         for row in rows:
-            learnt.model.predict_proba(row)
+            model.predict_proba(row)
             done += 1
             if time.perf_counter() - clock > _ORIGINAL_SECONDS:
                 break
@@ -236,85 +180,66 @@ def original(console: Console, learnt: Learnt, month: Month) -> float:
         f"scikit-learn's predict_proba, in this process, without any server around it: "
         f"{rate:,.0f} rows a second ({done} rows)\n"
         f"bascule, over HTTP, with the requests read, checked and counted: "
-        f"{month.asked.per_second:,.0f} a second, [bold]{month.asked.per_second / rate:,.0f} "
-        "times as many[/bold]"
+        f"{requests_per_s:,.0f} a second, [bold]{requests_per_s / rate:,.0f} times as many[/bold]"
     )
-    return rate
+    return {"original_per_s": rate, "times_faster": requests_per_s / rate}
 
 
-def watch(console: Console, server: Server, bundle: Bundle, home: Path, learnt: Learnt) -> Watched:
+def watch(
+    console: Console, server: Server, bundle: Bundle, home: Path, later: pd.DataFrame
+) -> dict[str, int]:
     """Replay the months to come, with outcomes days later; quality and drift by month."""
-    later = learnt.months.later
     heading(console, f"Watch {_span(later)}")
+    clock = time.perf_counter()
     with console.status("replaying"):
-        done = replay.replay(server, NAME, later)
-        rows = replay.recorded(home, NAME, done.predictions)
+        answered, truths = replay.replay(server, NAME, later)
+        seconds = time.perf_counter() - clock
+        rows = replay.recorded(home, NAME, answered)
     console.print(
-        f"{done.predictions:,} flights asked about, day by day, and {done.outcomes:,} outcomes "
-        f"told three days later, in {done.seconds:.1f} s; the ledger joins them by id"
+        f"{answered:,} flights asked about, day by day, and {truths:,} outcomes told three days "
+        f"later, in {seconds:.1f} s; the ledger joins them by id"
     )
     with console.status("comparing"):
         months, drift = replay.by_month(bundle, rows)
     replay.show(console, months, drift)
-    return Watched(done, len(rows), sum(bool(one.drifted) for one in months))
-
-
-def roll_out(
-    console: Console, server: Server, bundle: Bundle, home: Path, learnt: Learnt
-) -> list[rollouts.Attempt]:
-    """Try three new versions on live traffic; the evidence promotes or rolls back."""
-    heading(console, "Roll out")
-    console.print(
-        f"canary of {', '.join(f'{one:g}' for one in rollouts.STEPS_PERCENT)} %; guards: "
-        f"{', '.join(rollouts.GUARDS)}",
-        highlight=False,
-    )
-    return rollouts.roll_out(console, server, bundle, home, learnt.months)
+    return {
+        "joined": len(rows), "replayed": answered,
+        "months_with_drift": int(months["drifted"].astype(bool).sum()),
+    }  # fmt: skip
 
 
 def score_year(
-    console: Console, bundle: Bundle, reference: str, home: Path, learnt: Learnt
-) -> tables.Scored:
+    console: Console, bundle: Bundle, reference: str, home: Path, months: Months
+) -> dict[str, Any]:
     """Score the whole year in one batch job, twice: the second time changes nothing."""
     import pandas as pd
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
 
     heading(console, "Score the year")
-    months = learnt.months
     year = pd.concat([months.train, months.test, months.later], ignore_index=True)
+    source, sink = home.with_name("flights.parquet"), home.with_name("scored")
     with console.status("scoring"):
-        scored = tables.score(year, bundle, reference, home, home.parent)
+        year.to_parquet(source, index=False, row_group_size=_CHUNK_ROWS)
+        job = job_of(
+            {"model": reference, "from": str(source), "to": f"{sink}/", "chunk_rows": _CHUNK_ROWS}
+        )
+        first = run_job(job, bundle, home)
+        before = {file: file.stat().st_mtime_ns for file in sink.glob("*.parquet")}
+        run_job(job, bundle, home)
+        after = {file: file.stat().st_mtime_ns for file in sink.glob("*.parquet")}
+    ids = ds.dataset(sink, format="parquet").to_table(columns=["prediction_id"])["prediction_id"]
+    is_once = pc.count_distinct(ids).as_py() == len(year) == len(ids)
     console.print(
         f"bascule batch run {reference} --from flights.parquet --to scored/\n"
-        f"{scored.rows:,} flights in {scored.seconds:.1f} s: "
-        f"{scored.rows / scored.seconds:,.0f} a second; the same command again changes nothing",
+        f"{len(year):,} flights in {first.seconds:.1f} s: "
+        f"{len(year) / first.seconds:,.0f} a second; the same command again changes nothing",
         highlight=False,
     )
-    return scored
-
-
-def say_held(console: Console, promises: Mapping[str, bool]) -> None:
-    """Which promises were kept."""
-    for promise, held in promises.items():
-        console.print(
-            f"[green]held[/green]    {promise}" if held else f"[red]broken[/red]  {promise}"
-        )
-
-
-def end(console: Console, summary: Summary) -> None:
-    """The verdict in a few lines."""
-    heading(console, "Summary")
-    promises = {
-        f"compiled model equals the fitted one (within {summary.parity:.1g})": summary.parity_held,
-        "gates passed": summary.gates_passed,
-        f"{summary.requests:,} requests, {summary.errors} errors": not summary.errors,
-        f"{summary.wrong} wrong answers": not summary.wrong,
-        f"{summary.joined:,} predictions joined their outcomes": summary.all_joined,
-        f"{summary.scored.written:,} of {summary.scored.rows:,} flights in the scored table, "
-        "each once": summary.scored.is_once,
-        **{f"{one.version} {one.state}: {one.what}": one.held for one in summary.rollouts},
-    }
-    say_held(console, promises)
-    console.print(f"{summary.times_faster:,.0f} times the original; {summary.seconds:.0f} s in all")
+    return {
+        "rows": len(year), "written": len(ids), "seconds": first.seconds,
+        "is_once": is_once and before == after,
+    }  # fmt: skip
 
 
 def say_how_to_go_on(console: Console, server: Server, bundle: Bundle, folder: Path) -> None:
@@ -358,21 +283,3 @@ def _who_waited(asked: LoadResult, server_cpu_s: float) -> str:
     if asked.client_cpu_s > max(server_cpu_s, 0.8 * asked.seconds):
         return ": the callers set the pace, the server could do more"
     return ""
-
-
-def command(console: Console, folder: Path, *words: str, as_json: bool = True) -> Any:
-    """What a command prints, as JSON; raises `ModelFailed` where it fails."""
-    console.print(f"bascule {' '.join(words)}", style="dim", highlight=False)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("BASCULE_")}
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("bascule")), *words, *["--json"] * as_json], cwd=folder,
-        check=False,
-        env={**environment, "BASCULE_HOME": str(folder / ".bascule")}, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise ModelFailed(
-            f"bascule {words[0]} ended with {done.returncode}: {done.stderr[-500:]}",
-            hint=f"run it in {folder}",
-        )
-    return json.loads(done.stdout) if as_json else done.stdout

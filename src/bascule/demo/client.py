@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import httptools
 import msgspec
 
 from bascule.core import DType, Signature
@@ -97,80 +96,24 @@ def _plain(value: Any, is_text: bool) -> Any:
 
 
 async def _ask_all(port: int, requests: list[bytes], connections: int) -> list[Reply | None]:
-    queue = _Queue(requests)
-    loop = asyncio.get_running_loop()
-    callers = [_Caller(queue, loop.create_future()) for _ in range(connections)]
-    try:
+    replies: list[Reply | None] = [None] * len(requests)
+    numbers = iter(range(len(requests)))
+
+    async def call() -> None:
+        # What a broken connection has not answered stays None, and counts as an error.
+        with suppress(OSError, asyncio.IncompleteReadError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with closing(writer):
+                for number in numbers:
+                    sent_at = time.perf_counter()
+                    writer.write(requests[number])
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+                    body = await reader.readexactly(int(length))
+                    status = int(head.split(maxsplit=2)[1])
+                    replies[number] = Reply(status, body, time.perf_counter() - sent_at)
+
+    with suppress(TimeoutError):
         async with asyncio.timeout(_GIVE_UP_AFTER_S):
-            for caller in callers:
-                await loop.create_connection(partial(_itself, caller), "127.0.0.1", port)
-            await asyncio.gather(*(caller.finished for caller in callers))
-    except (TimeoutError, OSError):
-        pass  # what was not answered by now stays None, and counts as an error
-    finally:
-        for caller in callers:
-            caller.close()
-    return queue.replies
-
-
-def _itself(caller: _Caller) -> _Caller:
-    return caller
-
-
-class _Queue:
-    """The requests that are not sent yet, and the replies so far."""
-
-    def __init__(self, requests: list[bytes]) -> None:
-        self.requests = requests
-        self.replies: list[Reply | None] = [None] * len(requests)
-        self.numbers = iter(range(len(requests)))
-
-
-class _Caller(asyncio.Protocol):
-    """One connection with at most one request under way; httptools calls the `on_` methods."""
-
-    def __init__(self, queue: _Queue, finished: asyncio.Future[None]) -> None:
-        self.finished = finished
-        self._queue = queue
-        self._transport: Any = None
-        self._parts: list[bytes] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._parser = httptools.HttpResponseParser(self)
-        self._send_next()
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._transport.abort()
-
-    def on_body(self, part: bytes) -> None:
-        self._parts.append(part)
-
-    def on_message_complete(self) -> None:
-        self._queue.replies[self._number] = Reply(
-            self._parser.get_status_code(),
-            b"".join(self._parts),
-            time.perf_counter() - self._sent_at,
-        )
-        self._parts.clear()
-        self._send_next()
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        if not self.finished.done():
-            self.finished.set_result(None)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def _send_next(self) -> None:
-        number = next(self._queue.numbers, None)
-        if number is None:
-            self._transport.close()
-            return
-        self._number = number
-        self._sent_at = time.perf_counter()
-        self._transport.write(self._queue.requests[number])
+            await asyncio.gather(*(call() for _ in range(connections)))
+    return replies

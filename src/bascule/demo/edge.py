@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-import bascule
 from bascule.bundle.disk import write_statement
 from bascule.core import TimedOut, end
 from bascule.demo import flights
-from bascule.demo.chapters import command, heading, say_held
+from bascule.demo.flights import NAME
+from bascule.demo.telling import command, heading, summary
 from bascule.edge import GOLDEN, Home, device_statements
 from bascule.registry import open_registry
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NAME = "late"
 _WITHIN_S, _EVERY_S = 60.0, 0.2
 _PLAN = {"look_s": 2.5, "retry_s": 600, "trial_requests": 0, "trial_s": 0, "settle_s": 1}
 _REPOSITORY = "repository"
@@ -90,7 +89,6 @@ def tell_edge(folder: Path, console: Console) -> dict[str, Any]:
     console.print(f"till serves {versions['till']}: {altered}")
     console.print(f"lamp serves {versions['lamp']}: {failed}")
 
-    heading(console, "Summary")
     promises = {
         "a C header and an ORT file answer as the program": all(exports.values()),
         "a difference brought the next version": versions["camera"] == f"{NAME}/2"
@@ -98,11 +96,11 @@ def tell_edge(folder: Path, console: Console) -> dict[str, Any]:
         "a file altered on its way was refused": versions["till"] == f"{NAME}/1",
         "a version with other answers was refused": versions["lamp"] == f"{NAME}/1",
     }
-    say_held(console, promises)
-    return {
-        "held": all(promises.values()), "files": exports, "delta_bytes": delta_bytes,
-        "full_bytes": full_bytes, "altered": altered, "failed": failed,
+    facts = {
+        "files": exports, "delta_bytes": delta_bytes, "full_bytes": full_bytes,
+        "altered": altered, "failed": failed,
     }  # fmt: skip
+    return summary(console, promises, facts)
 
 
 def _learn(console: Console, folder: Path) -> None:
@@ -112,15 +110,13 @@ def _learn(console: Console, folder: Path) -> None:
     booster = model.steps[-1][1]
     booster.set_params(warm_start=True, early_stopping=False)
     trees = booster.max_iter
-    with console.status("packing"), threadpool_limits(1):
+    with console.status("packing"), threadpool_limits(flights.THREADS):
         for more in (0, 5, 10):
             booster.set_params(max_iter=trees + more)
-            model.fit(train[flights.FEATURES], train[flights.TARGET])
-            bascule.pack(
-                model, name=NAME, to=folder / f"{NAME}.bundle", measure=False, explain=False,
-                outliers=False, overwrite=True,
-                train=(train[flights.FEATURES], train[flights.TARGET]),
-                test=(test[flights.FEATURES], test[flights.TARGET]), progress=lambda _: None,
+            model.fit(*flights.learnt_from(train))
+            flights.packed(
+                model, folder, train=flights.learnt_from(train), test=flights.learnt_from(test),
+                measure=False, explain=False, outliers=False,
             )  # fmt: skip
             command(console, folder, "push", f"{NAME}.bundle")
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -34,69 +32,30 @@ _RECORDED_WITHIN_S = 30.0
 _NO_ALARM = "none"
 
 
-class MonthlyResult(NamedTuple):
-    """One month of the replay.
+def replay(server: Server, model: str, later: pd.DataFrame) -> tuple[int, int]:
+    """Ask about each day in one request, and tell its truth three days later.
 
-    Attributes:
-        month: Its first day.
-        rows: Flights whose outcome is known.
-        late: The share that was late.
-        expected: The mean probability of that.
-        auc: The area under the ROC curve; NaN where there is one class alone.
-        is_worse: Whether that is an alarm: worse than on the held-out rows, and not by chance.
-        drifted: Columns that raise an alarm, the strongest first.
+    Returns:
+        The rows that were answered, and the truths that were kept.
     """
-
-    month: pd.Timestamp
-    rows: int
-    late: float
-    expected: float
-    auc: float
-    is_worse: bool
-    drifted: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What the server was asked and told.
-
-    Attributes:
-        predictions: Rows that were answered.
-        outcomes: Truths that were kept.
-        refused: Truths that were not.
-        seconds: For all of it.
-    """
-
-    predictions: int
-    outcomes: int
-    refused: int
-    seconds: float
-
-
-def replay(server: Server, model: str, later: pd.DataFrame) -> Replayed:
-    """Ask about each day in one request, and tell its truth three days later."""
-    clock = time.perf_counter()
-    answered = taken = refused = 0
-    waiting: deque[tuple[list[str], pd.DataFrame]] = deque()
+    days = [
+        day.sample(min(len(day), _FLIGHTS_A_DAY), random_state=0)
+        for _, day in later.groupby(later["departs_at"].dt.date)
+    ]
+    ids: list[list[str]] = []
+    truths = 0
     with Client(server.url, model=model, timeout_s=60) as client:
+        for today in range(len(days) + _LATE_DAYS):
+            if today < len(days):
+                ids.append(client.predict(days[today][flights.FEATURES]).ids)
+            if (known := today - _LATE_DAYS) >= 0:
+                truths += client.add_outcomes(_outcomes(ids[known], days[known])).taken
+    return sum(map(len, ids)), truths
 
-        def tell(ids: list[str], day: pd.DataFrame) -> None:
-            nonlocal taken, refused
-            truth = day[flights.TARGET].tolist()
-            landed = _landed_at(day).dt.strftime("%Y-%m-%dT%H:%M:%S").tolist()
-            added = client.add_outcomes([*zip(ids, truth, landed, strict=True)])
-            taken, refused = taken + added.taken, refused + len(added.refused)
 
-        for _, day in later.groupby(later["departs_at"].dt.date):
-            asked = day.sample(min(len(day), _FLIGHTS_A_DAY), random_state=0)
-            answer = client.predict(asked[flights.FEATURES])
-            answered += len(asked)
-            waiting.append((answer.ids, asked))
-            if len(waiting) > _LATE_DAYS:
-                tell(*waiting.popleft())
-        while waiting:
-            tell(*waiting.popleft())
-    return Replayed(answered, taken, refused, time.perf_counter() - clock)
+def _outcomes(ids: list[str], day: pd.DataFrame) -> list[tuple[str, int, str]]:
+    landed = _landed_at(day).dt.strftime("%Y-%m-%dT%H:%M:%S")
+    return [*zip(ids, day[flights.TARGET].tolist(), landed.tolist(), strict=True)]
 
 
 def _landed_at(day: pd.DataFrame) -> pd.Series[Any]:
@@ -126,50 +85,53 @@ def recorded(home: Path, model: str, rows: int) -> pd.DataFrame:
     return table.to_pandas()
 
 
-def by_month(bundle: Bundle, rows: pd.DataFrame) -> tuple[list[MonthlyResult], DriftReport]:
-    """The quality and the drift of each month."""
+def by_month(bundle: Bundle, rows: pd.DataFrame) -> tuple[pd.DataFrame, DriftReport]:
+    """The quality and the drift of each month.
+
+    Returns:
+        By the first day of the month: `flights` whose outcome is known, the shares that were `late`
+        and that were `expected` to be, `auc` (NaN where there is one class alone), whether that
+        `is_worse` than on the held-out rows and not by chance, and the columns that `drifted`.
+    """
     sizes = rows.groupby("month")["truth"].transform("size")
     rows = rows[sizes >= len(rows) / 100]  # some flights of 31 December land in January
     drift = measure_drift(bundle, rows, windows_a_year=12, time_column="month")
     alarms = {str(window.day): [one.name for one in window.alarms] for window in drift.windows}
-    made = []
-    for month, part in rows.groupby("month"):
-        first = pd.Timestamp(month)
-        (auc,) = measure_performance(
+    months = rows.groupby("month").agg(
+        flights=("truth", "size"), late=("truth", "mean"), expected=("probability", "mean")
+    )
+    months.index = pd.to_datetime(months.index)
+    quality = [
+        measure_performance(
             part, bundle, by="all", metrics=["auc"], truth_column="truth",
             prediction_column="label", probability_column="probability",
-        ).windows[0].metrics  # fmt: skip
-        made.append(
-            MonthlyResult(
-                first, len(part), float(part["truth"].mean()), float(part["probability"].mean()),
-                math.nan if auc.found.value is None else auc.found.value, auc.is_alarm,
-                tuple(alarms.get(str(first.date()), ())),
-            )
-        )  # fmt: skip
-    return made, drift
+        ).windows[0].metrics[0]
+        for _, part in rows.groupby("month")
+    ]  # fmt: skip
+    return months.assign(
+        auc=[math.nan if auc.found.value is None else auc.found.value for auc in quality],
+        is_worse=[auc.is_alarm for auc in quality],
+        drifted=[alarms.get(str(first.date()), []) for first in months.index],
+    ), drift
 
 
-def show(console: Console, months: list[MonthlyResult], drift: DriftReport) -> None:
+def show(console: Console, months: pd.DataFrame, drift: DriftReport) -> None:
     """The months as a table, their lines, and the strongest drift in a sentence."""
     rows = []
-    for one in months:
+    for one in months.itertuples():
         auc = f"{one.auc:.3f}" + (" worse" if one.is_worse else "")
         shown = ", ".join(one.drifted[:2]) + (" ..." if len(one.drifted) > 2 else "")
         drift_of = f"{len(one.drifted)}: {shown}" if one.drifted else _NO_ALARM
         shares = (f"{one.late:.0%}", f"{one.expected:.0%}")
-        rows.append((f"{one.month:%B}", f"{one.rows:,}", *shares, auc, drift_of))
+        rows.append((f"{one.Index:%B}", f"{one.flights:,}", *shares, auc, drift_of))
     heads = ("month", "flights", "late", "expected", "ROC AUC", "columns with drift")
     console.print(table_for(Table(heads, tuple(rows))))
-    for title, values in (
-        ("late", [one.late for one in months]),
-        ("expected", [one.expected for one in months]),
-        ("ROC AUC", [one.auc for one in months]),
-    ):
+    for title, column in (("late", "late"), ("expected", "expected"), ("ROC AUC", "auc")):
+        values = months[column].tolist()
         console.print(f"{title:<9} {bars(values)}  {min(values):.2f} to {max(values):.2f}")
-    worst = max(months, key=lambda one: abs(one.expected - one.late))
-    console.print(
-        f"most off in {worst.month:%B}: {worst.expected:.0%} expected late, {worst.late:.0%} were"
-    )
+    first = (months["expected"] - months["late"]).abs().idxmax()
+    late, expected = months.loc[first, ["late", "expected"]]
+    console.print(f"most off in {first:%B}: {expected:.0%} expected late, {late:.0%} were")
     found = [column for window in drift.windows for column in window.alarms]
     if found:
         strongest = max(found, key=lambda one: one.share or 0.0)

@@ -10,10 +10,11 @@ import importlib.util
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import pandas as pd
@@ -21,10 +22,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from threadpoolctl import threadpool_limits
 
-import bascule
 from bascule.core import user_name
 from bascule.demo import flights
 from bascule.demo.client import ask, bodies
+from bascule.demo.telling import heading
 from bascule.registry import open_registry
 from bascule.release.rollouts import Begun, RemoteRollouts, RolloutRequest
 from bascule_client import Client
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from bascule.demo.flights import Months
     from bascule.demo.server import Server
 
+T = TypeVar("T")
+
 CARRIER = "AA"
 GUARDS = ("errors +1 pp", "p50 +100 %", "accuracy -1 pp")
 STEPS_PERCENT = (20.0, 50.0, 100.0)
@@ -44,7 +47,7 @@ STEP_S = 1.0
 _OWN_CODE = Path(__file__).with_name("feature_store.py")
 _AT_ONCE = 1_000
 _CONNECTIONS = 8
-_WITHIN_S = 60.0
+_WITHIN_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,39 +118,63 @@ def _own_code() -> ModuleType:
 
 
 def _fit(rows: pd.DataFrame) -> Pipeline:
-    model = flights.build_model()
-    with threadpool_limits(1):
-        model.fit(rows[flights.FEATURES], rows[flights.TARGET])
-    return model
+    with threadpool_limits(flights.THREADS):
+        return flights.build_model().fit(*flights.learnt_from(rows))
+
+
+def packed_candidates(months: Months, folder: Path) -> Iterator[tuple[Candidate, Bundle]]:
+    """The versions with their bundles; each is fitted and packed when it is asked for."""
+    for number, one in enumerate(candidates(months), 2):
+        yield one, flights.packed(
+            one.model, folder, stem=f"{flights.NAME}-{number}", train=months.test[flights.FEATURES],
+            code=one.code, baseline=False, outliers=False, explain=False,
+            # With own code the last step is all that programs differ in: any will do.
+            measure=not one.code,
+        )  # fmt: skip
+
+
+def computed_ahead(items: Iterator[T], worker: Executor) -> Iterator[T]:
+    """The items, of which the worker computes the next one meanwhile: the first from now on."""
+
+    def rest(following: Future[T | None]) -> Iterator[T]:
+        while (item := following.result()) is not None:
+            following = worker.submit(next, items, None)
+            yield item
+
+    return rest(worker.submit(next, items, None))
 
 
 def roll_out(
-    console: Console, server: Server, bundle: Bundle, home: Path, months: Months
-) -> list[Attempt]:
-    """Deploy each candidate as a canary under traffic, and say how it ended."""
-    registry, made = open_registry(home), []
+    console: Console, server: Server, bundle: Bundle, home: Path, later: pd.DataFrame,
+    attempted: Iterator[tuple[Candidate, Bundle]],
+) -> list[Attempt]:  # fmt: skip
+    """Deploy each candidate as a canary under traffic; the evidence promotes or rolls back."""
+    heading(console, "Roll out")
+    console.print(
+        f"canary of {', '.join(f'{one:g}' for one in STEPS_PERCENT)} %; guards: "
+        f"{', '.join(GUARDS)}",
+        highlight=False,
+    )
+    registry = open_registry(home)
     book = RemoteRollouts(ControlClient(server.control_url))
-    traffic = _traffic(server, bundle, months.later)
-    for number, one in enumerate(candidates(months), 2):
-        with console.status(f"packing {bundle.name}/{number}"), threadpool_limits(1):
-            packed = bascule.pack(
-                one.model, name=bundle.name, train=months.train[flights.FEATURES], code=one.code,
-                to=home.parent / f"{bundle.name}-{number}.bundle", baseline=False,
-                outliers=False, explain=False,
-                # With own code the last step is all that programs differ in: any will do.
-                measure=not one.code,
-            )  # fmt: skip
-            version = registry.push(packed.path, by=user_name())
+    traffic = _traffic(server, bundle, later)
+    made: list[Attempt] = []
+    while True:
+        with console.status("packing the next version"):
+            following = next(attempted, None)
+        if following is None:
+            return made
+        one, its_bundle = following
+        version = registry.push(its_bundle.path, by=user_name())
         console.print(f"{version}: {one.what}")
         with console.status("asking"):
-            made.append(_attempt(book, str(version), one, traffic))
-        ended = made[-1]
+            ended = _attempt(book, str(version), one, traffic)
         console.print(
             f"  {ended.state} after {ended.seconds:.0f} s and {ended.requests:,} requests, "
             f"{ended.errors} failed\n  {ended.sentence}",
             markup=False,
         )
-    return made
+        made.append(ended)
 
 
 def _attempt(

@@ -16,14 +16,15 @@ from threadpoolctl import threadpool_limits
 import bascule
 from bascule.core import BasculeError, Overloaded
 from bascule.demo import flights
-from bascule.demo.chapters import command, heading, say_held
+from bascule.demo.flights import NAME
 from bascule.demo.server import start
+from bascule.demo.telling import command, heading, summary
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-PASSENGER, NAME = "passenger", "late"
+PASSENGER = "passenger"
 _FORGOTTEN = "Ada-Byron-1815"
 _BUDGET_ROWS = 500
 _SETTINGS = f"""
@@ -79,7 +80,6 @@ def tell_trust(folder: Path, console: Console) -> dict[str, Any]:
         f"EU AI Act, Annex IV: {sections} sections from evidence; {missing} parts are missing, in "
         "red, with who must provide them"
     )
-    heading(console, "Summary")
     promises = {
         "attributions add up to the answer": off_by < 1e-6,
         "an outlier was refused": refused,
@@ -88,12 +88,12 @@ def tell_trust(folder: Path, console: Console) -> dict[str, Any]:
         "the chain of acts verified": acts > 0,
         "Annex IV is there": sections > 0,
     }
-    say_held(console, promises)
-    return {
-        "held": all(promises.values()), "off_by": off_by, "refused": refused,
-        "copied_rows": copied_rows, "erased_rows": erased_rows, "left": left, "acts": acts,
-        "sections": sections, "missing": missing,
+    facts = {
+        "off_by": off_by, "refused": refused, "copied_rows": copied_rows,
+        "erased_rows": erased_rows, "left": left, "acts": acts, "sections": sections,
+        "missing": missing,
     }  # fmt: skip
+    return summary(console, promises, facts)
 
 
 def _learn(console: Console, folder: Path) -> tuple[str, pd.DataFrame]:
@@ -101,13 +101,13 @@ def _learn(console: Console, folder: Path) -> tuple[str, pd.DataFrame]:
     months = flights.split(flights.load_flights(), train_until=1)
     train, test = months.train.iloc[::2], months.test.iloc[::4]
     model = flights.build_model()
-    with console.status("packing"), threadpool_limits(1):
-        model.fit(_with_passengers(train), train[flights.TARGET])
-        bascule.pack(
-            model, name=NAME, to=folder / f"{NAME}.bundle", measure=False,
-            train=(_with_passengers(train), train[flights.TARGET]),
-            test=(_with_passengers(test), test[flights.TARGET]), progress=lambda _: None,
-        )  # fmt: skip
+    with console.status("packing"):
+        learnt_from, judged_by = (
+            (_with_passengers(rows), rows[flights.TARGET]) for rows in (train, test)
+        )
+        with threadpool_limits(flights.THREADS):
+            model.fit(*learnt_from)
+        flights.packed(model, folder, train=learnt_from, test=judged_by, measure=False)
     version = f"{NAME}/{command(console, folder, 'push', f'{NAME}.bundle')['number']}"
     console.print(f"packed with explanations and a scorer of outliers; pushed as {version}")
     return version, _with_passengers(months.next_month)

@@ -11,12 +11,13 @@ from .deltas import (
     unpack as unpack,
 )
 from .device import Device as Device
-from .fetching import Obtained as Obtained, Repository as Repository, hex_of as hex_of
+from .fetching import Repository as Repository, hex_of as hex_of
 from .golden import (
     GOLDEN as GOLDEN,
     check_golden as check_golden,
     device_statements as device_statements,
     lay_statements as lay_statements,
 )
+from .measuring import Timing as Timing
 from .slots import Home as Home, State as State
 from .trusting import Trust as Trust, connection as connection

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None, repository: Callable[..., Any] | No
             return _status(args.home)
         if args.command == "enroll":
             return _enroll(args.file, args.home)
-        return _run(args, repository or load_named("bascule.edge.fetching:Repository").open)
+        if args.command == "measure":
+            return _measure(args.file)
+        return _run(args, repository or load_named("bascule.edge.fetching:Repository"))
     except BasculeError as problem:
         hint = f"\nhint:  {problem.hint}" if problem.hint else ""
         sys.stderr.write(f"error: {problem.message}{hint}\n")
@@ -64,17 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--server", default="", help="where reports go")
     add("--key", default="", help="of the device at the server: env:NAME or file:PATH")
     add("--listen", default="127.0.0.1:8080", help="HOST:PORT of loopback, unix:PATH, or none")
-    add("--mqtt", default="", help="mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC")
+    add("--mqtt", default="", help="mqtt[s]://[USER:${file:PATH}@]HOST[:PORT]/TOPIC")
+    add("--mqtt-ca", help="the authorities of the broker's certificate, if not the system's")
     add("--require", action="append", default=[], help="a claim that passports must make")
     add("--require-key", action="append", default=[], help="a public key whose passports count")
     add("--plan", type=Path, help="a JSON file: look_s, hours, trial_requests...")
+    measure = commands.add_parser("measure", help="time a model on this machine, as JSON")
+    measure.add_argument("file", help="an archive of a bundle; - for standard input")
     status = commands.add_parser("status", help="what serves, and what was refused, as JSON")
     status.add_argument("--home", required=True, type=Path)
     return parser
 
 
 def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
-    from bascule.core import Invalid, SignalEvent, secret_in
+    from bascule.core import Invalid, MissingExtra, SignalEvent, secret_in
     from bascule.edge.agent import Agent
     from bascule.edge.deciding import read_plan
     from bascule.edge.device import Device
@@ -89,12 +94,13 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     stop = SignalEvent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if args.require and find_spec("cryptography") is None:
+        hint = "pip install 'bascule-edge[signatures]'"
+        raise MissingExtra("--require needs cryptography, to verify passports", hint=hint)
     device = Device(args.home)
-    state = device.home.read_state()
     agent = Agent(
         device, open_repository(args.home, args.repository, args.root or args.home / "root.json"),
-        args.channel, name=args.device or (state.device if state else os.urandom(8).hex()),
-        plan=read_plan(args.plan), server=args.server,
+        args.channel, name=args.device, plan=read_plan(args.plan), server=args.server,
         key=secret_in(args.key) or enrolment.get("key", ""),
         claims=args.require, keys=args.require_key,
     )  # fmt: skip
@@ -107,7 +113,7 @@ def _run(args: argparse.Namespace, open_repository: Callable[..., Any]) -> int:
     if args.mqtt:
         from bascule.edge.messages import MqttBridge
 
-        served.append(MqttBridge(device, args.mqtt))
+        served.append(MqttBridge(device, args.mqtt, args.mqtt_ca))
     agent.run(stop)
     for part in served:
         part.close()
@@ -145,6 +151,15 @@ def _enrolment(home: Path) -> dict[str, str]:
     except ValueError:
         raise Untrusted(f"{home / _ENROLMENT} is damaged", hint="enroll again") from None
     return enrolment
+
+
+def _measure(archive: str) -> int:
+    import msgspec
+
+    from bascule.edge.measuring import measure
+
+    sys.stdout.write(f"{msgspec.json.encode(measure(archive)).decode()}\n")
+    return 0
 
 
 def _status(home: Path) -> int:

@@ -1,20 +1,22 @@
 """The agent of a device: looks, fetches, tries, installs, returns, and reports.
 
 One thread decides, once a second (`deciding`), and writes the state before it acts on it. What may
-take long or end its process is an errand, on another thread and in a process that ends.
+take long, hang or crash is an errand, on another thread and in a process that ends.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from threading import Thread
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -34,37 +36,33 @@ from bascule.core import (
 )
 from bascule.edge import deciding
 from bascule.edge.channels import Channel, Offer
-from bascule.edge.deciding import Act, Facts, Plan, Tried
+from bascule.edge.deciding import Act, Facts, Plan, Trial, Tried
 from bascule.edge.device import Device, Opened
+from bascule.edge.profiling import Traffic
 from bascule.edge.reporting import Outbox
 from bascule.edge.slots import State
 
+if TYPE_CHECKING:
+    from bascule.edge.fetching import Repository
+
+Problem = BasculeError | None
+
 _TURN_S = 1.0
 _MIN_LOOK_S = 2.5  # turns between two looks are left for the other acts
-_ERRAND_S, _ERRAND_BYTES = 600.0, 1 << 30
+_ERRAND_BYTES = 1 << 30
 _MAX_PAUSE_S = 86_400.0
 _ABOUT_THE_MODEL = (MissingExtra, ModelFailed, Refused, TimedOut, TooLarge)
 """What an errand raises that another download would not change."""
 
 
-class Repository(Protocol):
-    """A signed repository of bundles; see `fetching`."""
-
-    def channel(self, name: str) -> Channel: ...
-
-    def obtain(
-        self, digest: str, have: Path | None, into: Path, budget_bytes: int | None = None
-    ) -> Any: ...
-
-
 class _Errand(Thread):
-    """What takes long: its answer, or what kept it from one."""
+    """What takes long: its answer, or what kept it from one; `then` takes both."""
 
-    def __init__(self, verb: str, offer: Offer | None, do: Callable[[], Any]) -> None:
+    def __init__(self, do: Callable[[], Any], then: Callable[[Any, Problem, float], None]) -> None:
         super().__init__(daemon=True)
-        self.verb, self.offer, self._do = verb, offer, do
+        self.then, self._do = then, do
         self.answer: Any = None
-        self.problem: BasculeError | None = Unavailable(f"{verb} ended without an answer")
+        self.problem: Problem = Unavailable("an errand ended without an answer")
         self.start()
 
     def run(self) -> None:
@@ -94,7 +92,7 @@ class Agent:
             device: The home, and what answers.
             repository: Of the bundles.
             channel: Of the repository.
-            name: Of the device, in reports and rollouts.
+            name: Of the device, in reports and rollouts; that of the state, if empty, or drawn.
             plan: How careful it is.
             server: Where reports go; empty for nowhere.
             **config: `key`, of the device at the server; `claims`, as in
@@ -120,9 +118,14 @@ class Agent:
         """
         self.home.lock()
         self.device.is_agents = True
+        state, damage = self.state, None
         try:
-            self.state = replace(self.home.read_state() or self.state, device=self.state.device)
-        except Untrusted as damage:
+            state = self.home.read_state() or state
+        except Untrusted as problem:
+            damage = problem
+        name = self.state.device or state.device or os.urandom(8).hex()
+        self.state = replace(state, device=name)
+        if damage is not None:
             self._tell(damage)
         before = self.state.current
         state, reason = deciding.started(self.state, self.plan)
@@ -136,7 +139,7 @@ class Agent:
         while not stop.wait(_TURN_S):
             self.turn(time.monotonic())
         self._count()
-        self._keep(deciding.stopped(self.state))
+        self._keep(deciding.settled(self.state))
         self.home.unlock()
 
     def turn(self, now_s: float) -> None:
@@ -149,9 +152,9 @@ class Agent:
             if self._errand.is_alive():
                 return
             errand, self._errand = self._errand, None
-            (self._after_look if errand.verb == "look" else self._after_fetch)(errand, now_s)
-        trial, facts = self.device.trial, self._facts
-        facts.tried, facts.slots = trial and trial[1], self.home.digests()
+            errand.then(errand.answer, errand.problem, now_s)
+        facts = self._facts
+        facts.trial, facts.slots = self.device.trial, self.home.digests()
         facts.hour = datetime.now().astimezone().hour
         act = deciding.next_act(self.state, facts, self.plan, now_s)
         self.resting = act.reason or self.resting
@@ -161,98 +164,104 @@ class Agent:
             self.resting = problem.message
 
     def _judge(self, now_s: float) -> None:
-        current = self.state.current
         reason = deciding.breach(self.device.counts.window, self.plan)
         if reason and self.state.last_good is not None:
             self._leave(Refused(reason))
             self._open_current()
             return
-        is_new = current is not None and current.digest in self.state.starts
-        if is_new and now_s - self._up_since_s >= self.plan.settle_s:
+        if self.state.starts and now_s - self._up_since_s >= self.plan.settle_s:
             self._keep(deciding.settled(self.state))
 
     def _do(self, act: Act, now_s: float) -> None:
         verb, offer, reason = act
         if verb == "look":
-            self._errand = _Errand(verb, None, self._look())
+            self._errand = _Errand(partial(self._look, self._reports()), self._after_look)
         elif offer is None:
             return
         elif verb == "fetch":
-            self._errand = _Errand(verb, offer, self._fetch(offer))
+            self._errand = _Errand(partial(self._fetch, offer), partial(self._after_fetch, offer))
+        elif verb == "record":
+            self.device.trial = Trial(offer.digest, now_s, self.plan.trial_requests)
+        elif verb == "try":
+            self._errand = _Errand(partial(self._try, offer), partial(self._after_try, offer))
         elif verb == "install":
-            self._install(offer, now_s)
-        elif verb == "refuse":
-            self._refuse(offer, reason)
+            self._install(offer, reason, now_s)
         else:
-            self._keep(deciding.trying(self.state, offer), must=True)
-            try:
-                self.device.trial = self._opened(offer), Tried(offer.digest, now_s)
-            except BasculeError as problem:
-                self._refuse(offer, problem.message)
+            self._refuse(offer, reason)
 
     # -- errands --
 
-    def _look(self) -> Callable[[], Channel]:
+    def _reports(self) -> list[str]:
+        """Those to send, which are sent again as they are from now on."""
         state, files = self._outbox.batch(self.state)
-        is_reporting = bool(files and self._server)
-        if is_reporting:
-            self._keep(state, must=True)
+        if not (files and self._server):
+            return []
+        self._keep(state, must=True)
+        return [str(file) for file in files]
 
-        def do() -> Channel:
-            if is_reporting:
-                with suppress(Unavailable):
-                    answer = self._child("reporting", reports=[str(file) for file in files])
-                    self._received = int(answer["sequence"])
-            return self._repository.channel(self._channel)
+    def _look(self, reports: list[str]) -> Channel:
+        if reports:
+            with suppress(Unavailable):
+                answer = self._child("reporting", "a report", reports=reports)
+                self._received = int(answer["sequence"])
+        return self._repository.channel(self._channel)
 
-        return do
-
-    def _after_look(self, errand: _Errand, now_s: float) -> None:
-        facts, channel = self._facts, errand.answer
+    def _after_look(self, channel: Any, problem: Problem, now_s: float) -> None:
+        facts = self._facts
         facts.look_at_s = now_s + max(self.plan.look_s, _MIN_LOOK_S)
         if self._received > self.state.sequence:
             self._keep(replace(self.state, sequence=self._received))
             self._outbox.remove(self.state)
-        if errand.problem is not None:
-            self._tell(errand.problem)
+        if problem is not None:
+            self._tell(problem)
             return
         if facts.channel is None or facts.channel.sequence != channel.sequence:
             self._failures, facts.fetch_at_s = 0, 0.0
         facts.channel = channel
 
-    def _fetch(self, offer: Offer) -> Callable[[], Any]:
-        current = self.state.current
+    def _fetch(self, offer: Offer) -> Any:
+        current, into = self.state.current, self.home.incoming(offer.digest)
         have = None if current is None else self.home.slot(current.digest)
+        shutil.rmtree(into, ignore_errors=True)
+        received = self._repository.obtain(offer.digest, have, into, self.plan.budget_bytes)
+        self._bytes_received += received
+        return self._child("golden", f"the check of {offer.version}", digest=offer.digest)
 
-        def do() -> Any:
-            into = self.home.incoming(offer.digest)
-            shutil.rmtree(into, ignore_errors=True)
-            obtained = self._repository.obtain(offer.digest, have, into, self.plan.budget_bytes)
-            self._bytes_received += obtained.bytes_received
-            return self._child("golden", digest=offer.digest)
-
-        return do
-
-    def _after_fetch(self, errand: _Errand, now_s: float) -> None:
-        problem, offer = errand.problem, errand.offer
-        assert offer is not None
+    def _after_fetch(self, offer: Offer, _: Any, problem: Problem, now_s: float) -> None:
         shutil.rmtree(self.home.incoming(offer.digest), ignore_errors=True)
         if problem is None:
             self._failures = 0
         elif isinstance(problem, _ABOUT_THE_MODEL):
             self._refuse(offer, problem.message, "golden_failed")
         else:
-            received = problem.facts.get("bytes_received", 0)
-            self._bytes_received += received if isinstance(received, int) else 0
+            self._bytes_received += int(str(problem.facts.get("bytes_received", 0)))
             pause_s = min(self.plan.retry_s * 2**self._failures, _MAX_PAUSE_S)
             self._failures = min(self._failures + 1, 20)
             self._facts.fetch_at_s = now_s + pause_s
             self._tell(problem, offer)
 
-    def _child(self, module: str, **question: Any) -> dict[str, Any]:
+    def _try(self, offer: Offer) -> Any:
+        trial = self.device.trial
+        recorded = trial.requests if trial is not None else []
+        requests = [(b64encode(body).decode(), json_bytes) for body, json_bytes in recorded]
+        offers = msgspec.to_builtins({"current": self.state.current, "candidate": offer})
+        what = f"the trial of {offer.version}"
+        return self._child("trying", what, requests=requests, **offers)
+
+    def _after_try(self, offer: Offer, answer: Any, problem: Problem, _: float) -> None:
+        self.device.trial = None
+        if problem is None or isinstance(problem, _ABOUT_THE_MODEL):
+            outcome = {"problem": problem.message} if problem is not None else answer
+            self._facts.tried = Tried(digest=offer.digest, **outcome)
+            return
+        self._tell(problem, offer)
+        if isinstance(problem, Untrusted | NotFound):
+            self._remove_others()  # a slot that is damaged is fetched again
+
+    def _child(self, module: str, what: str, **question: Any) -> dict[str, Any]:
         question |= {**self._config, "home": str(self.home.path)}
-        limits = Limits(_ERRAND_S, _ERRAND_BYTES, is_nice=True)
-        return Child(f"bascule.edge.{module}", question, limits, what=module).answer()
+        limits = Limits(self.plan.check_s, _ERRAND_BYTES, is_nice=True)
+        return Child(f"bascule.edge.{module}", question, limits, what=what).answer()
 
     def _tell(self, problem: BasculeError, offer: Offer | None = None) -> None:
         """Report what was not trusted, once for as long as it is the same."""
@@ -264,7 +273,9 @@ class Agent:
     # -- what serves --
 
     def _opened(self, offer: Offer) -> Opened:
-        return Opened(offer, self.home.slot(offer.digest))
+        opened = Opened(offer, self.home.slot(offer.digest))
+        opened.traffic = Traffic(opened.bundle, self.plan.sample_rows, self.plan.private)
+        return opened
 
     def _open_current(self) -> None:
         self._up_since_s = time.monotonic()
@@ -276,22 +287,25 @@ class Agent:
                 self._leave(problem)
         self.device.serve(None)
 
-    def _install(self, offer: Offer, now_s: float) -> None:
-        trial = self.device.trial
-        opened = self._opened(offer) if trial is None else trial[0]
+    def _install(self, offer: Offer, reason: str, now_s: float) -> None:
+        try:
+            opened = self._opened(offer)
+        except BasculeError as problem:
+            self._refuse(offer, problem.message)
+            return
         self._count()
         self._keep(deciding.installed(self.state, offer), must=True)
         self.device.serve(opened)
         self._up_since_s = now_s
-        differing = f"{trial[1].differing} of {trial[1].requests} differ" if trial else ""
-        self._event("installed", differing)
-        self.home.remove_others(self.state.digests)
+        self.device.trial = None
+        self._event("installed", reason)
+        self._remove_others()
 
     def _refuse(self, offer: Offer, reason: str, event: str = "refused") -> None:
         self.device.trial = None
         self._keep(deciding.refused(self.state, offer, reason))
         self._event(event, reason, offer)
-        self.home.remove_others(self.state.digests)
+        self._remove_others()
 
     def _leave(self, problem: BasculeError) -> None:
         """Return to what served last. A slot that is damaged is fetched again, and not refused."""
@@ -299,7 +313,11 @@ class Agent:
         self._count()
         self._keep(deciding.returned(self.state, "" if is_damaged else problem.message))
         self._event("returned", problem.message, bad)
-        self.home.remove_others(self.state.digests)
+        self._remove_others()
+
+    def _remove_others(self) -> None:
+        trial = self.device.trial
+        self.home.remove_others({*self.state.digests, *([trial.digest] if trial else ())})
 
     # -- the state, and reports --
 
@@ -315,7 +333,7 @@ class Agent:
 
     def _count(self) -> None:
         if self.device.counts.requests:
-            self._report(event="counts", counts=self.device.counts.take())
+            self._report(event="counts", **self.device.taken())
 
     def _event(self, event: str, reason: str = "", running: Offer | None = None) -> None:
         self._report(running, event=event, reason=reason)

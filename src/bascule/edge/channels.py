@@ -16,19 +16,15 @@ class Offer(msgspec.Struct, frozen=True):
     digest: str
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(Offer, frozen=True):
     """A version that a share of the devices takes first.
 
     Attributes:
-        version: As of an `Offer`.
-        digest: As of an `Offer`.
         rollout: The id of its rollout.
         share: Of the devices, from 0 to 1.
         salt: Of the draw: another one draws other devices.
     """
 
-    version: str
-    digest: str
     rollout: str
     share: float
     salt: str

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-import numpy as np
-
 from bascule.bundle import Answer, for_program, load
-from bascule.bundle.statements import USUAL, row_differences
-from bascule.core import BasculeError, Columns, Invalid, Overloaded, Unavailable, Untrusted
+from bascule.core import BasculeError, Invalid, Overloaded, Unavailable, Untrusted
 from bascule.edge.channels import Offer
-from bascule.edge.deciding import Tried
+from bascule.edge.deciding import Trial
+from bascule.edge.profiling import Traffic
 from bascule.edge.slots import Home
-from bascule.serving import Answer as WireAnswer, AnsweredBy, Call, new_prediction_id
+from bascule.serving import Answer as WireAnswer, AnsweredBy, new_prediction_id
 from bascule.serving.execution import Extras, added, needed
 from bascule.serving.protocols import Decoded, Decoder, encoder
-from bascule.stats import Quantiles
 
 Reply = TypeVar("Reply")
 
@@ -35,6 +31,7 @@ class Opened:
     def __init__(self, offer: Offer, folder: Path) -> None:
         """Raises `Untrusted` where the slot holds another bundle, and what opening it raises."""
         self.offer = offer
+        self.traffic: Traffic | None = None  # of a version that an agent has opened
         self.bundle = load(folder)
         if self.bundle.digest != offer.digest:
             raise Untrusted(f"the slot of {offer.digest} holds {self.bundle.digest}")
@@ -50,15 +47,13 @@ class Opened:
         self.encode = encoder(self)
         self.lock = Lock()
 
-    def run(self, call: Call) -> Columns:
-        """The version's own outputs; the call may have been read for another version's program."""
-        return self.program.run(for_program(call.columns, self.program.inputs), needed(call))
-
     def reply(self, body: bytes, json_bytes: int) -> tuple[Decoded, WireAnswer]:
         """What a request asks, and the outputs and extras that it asks for."""
         decoded = self.decode(body, json_bytes)
-        answer = WireAnswer(self.run(decoded[1]), self.by)
-        outcome = added(answer, decoded[1]) if decoded[1].extras else answer
+        call = decoded[1]
+        outputs = self.program.run(for_program(call.columns, self.program.inputs), needed(call))
+        answer = WireAnswer(outputs, self.by)
+        outcome = added(answer, call) if call.extras else answer
         if isinstance(outcome, BasculeError):
             raise outcome
         return decoded, outcome
@@ -70,37 +65,34 @@ class Counts:
     def __init__(self) -> None:
         self.requests = self.errors = 0
         self.window: deque[bool] = deque(maxlen=_WINDOW)
-        self._latency_us = Quantiles()
         self._lock = Lock()
 
-    def add(self, latency_us: float, *, failed: bool) -> None:
+    def add(self, *, failed: bool) -> None:
         with self._lock:
             self.requests += 1
             self.errors += failed
             self.window.append(failed)
-            self._latency_us.add(np.array([latency_us]))
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> dict[str, int]:
         """As a report has them; counting starts again."""
         with self._lock:
             counts = {"requests": self.requests, "errors": self.errors}
-            report = {**counts, "latency_us": self._latency_us.to_json()}
-            self.requests, self.errors, self._latency_us = 0, 0, Quantiles()
-        return report
+            self.requests = self.errors = 0
+        return counts
 
 
 class Device:
     """The model that a home has in service.
 
     A process of its own follows the home's state, which the agent writes. In the agent's process,
-    a candidate on trial answers each request too, after the version that serves.
+    requests are recorded for the trial of a candidate.
     """
 
     def __init__(self, home: str | Path) -> None:
         self.home = Home(home)
         self.counts = Counts()
         self.is_agents = False
-        self.trial: tuple[Opened, Tried] | None = None
+        self.trial: Trial | None = None
         self._opened: Opened | None = None
         self._state_ns = -1
 
@@ -112,9 +104,7 @@ class Device:
             Unavailable: No version is installed.
             Overloaded: Other requests took 10 s; one runs at a time.
         """
-        answer = self._asked(self.opened, lambda opened: opened.bundle.predict(rows))
-        self._try_too(lambda opened: dict(opened.bundle.predict(rows)), dict(answer))
-        return answer
+        return self._asked(self.opened, lambda opened: opened.bundle.predict(rows))
 
     def answer(self, body: bytes, json_bytes: int = -1) -> tuple[bytes, int]:
         """The answer to a request of the Open Inference Protocol. Raises as a server answers.
@@ -129,7 +119,10 @@ class Device:
         opened = self.opened
         decoded, outcome = self._asked(opened, lambda opened: opened.reply(body, json_bytes))
         call_id, call, as_bytes = decoded
-        self._try_too(lambda other: other.run(call), outcome.outputs)
+        if opened.traffic is not None:
+            opened.traffic.add(call.columns, outcome.outputs, call.rows, len(body))
+        if (trial := self.trial) is not None:
+            trial.record(body, json_bytes)
         call_id = call_id or new_prediction_id()
         if as_bytes is None:
             return opened.encode.as_json(call_id, outcome, call.rows), -1
@@ -147,16 +140,25 @@ class Device:
             raise Unavailable("no version is installed", hint="see: bascule-edge status")
         return self._opened
 
+    def taken(self) -> dict[str, Any]:
+        """Counts, profile and sample since the last report; the next one begins."""
+        traffic = None if self._opened is None else self._opened.traffic
+        return {"counts": self.counts.take(), **({} if traffic is None else traffic.take())}
+
     def serve(self, opened: Opened | None) -> None:
         """Have this version answer from now on, and the one before no more."""
-        self._opened, self.trial = opened, None
+        self._opened = opened
         self.counts.window.clear()
 
     def _asked(self, opened: Opened, ask: Callable[[Opened], Reply]) -> Reply:
-        """One request at a time: a device has few cores, and a decoder reads one body at a time."""
-        started_s, failed = time.monotonic(), True
+        """One request at a time: a device has few cores, and a decoder reads one body at a time.
+
+        A run that another request has waited 10 s for is ended, where its program can end it.
+        """
+        failed = True
         if not opened.lock.acquire(timeout=_MAX_WAIT_S):
-            self.counts.add(_MAX_WAIT_S * 1e6, failed=True)
+            opened.program.interrupt()
+            self.counts.add(failed=True)
             raise Overloaded("other requests take too long", hint="retry later", retry_after_s=1)
         try:
             reply, failed = ask(opened), False
@@ -165,25 +167,5 @@ class Device:
             raise
         finally:
             opened.lock.release()
-            self.counts.add((time.monotonic() - started_s) * 1e6, failed=failed)
+            self.counts.add(failed=failed)
         return reply
-
-    def _try_too(self, ask: Callable[[Opened], Columns], answered: Columns) -> None:
-        if (trial := self.trial) is None:
-            return
-        opened, tried = trial
-        with opened.lock:
-            try:
-                tried.differing += _differ(answered, ask(opened))
-            except Exception:  # of any kind: it counts against the candidate, and never for it
-                tried.failed += 1
-            tried.requests += 1
-
-
-def _differ(answered: Columns, other: Columns) -> bool:
-    """Whether a request was answered otherwise, beyond what programs of one model may differ by."""
-    own = {name: answered[name] for name in other if name in answered}
-    if [values.shape for values in own.values()] != [values.shape for values in other.values()]:
-        return True
-    distance, labels, _ = row_differences(own, dict(other), USUAL, 0, None)
-    return bool((distance > USUAL).any() or labels.any())

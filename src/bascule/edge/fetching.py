@@ -7,22 +7,24 @@ full file has.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bascule.bundle.disk import digest_of, read_manifest
+from bascule.bundle.disk import digest_of
 from bascule.core import (
     Child,
+    Invalid,
     Limits,
+    ModelFailed,
     NotFound,
     Scratch,
+    TimedOut,
+    Unavailable,
     Untrusted,
     answer_parent,
     sha256_file,
@@ -40,30 +42,23 @@ _LOOK_S, _OBTAIN_S = 300.0, 86_400.0
 _NO_BUDGET = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Obtained:
-    """How a bundle came; `bytes_received` counts it alone, and no metadata or statements."""
-
-    bytes_received: int
-    by: Literal["delta", "full"]
-
-
 class Repository:
-    """A signed repository, as a device sees it."""
+    """A signed repository, as a device sees it. One process asks at a time."""
 
     def __init__(self, home: Path, url: str, root: Path) -> None:
-        self._about = {"home": str(home), "url": url.rstrip("/"), "root": str(root)}
-
-    @classmethod
-    def open(cls, home: Path, url: str, root: Path) -> Repository:
         """Ask nothing yet.
 
         Args:
             home: Of the device; `metadata` and `downloads` are made in it.
             url: Of the repository, over HTTP.
             root: The file of the root that is trusted since the enrolment.
+
+        Raises:
+            Invalid: There is none.
         """
-        return cls(home, url, root)
+        if not root.is_file():
+            raise Invalid(f"{root} is missing", hint="bascule-edge enroll FILE, or --root FILE")
+        self._about = {"home": str(home), "url": url.rstrip("/"), "root": str(root)}
 
     def channel(self, name: str) -> Channel:
         """What a channel offers now.
@@ -80,7 +75,7 @@ class Repository:
 
     def obtain(
         self, digest: str, have: Path | None, into: Path, budget_bytes: int | None = None
-    ) -> Obtained:
+    ) -> int:
         """Put a bundle into the folder `into`, which must not be there.
 
         Args:
@@ -88,6 +83,9 @@ class Repository:
             have: The folder of another version, of which a difference may lead to this one.
             into: The bundle; complete, or absent.
             budget_bytes: How many may be received now; None for any number.
+
+        Returns:
+            The bytes received, of the bundle or of the difference, without metadata.
 
         Raises:
             Untrusted: As for `channel`. A difference that was refused is not tried again.
@@ -100,11 +98,16 @@ class Repository:
             f"the download of {digest}", _OBTAIN_S, do="obtain", digest=digest, into=str(into),
             have=have and str(have), budget_bytes=budget_bytes,
         )  # fmt: skip
-        return Obtained(**reply)
+        return int(reply["bytes_received"])
 
     def _answer(self, what: str, timeout_s: float, **question: Any) -> dict[str, Any]:
-        limits = Limits(timeout_s, is_nice=True)
-        return Child(__name__, {**self._about, **question}, limits, what=what).answer()
+        child = Child(
+            __name__, {**self._about, **question}, Limits(timeout_s, is_nice=True), what=what
+        )
+        try:
+            return child.answer()
+        except (ModelFailed, TimedOut) as problem:  # no model ran: another download may do
+            raise Unavailable(problem.message, hint=problem.hint) from None
 
 
 def answer(question: dict[str, Any]) -> Mapping[str, Any]:
@@ -113,7 +116,7 @@ def answer(question: dict[str, Any]) -> Mapping[str, Any]:
 
     home, url = Path(question["home"]), question["url"]
     root = Path(question["root"]).read_bytes()
-    with writing(home), connection() as client, _alone(home):
+    with writing(home), connection() as client:
         trust = Trust(home / "metadata", f"{url}/metadata", f"{url}/targets", client, root)
         fetch = _Fetch(trust, home / "downloads")
         fetch.folder.mkdir(exist_ok=True)
@@ -124,15 +127,6 @@ def answer(question: dict[str, Any]) -> Mapping[str, Any]:
             question["digest"], Path(have) if have else None, Path(question["into"]),
             _NO_BUDGET if budget_bytes is None else budget_bytes,
         )  # fmt: skip
-
-
-@contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Wait until no other process fetches into a home."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "fetching.lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +164,6 @@ class _Fetch:
                 draft = scratch / "bundle"
                 draft.mkdir(mode=0o755)
                 unpack(new, draft)
-                if read_manifest(draft).digest != digest:
-                    raise corrupted("the archive holds another bundle")
                 lay_statements(draft, self._content(f"statements/{hex_of(digest)}.json"))
                 draft.rename(into)
             except Untrusted:
@@ -179,7 +171,7 @@ class _Fetch:
                     self._refused(delta).touch()
                 raise
         shutil.rmtree(self.folder)
-        return {"bytes_received": received, "by": "delta" if delta else "full"}
+        return {"bytes_received": received}
 
     def _target(self, name: str) -> TargetFile:
         target = self.trust.target(name)

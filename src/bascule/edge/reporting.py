@@ -1,26 +1,33 @@
 """Reports that wait for the server: a file each, within a byte budget, sent until they are there.
 
 A report that was sent once is never changed, because the server may have it: it is sent again as
-it is. Of those that were not, the oldest counts are merged first when the budget is used up, so a
-device that is offline for months keeps all of them in few reports. Order is by number: the
-device's clock may jump. A loss of power during a merge loses counts, and counts nothing twice.
+it is. Of the others, when the budget is used up, sampled rows are dropped first, the oldest ones
+before; then counts and profiles of one version are merged, so that a device that is offline for
+months keeps all of them in few reports; then profiles are dropped, then counts, and events last.
+The newest report says what was dropped. Order is by number: the device's clock may jump. A loss of
+power during a merge loses counts, and counts nothing twice.
 `python -m bascule.edge.reporting` sends some, in a process of its own, which has the client.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bascule.core import Unavailable, answer_parent, replacing, sync_folder, synced, writing
 from bascule.edge.slots import State
-from bascule.stats import Quantiles
+from bascule.stats import WindowProfile
 
-_BATCH, _MAX_REQUESTS = 100, 10**8
+_BATCH, _MAX_REQUESTS, _MAX_BYTES = 100, 10**8, 3 << 20
+"""A server takes 4 MiB at once."""
+_DROPPED_BYTES = 100  # for the counts of what was dropped
 _SEND_S = 30.0
 _NEVER = (400, 413, 422)
 """Statuses of reports that stay unacceptable: they are given up, or none would follow them."""
@@ -30,7 +37,8 @@ class Outbox:
     """The folder of the reports of one device."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        self._folder, self._limit_bytes = folder, limit_bytes
+        self._folder = folder
+        self._limit_bytes = min(limit_bytes, _MAX_BYTES) - _DROPPED_BYTES
 
     def add(self, state: State, report: Mapping[str, Any]) -> int:
         """Put a report in, and return its number, which no other report ever had.
@@ -40,7 +48,9 @@ class Outbox:
         """
         number = 1 + max(state.sequence, state.attempted, *self._files(), 0)
         self._write({**report, "sequence": number})
-        self._fit(state.attempted)
+        if dropped := self._fit(state.attempted):
+            newest = _read(self._files()[number])
+            self._write({**newest, "dropped": dropped + Counter(newest.get("dropped"))})
         return number
 
     def batch(self, state: State) -> tuple[State, list[Path]]:
@@ -62,49 +72,79 @@ class Outbox:
         """By number, in order."""
         return {int(file.stem): file for file in sorted(self._folder.glob("[0-9]*.json"))}
 
-    def _fit(self, attempted: int) -> None:
-        files = self._files()
-        while len(files) > 1 and sum(file.stat().st_size for file in files.values()) > (
-            self._limit_bytes
+    def _fit(self, attempted: int) -> Counter[str]:
+        """Drop and merge until the budget holds; returns how much of what was dropped."""
+        dropped: Counter[str] = Counter()
+        while self._is_over() and (
+            self._without("sample", attempted, dropped)
+            or self._merge(attempted)
+            or self._without("profile", attempted, dropped)
+            or self._remove_oldest(dropped)
         ):
-            oldest = self._merge(files, attempted) or min(files)
-            files.pop(oldest).unlink(missing_ok=True)
+            pass
+        return dropped
 
-    def _merge(self, files: Mapping[int, Path], attempted: int) -> int | None:
-        """Add the oldest counts that were not sent to the next ones; returns their number."""
-        unsent = (_read(file) for number, file in files.items() if number > attempted)
-        counts = [report for report in unsent if report["event"] == "counts"]
+    def _is_over(self) -> bool:
+        return sum(file.stat().st_size for file in self._files().values()) > self._limit_bytes
+
+    def _unsent(self, attempted: int) -> Iterator[dict[str, Any]]:
+        """The oldest first; read one by one, because together they may be large."""
+        return (_read(file) for number, file in self._files().items() if number > attempted)
+
+    def _without(self, name: str, attempted: int, dropped: Counter[str]) -> bool:
+        """Take the rows or the profile from the oldest report that has some."""
+        for report in self._unsent(attempted):
+            if (content := report.pop(name, None)) is not None:
+                self._write(report)
+                dropped[name] += len(content["rows"]) if name == "sample" else 1
+                return True
+        return False
+
+    def _merge(self, attempted: int) -> bool:
+        """Add the oldest counts to the next ones."""
+        counts = (report for report in self._unsent(attempted) if report["event"] == "counts")
         for older, newer in pairwise(counts):
             requests = older["counts"]["requests"] + newer["counts"]["requests"]
             if older["running"] == newer["running"] and requests <= _MAX_REQUESTS:
-                files[older["sequence"]].unlink()
+                self._files()[older["sequence"]].unlink()
                 self._write(merged(older, newer))
-                return int(older["sequence"])
-        return None
+                return True
+        return False
+
+    def _remove_oldest(self, dropped: Counter[str]) -> bool:
+        *older, _ = self._files().values()
+        if not older:
+            return False
+        counts = (file for file in older if _read(file)["event"] == "counts")
+        oldest = next(counts, older[0])
+        dropped.update(_read(oldest).get("dropped"), reports=1)
+        oldest.unlink()
+        return True
 
     def _write(self, report: Mapping[str, Any]) -> None:
         target = self._folder / f"{report['sequence']:012d}.json"
         with replacing(target) as draft, synced(draft) as file:
-            file.write(json.dumps(report).encode())
+            file.write(msgspec.json.encode(report, enc_hook=float))  # numpy's own numbers
         with writing(target):
             sync_folder(self._folder)
 
 
 def merged(older: Mapping[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:
     """The newer report of counts with those of the older one, of the same version."""
-    latency_us = Quantiles.from_json(older["counts"]["latency_us"])
-    latency_us.merge(Quantiles.from_json(newer["counts"]["latency_us"]))
-    both = older["counts"], newer["counts"]
-    totals = {name: sum(counts[name] for counts in both) for name in ("requests", "errors")}
-    return {
-        **newer,
-        "bytes_received": older["bytes_received"] + newer["bytes_received"],
-        "counts": {**totals, "latency_us": latency_us.to_json()},
-    }
+    both = {
+        **older, **newer, "bytes_received": older["bytes_received"] + newer["bytes_received"],
+        "dropped": dict(Counter(older.get("dropped")) + Counter(newer.get("dropped"))),
+        "counts": {name: older["counts"][name] + newer["counts"][name] for name in newer["counts"]},
+    }  # fmt: skip
+    if "profile" in older and "profile" in newer:
+        window = WindowProfile.from_json(older["profile"])
+        window.merge(WindowProfile.from_json(newer["profile"]))
+        both["profile"] = window.to_json()
+    return both
 
 
 def _read(file: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(file.read_bytes())
+    report: dict[str, Any] = msgspec.json.decode(file.read_bytes())
     return report
 
 
@@ -116,7 +156,7 @@ def send(question: Mapping[str, Any]) -> dict[str, int]:
     try:
         reply = httpx.post(
             f"{question['server'].rstrip('/')}/api/v1/edge/reports",
-            json={"reports": reports},
+            json={"reports": reports, "sent_at": datetime.now(UTC).isoformat()},
             headers={"Authorization": f"Bearer {question['key']}"} if question["key"] else {},
             timeout=_SEND_S,
         )

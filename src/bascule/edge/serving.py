@@ -7,6 +7,7 @@ Requests are decoded, checked and answered by the server's own code; see `device
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import Any
 
 import msgspec
 
-from bascule.core import VERSION, BasculeError, Invalid, NotFound, TooLarge
+from bascule.core import VERSION, BasculeError, Field, Invalid, NotFound, TooLarge
 from bascule.edge.device import Device
 from bascule.serving.transports import HostPolicy, error_text, is_loopback, status_of
 
 MAX_BODY_BYTES = 16 << 20
-_MAX_CONNECTIONS, _MAX_LINES, _MAX_LINE_BYTES = 32, 100, 8192
+_MAX_CONNECTIONS, _MAX_HEAD_BYTES = 32, 8192
 _HINT = "listen on 127.0.0.1:PORT or unix:PATH"
+_HEAD = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.1\r\n((?:[^\s:]+:[^\r\n]*\r\n)*)\r\n")
+"""RFC 9112, 3 and 5: no space before a colon, and no folded lines."""
 
 Headers = dict[bytes, bytes]
 
@@ -86,15 +89,14 @@ class _Connection(StreamRequestHandler):
         """Answer a request; whether another may follow."""
         status, json_bytes, may_follow = 200, -1, False
         try:
-            if (head := self._head()) is None:
+            if not (head := self._head()):
                 return False
-            method, path, headers = head
+            if (parts := _HEAD.fullmatch(head)) is None:
+                raise Invalid("the request is no HTTP/1.1", hint="use a client of HTTP")
+            headers = self._headers(parts[3])
             content = self._content(headers)
             may_follow = headers.get(b"connection", b"").lower() != b"close"
-            if method == b"GET":
-                body = msgspec.json.encode(self._described(path))
-            else:
-                body, json_bytes = self._inferred(method, path, content, headers)
+            body, json_bytes = self._answer(parts[1], parts[2].decode("latin-1"), content, headers)
         except BasculeError as problem:
             status, body = status_of(problem), msgspec.json.encode({"error": error_text(problem)})
         kind = b"application/json" if json_bytes < 0 else b"application/octet-stream"
@@ -108,30 +110,28 @@ class _Connection(StreamRequestHandler):
         )  # fmt: skip
         return may_follow
 
-    def _head(self) -> tuple[bytes, str, Headers] | None:
-        """Method, path and headers; None where the client has closed the connection."""
-        lines: list[bytes] = []
-        while (line := self.rfile.readline(_MAX_LINE_BYTES)) not in (b"\r\n", b"\n", b""):
-            lines.append(line)
-            if not line.endswith(b"\n") or len(lines) > _MAX_LINES:
+    def _head(self) -> bytes:
+        """To the empty line; nothing where the client has closed the connection."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self.rfile.readline(_MAX_HEAD_BYTES - len(head))
+            if not line:
+                break
+            head += line
+            if len(head) == _MAX_HEAD_BYTES:
                 raise TooLarge("the head of the request is too large", hint="send fewer headers")
-        if not line:
-            return None
-        first, *rest = lines or [b""]
-        parts, fields = first.split(), [field.partition(b":") for field in rest]
-        if len(parts) != 3 or not all(
-            name and colon and b" " not in name for name, colon, _ in fields
-        ):
-            raise Invalid("the request is no HTTP/1.1", hint="use a client of HTTP")
+        return head
+
+    def _headers(self, lines: bytes) -> Headers:
+        fields = [line.partition(b":") for line in lines.splitlines()]
+        pairs = [(name.lower(), value.strip()) for name, _, value in fields]
         hosts, origins = (
-            [value.strip() for name, _, value in fields if name.lower() == header]
-            for header in (b"host", b"origin")
+            [value for name, value in pairs if name == header] for header in (b"host", b"origin")
         )
         refusal = HostPolicy((), any_address=False).refusal(hosts, origins)
         if refusal is not None and self.server.address_family != socket.AF_UNIX:
             raise refusal
-        headers = {name.lower(): value.strip() for name, _, value in fields}
-        return parts[0], parts[1].decode("latin-1"), headers
+        return dict(pairs)
 
     def _content(self, headers: Headers) -> bytes:
         length = headers.get(b"content-length", b"0")
@@ -143,39 +143,37 @@ class _Connection(StreamRequestHandler):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return self.rfile.read(int(length))
 
+    def _answer(
+        self, method: bytes, path: str, content: bytes, headers: Headers
+    ) -> tuple[bytes, int]:
+        """The body, and how much of it is JSON; -1 for all."""
+        if method == b"GET":
+            return msgspec.json.encode(self._described(path)), -1
+        json_length = headers.get(b"inference-header-content-length", b"-1")
+        if json_length != b"-1" and not json_length.isdigit():
+            raise Invalid("header Inference-Header-Content-Length is not a whole number of bytes")
+        by = self.server.device.opened.by
+        own = f"/v2/models/{by.model}"
+        if method != b"POST" or path not in (f"{own}/infer", f"{own}/versions/{by.version}/infer"):
+            raise NotFound("no such path", hint=f"POST {own}/infer")
+        return self.server.device.answer(content, int(json_length))
+
     def _described(self, path: str) -> dict[str, Any]:
-        if path == "/v2":
-            return {"name": "bascule-edge", "version": VERSION}
-        if path == "/v2/health/live":
-            return {"live": True}
+        if path in ("/v2", "/v2/health/live"):
+            return {"name": "bascule-edge", "version": VERSION, "live": True}
         opened = self.server.device.opened
-        own = f"/v2/models/{opened.by.model}"
+        by, own = opened.by, f"/v2/models/{opened.by.model}"
         if path in ("/v2/health/ready", f"{own}/ready"):
             return {"ready": True}
         if path != own:
             raise NotFound("no such path", hint=f"GET {own} describes the model")
-        inputs, outputs = (
-            [
-                {"name": field.name, "datatype": field.dtype.value, "shape": [-1, *field.shape]}
-                for field in fields
-            ]
-            for fields in (opened.signature.inputs, opened.signature.outputs)
-        )
-        about = {"digest": opened.bundle.digest, "program": opened.by.program}
         return {
-            "name": opened.by.model, "versions": [opened.by.version], "platform": "bascule",
-            "inputs": inputs, "outputs": outputs, "parameters": about,
+            "name": by.model, "versions": [by.version], "platform": "bascule",
+            "inputs": [_metadata(field) for field in opened.signature.inputs],
+            "outputs": [_metadata(field) for field in opened.signature.outputs],
+            "parameters": {"digest": opened.bundle.digest, "program": by.program},
         }  # fmt: skip
 
-    def _inferred(
-        self, method: bytes, path: str, content: bytes, headers: Headers
-    ) -> tuple[bytes, int]:
-        json_length = headers.get(b"inference-header-content-length")
-        if json_length is not None and not json_length.isdigit():
-            raise Invalid("header Inference-Header-Content-Length is not a whole number of bytes")
-        opened = self.server.device.opened
-        own = f"/v2/models/{opened.by.model}"
-        is_known = path in (f"{own}/infer", f"{own}/versions/{opened.by.version}/infer")
-        if method != b"POST" or not is_known:
-            raise NotFound("no such path", hint=f"POST {own}/infer")
-        return self.server.device.answer(content, -1 if json_length is None else int(json_length))
+
+def _metadata(field: Field) -> dict[str, Any]:
+    return {"name": field.name, "datatype": field.dtype.value, "shape": [-1, *field.shape]}

@@ -39,9 +39,8 @@ class State:
         device: Its name.
         current: What serves; None before the first installation.
         last_good: What served before, and did well; None where there is nothing to return to.
-        candidate: What is being tried beside `current`.
         refused: Why a digest is never installed again.
-        starts: By digest, how often it was opened without having stayed up since.
+        starts: How often `current` was opened since it last stayed up; 0 where it has.
         sequence: The highest number of a report that is no longer in the outbox.
         attempted: The highest number of a report that was sent, received or not.
     """
@@ -49,17 +48,15 @@ class State:
     device: str
     current: Offer | None = None
     last_good: Offer | None = None
-    candidate: Offer | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
-    starts: Mapping[str, int] = field(default_factory=dict)
+    starts: int = 0
     sequence: int = 0
     attempted: int = 0
 
     @property
     def digests(self) -> set[str]:
         """Of the slots that it names."""
-        named = (self.current, self.last_good, self.candidate)
-        return {offer.digest for offer in named if offer is not None}
+        return {offer.digest for offer in (self.current, self.last_good) if offer is not None}
 
 
 class Home:

@@ -29,12 +29,10 @@ _VERSIONED = re.compile(r".*/(\d+)\.[^/]+\.json")
 _LATER = "try again later"
 
 
-@contextmanager
-def connection() -> Iterator[httpx.Client]:
+def connection() -> httpx.Client:
     """A client of HTTP that takes bytes as they are stored."""
     headers = {"Accept-Encoding": "identity"}
-    with httpx.Client(timeout=_TIMEOUT_S, headers=headers, follow_redirects=True) as client:
-        yield client
+    return httpx.Client(timeout=_TIMEOUT_S, headers=headers, follow_redirects=True)
 
 
 class Trust:

@@ -3,7 +3,7 @@ from .operations import (
     Device as Device,
     Enrolled as Enrolled,
     RemoteFleet as RemoteFleet,
-    RolloutRequest as RolloutRequest,
+    SampledRows as SampledRows,
     StoredDeviceRollout as StoredDeviceRollout,
 )
 from .places import Place as Place, open_place as open_place

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from bascule.fleet.rollouts import HOLD_S, PHASES, DevicePlan, DeviceState
 from bascule.operations import Listing, Operation, Remote
@@ -40,12 +42,27 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """The token of a new device, shown this once, and the trusted root; empty without one."""
+    """The token of a new device, shown this once, and the root that it trusts, as JSON."""
 
     device: str
     group: str
     key: str
     root: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRows:
+    """Inputs and outputs of rows that a device drew, each with the probability `share`.
+
+    `dropped`: how many rows (`sample`), profiles and reports it had no room for before.
+    """
+
+    sequence: int
+    received_at: datetime
+    version: str
+    share: float
+    rows: list[list[dict[str, Any]]]
+    dropped: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +75,7 @@ class StoredDeviceRollout:
     changes: int
     created_at: datetime
     created_by: str
-    reason: str
     ended_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutRequest:
-    """Have a version, a reference, go to the devices of a group; see `DevicePlan`."""
-
-    version: str
-    group: str
-    phases: tuple[float, ...] = PHASES
-    hold_s: float = HOLD_S
-    reason: str = ""
 
 
 DEVICES = Listing("GET edge/devices", "read", "*", Device)
@@ -81,8 +86,9 @@ REVOKE = Operation("DELETE edge/devices/{device}", "keys", "", Device, history="
 REPORT = Operation(
     "POST edge/reports", "report", "", dict[str, int], is_once=True, max_body_bytes=4 << 20
 )
+# Rows are data of people: the right to read metadata is not enough.
+ROWS = Operation("GET edge/devices/{device}/rows", "manage", "*", list[SampledRows])
 ROLLOUTS = Listing("GET edge/rollouts", "read", "*", StoredDeviceRollout)
-ROLLOUT = Operation("GET edge/rollouts/{rollout}", "read", "*", StoredDeviceRollout)
 # Of which model is in the body, or known by the rollout: asked then.
 BEGIN = Operation(
     "POST edge/rollouts", "deploy", "", StoredDeviceRollout, status=201, history="device_rollout"
@@ -105,14 +111,18 @@ class RemoteFleet(Remote):
     def devices(self, group: str | None = None) -> list[Device]:
         return self.items(DEVICES, group=group)
 
+    def rows(self, name: str) -> list[SampledRows]:
+        return self.ask(ROWS, device=name)
+
     def rollouts(self) -> list[StoredDeviceRollout]:
         return self.items(ROLLOUTS)
 
-    def rollout(self, name: str) -> StoredDeviceRollout:
-        return self.ask(ROLLOUT, rollout=name)
+    def begin(
+        self, version: str, group: str, *, by: str, phases: Sequence[float] = PHASES,
+        hold_s: float = HOLD_S,
+    ) -> StoredDeviceRollout:  # fmt: skip
+        content = {"version": version, "group": group, "phases": phases, "hold_s": hold_s}
+        return self.ask(BEGIN, content, by=by)
 
-    def begin(self, request: RolloutRequest, *, by: str) -> StoredDeviceRollout:
-        return self.ask(BEGIN, request, by=by)
-
-    def abort(self, name: str, *, by: str, reason: str = "") -> StoredDeviceRollout:
-        return self.ask(ABORT, {"reason": reason}, by=by, rollout=name)
+    def abort(self, name: str, *, by: str) -> StoredDeviceRollout:
+        return self.ask(ABORT, by=by, rollout=name)

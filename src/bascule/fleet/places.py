@@ -7,19 +7,29 @@ that it is still the same.
 from __future__ import annotations
 
 import fcntl
-import os
+from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
-from bascule.core import Conflict, Invalid, replacing, sync_folder, writing
+from bascule.core import Conflict, Invalid, replacing, sync_folder, synced, writing
+from bascule.registry.stores import connect, explaining
 
 if TYPE_CHECKING:
     from obstore import PutMode
+    from tuf.api.metadata import TargetFile
 
 CHANNEL = "channel-"
 """What the name of a channel's role begins with."""
+
+
+def place_of(target: TargetFile) -> str:
+    """Where a target lies: its hash is in its name (specification 6.2)."""
+    folder, _, name = target.path.rpartition("/")
+    return f"targets/{folder}/{target.hashes['sha256']}.{name}"
 
 
 class Place(Protocol):
@@ -33,6 +43,12 @@ class Place(Protocol):
 
     def swap(self, name: str, before: bytes | None, after: bytes) -> bool:
         """Write `after` in place of `before`; False where there is another content."""
+
+    def files(self, folder: str) -> Iterator[tuple[str, datetime]]:
+        """The files in a folder, at any depth, and when each was written."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file; fine where there is none."""
 
 
 def open_place(url: str, home: Path) -> Place:
@@ -83,11 +99,19 @@ class Folder:
             self._write(target, after, overwrite=True)
             return True
 
+    def files(self, folder: str) -> Iterator[tuple[str, datetime]]:
+        for file in (self._folder / folder).rglob("[!.]*"):
+            with suppress(FileNotFoundError):  # another process removes it
+                written_at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+                if file.is_file():
+                    yield str(file.relative_to(self._folder)), written_at
+
+    def remove(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)
+
     def _write(self, target: Path, content: bytes, *, overwrite: bool) -> None:
-        with replacing(target, overwrite=overwrite) as draft, draft.open("wb") as file:
+        with replacing(target, overwrite=overwrite) as draft, synced(draft) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         sync_folder(target.parent)
 
 
@@ -95,9 +119,10 @@ class Bucket:
     """Objects under a prefix, in a store that knows conditional writes."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        from bascule.registry.stores import connect
+        self._store = connect(bucket, prefix)
+        import obstore
 
-        self._place, self._store = f"s3://{bucket}/{prefix}", connect(bucket, prefix)
+        self._api, self._explaining = obstore, partial(explaining, f"s3://{bucket}/{prefix}")
 
     def read(self, name: str) -> bytes | None:
         return self._got(name)[0]
@@ -110,25 +135,27 @@ class Bucket:
         # Asked again: a request whose answer was lost is sent twice, and refused then.
         return now == before and (self._put(name, after, mode) or self.read(name) == after)
 
+    def files(self, folder: str) -> Iterator[tuple[str, datetime]]:
+        with self._explaining():
+            for batch in self._api.list(self._store, folder):
+                yield from ((item["path"], item["last_modified"]) for item in batch)
+
+    def remove(self, name: str) -> None:
+        with self._explaining(), suppress(FileNotFoundError):
+            self._api.delete(self._store, name)
+
     def _got(self, name: str) -> tuple[bytes | None, PutMode]:
-        import obstore
-
-        from bascule.registry.stores import explaining
-
-        with explaining(self._place):
+        with self._explaining():
             try:
-                reply = obstore.get(self._store, name)
+                reply = self._api.get(self._store, name)
             except FileNotFoundError:
                 return None, "create"
             return bytes(reply.bytes()), {"e_tag": reply.meta["e_tag"] or ""}
 
     def _put(self, name: str, content: bytes, mode: PutMode) -> bool:
-        import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        from bascule.registry.stores import explaining
-
-        with explaining(self._place), suppress(AlreadyExistsError, PreconditionError):
-            obstore.put(self._store, name, content, mode=mode)
+        with self._explaining(), suppress(AlreadyExistsError, PreconditionError):
+            self._api.put(self._store, name, content, mode=mode)
             return True
         return False

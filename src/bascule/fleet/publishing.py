@@ -22,7 +22,7 @@ from bascule.edge import (
     hex_of,
     pack,
 )
-from bascule.fleet.places import CHANNEL
+from bascule.fleet.places import CHANNEL, place_of
 
 if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
@@ -71,9 +71,18 @@ def publish(
     version = registry.resolve(reference)
     if version.gates == "failed":
         raise Refused(f"{version} failed its gates", hint=f"bascule check {version}")
+    published = _publish(registry, repository, version, channel, by)
+    repository.prune()
+    return published
+
+
+def _publish(
+    registry: Registry, repository: TufRepository, version: Version, channel: str, by: str,
+    content: Channel | None = None,
+) -> Published:  # fmt: skip
     bundle = registry.path(version)  # verified, with the claims of its passports
     with Scratch() as folder:
-        work = _Publication(registry, repository, version, bundle, channel, by, folder)
+        work = _Publication(registry, repository, version, bundle, channel, by, folder, content)
         repository.change(work.change)
     return work.published
 
@@ -97,12 +106,11 @@ class _Publication:
     channel: str
     by: str
     folder: Path
-    content: Channel | None = None
+    content: Channel | None
     archives: dict[str, Archive] = field(default_factory=dict)
-    written: Targets = field(default_factory=dict)
 
     def change(self, state: State) -> set[str] | None:
-        """See `TufRepository.change`; what was written for an earlier state is taken again."""
+        """See `TufRepository.change`."""
         offer = Offer(str(self.version), self.version.digest)
         now, earlier = now_in(self.repository, state, self.channel)
         expected = self.content and self.content.sequence - 1
@@ -124,6 +132,7 @@ class _Publication:
         is_stated = self._state(targets)
         if not is_new:
             return {"targets"} if is_stated else None
+        self._drop_unreachable(state, targets)
         role, name = CHANNEL + self.channel, f"channels/{self.channel}.json"
         if not state.keyids(role):
             state.delegate(role, self.repository.keys.signer(role, create=True).public_key)
@@ -133,6 +142,17 @@ class _Publication:
         )
         state.roles[role].signed.targets = {name: target}
         return {"targets", role}
+
+    def _drop_unreachable(self, state: State, targets: Targets) -> None:
+        """Drop the bundles that no channel has named for so long that no device wants them."""
+        _, recent = self.repository.recent(state)
+        digests = {
+            offer["digest"] for target in recent for offer in target.custom.get("earlier", ())
+        }
+        named = {hex_of(digest) for digest in (*digests, self.version.digest)}
+        for name in list(targets):
+            if name.partition(".")[0][-64:] not in named:  # the end of `deltas/FROM-TO.zst`
+                del targets[name]
 
     def _full(self, targets: Targets) -> TargetFile:
         def write(file: Path) -> Mapping[str, Any]:
@@ -176,11 +196,9 @@ class _Publication:
     ) -> TargetFile:
         """A target that is there, or is written now."""
         if name not in targets:
-            if name not in self.written:
-                file = self.folder / "target"
-                custom = write(file)
-                self.written[name] = self._put(name, file.read_bytes(), custom)
-            targets[name] = self.written[name]
+            file = self.folder / "target"
+            custom = write(file)
+            targets[name] = self._put(name, file.read_bytes(), custom)
         return targets[name]
 
     def _put(self, name: str, content: bytes, custom: Mapping[str, Any]) -> TargetFile:
@@ -188,19 +206,13 @@ class _Publication:
 
         target = TargetFile.from_data(name, content, ["sha256"])
         target.unrecognized_fields["custom"] = dict(custom)
-        self.repository.place.create(_place_of(target), content)
+        self.repository.place.create(place_of(target), content)
         return target
 
     def _archive(self, digest: str, bundle: Path) -> Archive:
         if digest not in self.archives:
             self.archives[digest] = pack(bundle, self.folder / f"{hex_of(digest)}.tar")
         return self.archives[digest]
-
-
-def _place_of(target: TargetFile) -> str:
-    """Where a target lies: its hash is in its name (specification 6.2)."""
-    folder, _, name = target.path.rpartition("/")
-    return f"targets/{folder}/{target.hashes['sha256']}.{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,15 +229,13 @@ class RepositoryChannels:
     def publish_channel(self, name: str, content: Channel) -> None:
         registry, repository = self.open_registry(), self.open_repository()
         version = registry.resolve((content.candidate or content.stable).version)
-        with Scratch() as folder:
-            work = _Publication(
-                registry, repository, version, registry.path(version), name, "rollouts", folder,
-                content,
-            )  # fmt: skip
-            repository.change(work.change)
+        _publish(registry, repository, version, name, "rollouts", content)
 
     def root(self) -> bytes:
         return self.open_repository().root()
+
+    def refresh(self) -> None:
+        self.open_repository().refresh()
 
 
 def now_in(
@@ -236,6 +246,6 @@ def now_in(
     if role is None or not role.signed.targets:
         return None, []
     (target,) = role.signed.targets.values()
-    content = repository.place.read(_place_of(target)) or b""
+    content = repository.place.read(place_of(target)) or b""
     target.verify_length_and_hashes(content)
     return Channel.parse(content), msgspec.convert(target.custom["earlier"], list[Offer])

@@ -7,11 +7,14 @@ Rules of this module:
   that is killed, or is second, leaves files that nothing names.
 - What is signed again was verified before, from the root that this home has pinned: a place that
   was tampered with gets no signature.
+- A snapshot names the `former` ones and when each ended, for as long as devices may be reading
+  what they name: files are removed when no device can have reached them for `KEPT`.
 - The private keys of the root are here only while a command that needs them runs.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,18 +31,21 @@ from tuf.api.metadata import (
     Metadata,
     MetaFile,
     Root,
+    Signed,
     Snapshot,
+    TargetFile,
     Targets,
     Timestamp,
 )
 
 from bascule.core import Conflict, Invalid, NotFound, Refused, Untrusted, replacing
 from bascule.fleet.keys import Keys
-from bascule.fleet.places import CHANNEL, Place
+from bascule.fleet.places import CHANNEL, Place, place_of
 
 _ONLINE = (Targets.type, Snapshot.type, Timestamp.type)
 _TIMESTAMP, _FIRST_ROOT = "metadata/timestamp.json", "metadata/1.root.json"
 _TRIES, _DAYS = 5, 365.0
+KEPT = timedelta(days=30)
 _AGAIN = "try again"
 Part = TypeVar("Part", Root, Timestamp, Snapshot, Targets)
 
@@ -61,6 +67,14 @@ class State:
     timestamp: Metadata[Timestamp]
     snapshot: Metadata[Snapshot]
     roles: dict[str, Metadata[Targets]]
+
+    def parts(self) -> dict[str, Signed]:
+        """All, by their roles."""
+        roles = {role: part.signed for role, part in self.roles.items()}
+        return {
+            Root.type: self.root, Timestamp.type: self.timestamp.signed,
+            Snapshot.type: self.snapshot.signed, **roles,
+        }  # fmt: skip
 
     def keyids(self, role: str) -> Sequence[str]:
         """The keys that have a role."""
@@ -89,7 +103,7 @@ class TufRepository:
 
     def __init__(
         self, place: Place, keys: Keys, pinned: Path, *,
-        timestamp_days: float = 7.0, root_days: float = _DAYS,
+        timestamp_days: float = 7.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:  # fmt: skip
         """Read nothing yet.
@@ -99,11 +113,10 @@ class TufRepository:
             keys: Of the roles that the server signs for.
             pinned: The file of the root that this home trusts.
             timestamp_days: How long devices believe that nothing has changed.
-            root_days: How long the root holds.
             clock: Tells now.
         """
         self.place, self.keys, self._pinned, self._clock = place, keys, pinned, clock
-        self._days = {Timestamp.type: timestamp_days, Root.type: root_days}
+        self._timestamp_days = timestamp_days
 
     def init(self, root_keys: Sequence[CryptoSigner], threshold: int = 1) -> None:
         """Make the repository, without a target; goes on where a killed process has ended.
@@ -127,12 +140,13 @@ class TufRepository:
             root.roles[Root.type].threshold = threshold
             self._pin(self._signed(Metadata(root), Root.type, root_keys))
             self.place.create(_FIRST_ROOT, self._pinned.read_bytes())
-        root = self._root().signed
-        targets = {Targets.type: _unwritten(Targets())}
-        state = State(None, root, _unwritten(Timestamp()), _unwritten(Snapshot()), targets)
-        is_ours = self.place.read(_FIRST_ROOT) == self._pinned.read_bytes()
-        if not is_ours or not self._commit(state, {Targets.type}):
-            raise Conflict("there is a repository already", hint="bascule edge publish")
+        pinned = self._pinned.read_bytes() if self._pinned.exists() else b""
+        if self.place.read(_FIRST_ROOT) == pinned:
+            root, targets = self._root().signed, {Targets.type: _unwritten(Targets())}
+            state = State(None, root, _unwritten(Timestamp()), _unwritten(Snapshot()), targets)
+            if self._commit(state, {Targets.type}):
+                return
+        raise Conflict("there is a repository already", hint="bascule edge publish")
 
     def root(self) -> bytes:
         """The newest root, for a device that is enrolled."""
@@ -179,12 +193,51 @@ class TufRepository:
         raise Conflict("others change the repository", hint=_AGAIN)
 
     def refresh(self) -> tuple[datetime, datetime]:
-        """Sign that nothing has changed, and what is half over anew; when it and the root end."""
-        self.change(
-            lambda state: {role for role, part in state.roles.items() if self._is_old(role, part)}
-        )
+        """Sign anew what is half over; when the timestamp and the root end."""
+
+        def change(state: State) -> set[str] | None:
+            old = {role for role, part in state.parts().items() if self._is_old(role, part)}
+            return old & set(state.roles) if old - {Root.type} else None
+
+        self.change(change)
         state = self.read()
         return state.timestamp.signed.expires, state.root.expires
+
+    def ending(self) -> dict[str, datetime]:
+        """When the roles end that were not signed anew in time: the root is, by a person alone."""
+        return {
+            role: part.expires for role, part in self.read().parts().items()
+            if part.expires - self._now() < min(KEPT, self._period(role) / 4)
+        }  # fmt: skip
+
+    def recent(self, state: State) -> tuple[set[str], list[TargetFile]]:
+        """The files of metadata that devices may be reading, and the targets that they name.
+
+        They are not verified: nothing of them is signed again.
+        """
+        files: dict[str, Signed] = {}
+
+        def read(name: str) -> Signed | None:
+            if name not in files and (content := self.place.read(name)) is not None:
+                files[name] = Metadata[Any].from_bytes(content).signed
+            return files.get(name)
+
+        for version in (state.snapshot.signed.version, *self._former(state.snapshot.signed)):
+            snapshot = read(f"metadata/{version}.{Snapshot.type}.json")
+            if isinstance(snapshot, Snapshot):
+                for role, meta in snapshot.meta.items():
+                    read(f"metadata/{meta.version}.{role}")
+        parts = (part for part in files.values() if isinstance(part, Targets))
+        return set(files), [target for part in parts for target in part.targets.values()]
+
+    def prune(self) -> None:
+        """Remove the files that no device can have reached for `KEPT`."""
+        files, targets = self.recent(self.read())
+        reachable = {_TIMESTAMP, *files, *map(place_of, targets)}
+        is_root = re.compile(r"metadata/\d+\.root\.json").fullmatch
+        for name, written_at in (*self.place.files("metadata"), *self.place.files("targets")):
+            if name not in reachable and written_at < self._now() - KEPT and not is_root(name):
+                self.place.remove(name)
 
     def rotate(
         self, role: str, root_keys: Sequence[CryptoSigner] = (),
@@ -212,7 +265,9 @@ class TufRepository:
         if role not in (*_ONLINE, *state.roles):
             raise NotFound(f"there is no role {role}", hint=f"roles: {', '.join(state.roles)}")
         former = state.keyids(role)
-        signer = self.keys.successor(role, former)
+        signer = self.keys.signer(role, create=True)
+        if signer.public_key.keyid in former:  # else a killed process has left a new one
+            signer = CryptoSigner.generate_ed25519()
         if role.startswith(CHANNEL):
             self.keys.put(role, signer)
             self.change(lambda fresh: fresh.delegate(role, signer.public_key))
@@ -229,7 +284,10 @@ class TufRepository:
         for role in sorted(changed):
             self._write(state, role, state.roles[role])
             snapshot.signed.meta[f"{role}.json"] = MetaFile(state.roles[role].signed.version)
-        if changed or self._is_old(Snapshot.type, snapshot):
+        if changed or self._is_old(Snapshot.type, snapshot.signed):
+            former = self._former(snapshot.signed)
+            former[str(snapshot.signed.version)] = self._now().isoformat()
+            snapshot.signed.unrecognized_fields["former"] = former
             self._write(state, Snapshot.type, snapshot)
             timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
         timestamp.signed.version += 1
@@ -252,7 +310,7 @@ class TufRepository:
         return signer
 
     def _signed(self, part: Metadata[Any], role: str, keys: Sequence[CryptoSigner]) -> bytes:
-        part.signed.expires = self._now() + timedelta(days=self._days.get(role, _DAYS))
+        part.signed.expires = self._now() + self._period(role)
         part.signatures.clear()
         for key in keys:
             part.sign(key, append=True)
@@ -261,15 +319,20 @@ class TufRepository:
     def _now(self) -> datetime:
         return self._clock().replace(microsecond=0)
 
-    def _is_old(self, role: str, part: Metadata[Any]) -> bool:
-        remaining: timedelta = part.signed.expires - self._now()
-        return remaining < timedelta(days=self._days.get(role, _DAYS)) / 2
+    def _period(self, role: str) -> timedelta:
+        return timedelta(days=self._timestamp_days if role == Timestamp.type else _DAYS)
+
+    def _is_old(self, role: str, part: Signed) -> bool:
+        return part.expires - self._now() < self._period(role) / 2
+
+    def _former(self, snapshot: Snapshot) -> dict[str, str]:
+        """The versions of former snapshots, and when they ended."""
+        since = (self._now() - KEPT).isoformat()
+        ended: dict[str, str] = snapshot.unrecognized_fields.get("former", {})
+        return {version: until for version, until in ended.items() if until > since}
 
     def _root(self) -> Metadata[Root]:
         """The newest root, by the chain from the one that is pinned."""
-        if not self._pinned.exists():
-            hint = f"bascule edge init, or copy {self._pinned} from the home that has made it"
-            raise NotFound("this home knows no repository", hint=hint)
         root = Metadata[Root].from_bytes(self._pinned.read_bytes())
         with _verifying():
             while content := self.place.read(f"metadata/{root.signed.version + 1}.root.json"):

@@ -40,6 +40,17 @@ reports = sa.Table(
     # `at` is by the device's clock, which may be wrong: no decision reads it.
     *map(_text, ("at", "event", "version", "digest", "reason")),
     *map(_count, ("requests", "errors")),
+    # Rows with what they were answered, and how much was dropped before: by kind.
+    sa.Column("sample", sa.JSON(none_as_null=True)),
+    sa.Column("dropped", sa.JSON(none_as_null=True)),
+)
+
+windows = sa.Table(
+    "device_windows",
+    metadata,
+    *(_text(name, primary_key=True) for name in ("version", "group", "day")),
+    _moment("changed_at"),
+    sa.Column("profile", sa.JSON, nullable=False),
 )
 
 rollouts = sa.Table(
@@ -52,7 +63,7 @@ rollouts = sa.Table(
     # How often the state has changed: a change from an older state is refused.
     sa.Column("changes", sa.Integer, nullable=False),
     _moment("created_at"),
-    *map(_text, ("created_by", "reason")),
+    _text("created_by"),
     # When the channel had its last word; null while the controller must still look.
     sa.Column("ended_at", UtcTime),
 )

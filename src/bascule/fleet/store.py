@@ -5,20 +5,24 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 
-from bascule.catalogue import Catalogue, Lease, check_held, events, put_new
+from bascule.catalogue import Catalogue, Lease, check_held, events, put_new, where
 from bascule.core import Conflict, NotFound, Refused, check_name
 from bascule.edge import Channel, Offer
 from bascule.fleet import schema
-from bascule.fleet.operations import Device, Enrolled, RolloutRequest, StoredDeviceRollout
-from bascule.fleet.reports import BAD, Report
+from bascule.fleet.operations import Device, Enrolled, SampledRows, StoredDeviceRollout
+from bascule.fleet.reports import BAD, Report, day_of
 from bascule.fleet.rollouts import (
+    HOLD_S,
+    PHASES,
     DevicePlan,
     DeviceState,
     Seen,
@@ -28,8 +32,10 @@ from bascule.fleet.rollouts import (
     is_anothers,
     look_due,
 )
+from bascule.monitoring.profiles import RETENTION_DAYS, write_channel_windows
 from bascule.registry.stores import Transaction
 from bascule.security import check_is_free, new_key, permissions_of_role
+from bascule.stats import WindowProfile
 
 if TYPE_CHECKING:
     from bascule.fleet.operations import RemoteFleet
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
 KEPT = timedelta(days=30)
 """Of reports; a decision reads those of the last five phases, each of at most five days."""
 _devices, _reports, _rollouts = schema.devices, schema.reports, schema.rollouts
+_windows, _WINDOW, _MAX_COLUMNS = schema.windows, ("version", "group", "day"), 4_096
+_OVERLAP = timedelta(minutes=1)
 
 
 class Channels(Protocol):
@@ -51,6 +59,9 @@ class Channels(Protocol):
 
     def root(self) -> bytes:
         """The trusted root, for devices that are enrolled. Raises `NotFound`."""
+
+    def refresh(self) -> None:
+        """See `TufRepository.refresh`. Raises `NotFound`."""
 
 
 class Fleet:
@@ -70,18 +81,17 @@ class Fleet:
 
         Raises:
             Conflict: It has a live key.
+            NotFound: There is no repository yet.
         """
         check_name(name, what="device")
         check_name(group, what="group")
         self.catalogue.create()
-        now, root = self._clock(), b""
-        with suppress(NotFound):
-            root = self._channels.root()
+        now, root = self._clock(), self._channels.root()
         key, token = new_key(f"device-{name}", permissions_of_role("device"), now=now, by=by)
         about = {"group": group, "key": key.id, "enrolled_at": now, "enrolled_by": by}
         with self.catalogue.write(alone=True) as connection:
             keys = Transaction(connection)
-            check_is_free(key.name, keys.keys(), now=now)
+            check_is_free(key.name, keys.keys(key.name), now=now)
             keys.add_key(key)
             put_new(connection, _devices, {"name": name}, NEW | about)
             again = sa.update(_devices).where(_devices.c.name == name)
@@ -111,12 +121,15 @@ class Fleet:
 
     # -- reports --
 
-    def receive(self, reports: Mapping[str, Sequence[Report]], *, key: str = "") -> dict[str, int]:
+    def receive(
+        self, reports: Mapping[str, Sequence[Report]], *, key: str = "", sent_at: str = ""
+    ) -> dict[str, int]:
         """Keep the reports of devices, each once, and return the highest number of each device.
 
         Args:
             reports: By device, in the order of their numbers.
             key: The id of the key of the caller; empty for one that may report for any device.
+            sent_at: The time by the device's clock.
 
         Raises:
             NotFound: A device is not enrolled.
@@ -135,6 +148,7 @@ class Fleet:
                 fresh += [report for report in sent if report.sequence > device["sequence"]]
             for report in fresh:
                 _take(devices[report.device], report, now)
+            _add_profiles(connection, fresh, devices, sent_at, now)
             if fresh:
                 connection.execute(sa.insert(_reports), [_row(report, now) for report in fresh])
                 changed = {report.device for report in fresh}
@@ -144,11 +158,41 @@ class Fleet:
                 connection.execute(change.values(values), rows_now)
             return {name: int(devices[name]["sequence"]) for name in reports}
 
+    def refresh(self) -> None:
+        """Sign anew what devices are offered, where it is half over."""
+        with suppress(NotFound):  # nothing was published
+            self._channels.refresh()
+
+    def rows(self, name: str) -> list[SampledRows]:
+        """The rows that a device has sampled, the latest last; deleted with their reports."""
+        table, empty = _reports.c, {"share": 0.0, "rows": []}
+        has_any = table.sample.is_not(None) | table.dropped.is_not(None)
+        query = sa.select(_reports).where(table.device == name, has_any).order_by("sequence")
+        return [
+            SampledRows(
+                row.sequence, row.received_at, row.version, dropped=row.dropped or {},
+                **(row.sample or empty),
+            )
+            for row in self.catalogue.rows(query)
+        ]  # fmt: skip
+
     def forget(self) -> None:
         """Delete the reports that no decision will read."""
         now = self._clock()
         with self.catalogue.write() as connection:
             connection.execute(sa.delete(_reports).where(_reports.c.received_at < now - KEPT))
+            connection.execute(sa.delete(_windows).where(_windows.c.day < _first_day(now)))
+
+    def copy_windows(self, home: Path, since: datetime) -> datetime:
+        """Copy the profiles that have changed since to a home, where drift is measured.
+
+        Version 4 on channel `stable` is `4@stable` there. Returns from when to copy next: some time
+        ago, for what other hosts write.
+        """
+        now, columns = self._clock(), [_windows.c[name] for name in (*_WINDOW, "profile")]
+        changed = sa.select(*columns).where(_windows.c.changed_at >= since)
+        write_channel_windows(home, self.catalogue.rows(changed), _first_day(now))
+        return now - _OVERLAP
 
     def seen(self, plan: DevicePlan, since: datetime, now: datetime) -> list[Seen]:
         """What each device of the group has reported about a phase that began at `since`."""
@@ -176,7 +220,10 @@ class Fleet:
 
     # -- rollouts --
 
-    def begin(self, request: RolloutRequest, *, by: str) -> StoredDeviceRollout:
+    def begin(
+        self, version: str, group: str, *, by: str, phases: Sequence[float] = PHASES,
+        hold_s: float = HOLD_S,
+    ) -> StoredDeviceRollout:  # fmt: skip
         """Have a version go to the devices of a group, phase by phase.
 
         Raises:
@@ -184,7 +231,7 @@ class Fleet:
             Conflict: The group has a rollout, or its channel is of another model or offers this.
             Refused: The version failed its gates.
         """
-        chosen, group = self._registry().resolve(request.version), request.group
+        chosen = self._registry().resolve(version)
         channel, now = self._channels.channel(group), self._clock()
         if channel is None:
             hint = f"bascule edge publish {chosen} --channel {group}"
@@ -198,7 +245,7 @@ class Fleet:
             id=f"{group}-{secrets.token_hex(3)}", group=group, salt=secrets.token_hex(16),
             stable=channel.stable.version, stable_digest=channel.stable.digest,
             candidate=str(chosen), candidate_digest=chosen.digest,
-            phases=request.phases, hold_s=request.hold_s,
+            phases=tuple(phases), hold_s=hold_s,
         )  # fmt: skip
         plan.check()
         state = begun(plan, now)
@@ -209,10 +256,10 @@ class Fleet:
                 raise Conflict(f"rollout {other} of {group} has not ended", hint=hint)
             new = {
                 "id": plan.id, "group": group, "created_at": now, "created_by": by, "changes": 0,
-                "reason": request.reason, "plan": _json(plan), "state": _json(state),
+                "plan": _json(plan), "state": _json(state),
             }  # fmt: skip
             connection.execute(sa.insert(_rollouts).values(new))
-            _note(connection, plan, state, now, by, request.reason)
+            _note(connection, plan, state, now, by)
         return self.rollout(plan.id)
 
     def rollouts(self, *, active: bool = False) -> list[StoredDeviceRollout]:
@@ -229,7 +276,7 @@ class Fleet:
             raise NotFound(f"no rollout {name[:64]!r}", hint="bascule edge rollout show")
         return _rollout_of(rows[0])
 
-    def abort(self, name: str, *, by: str, reason: str = "") -> StoredDeviceRollout:
+    def abort(self, name: str, *, by: str) -> StoredDeviceRollout:
         """Take a rollout back: its devices return to what the others run.
 
         Raises:
@@ -239,9 +286,8 @@ class Fleet:
         if stored.state.status != "running":
             hint = "bascule edge rollout start begins another one"
             raise Conflict(f"rollout {name} is {stored.state.status}", hint=hint)
-        because = f": {reason}" if reason else ""
-        state = replace(stored.state, status="aborted", sentence=f"aborted by {by}{because}")
-        return self._change(stored, state, by, reason=reason)
+        state = replace(stored.state, status="aborted", sentence=f"aborted by {by}")
+        return self._change(stored, state, by)
 
     def advance(self, stored: StoredDeviceRollout, lease: Lease | None = None) -> None:
         """Look where a look is due, store what it decides, and have the channel say so.
@@ -253,8 +299,8 @@ class Fleet:
         channel = self._channels.channel(plan.group)
         if channel is None or is_anothers(plan, stored.state, channel):
             if stored.state.status == "running":
-                reason = "aborted: its channel was given another version"
-                state = replace(stored.state, status="aborted", sentence=reason)
+                sentence = "aborted: its channel was given another version"
+                state = replace(stored.state, status="aborted", sentence=sentence)
                 stored = self._change(stored, state, "rollouts", lease)
             self._end(stored)
             return
@@ -269,9 +315,8 @@ class Fleet:
             self._end(stored)
 
     def _change(
-        self, stored: StoredDeviceRollout, state: DeviceState, by: str,
-        lease: Lease | None = None, reason: str = "",
-    ) -> StoredDeviceRollout:  # fmt: skip
+        self, stored: StoredDeviceRollout, state: DeviceState, by: str, lease: Lease | None = None
+    ) -> StoredDeviceRollout:
         """Store the next state. Raises `Conflict` where another was stored meanwhile."""
         with self.catalogue.write() as connection:
             if lease is not None:
@@ -281,7 +326,7 @@ class Fleet:
             if not connection.execute(sa.update(_rollouts).where(same).values(values)).rowcount:
                 raise Conflict(f"rollout {stored.id} was changed meanwhile", hint="try again")
             if state.sentence != stored.state.sentence:
-                _note(connection, stored.plan, state, self._clock(), by, reason)
+                _note(connection, stored.plan, state, self._clock(), by)
         return self.rollout(stored.id)
 
     def _end(self, stored: StoredDeviceRollout) -> None:
@@ -326,7 +371,43 @@ def _row(report: Report, now: datetime) -> dict[str, Any]:
         "at": report.at, "event": report.event, "reason": report.reason[:_MAX_REASON],
         "version": running.version, "digest": running.digest,
         "requests": report.counts.requests, "errors": report.counts.errors,
+        "sample": _plain(report.sample), "dropped": report.dropped or None,
     }  # fmt: skip
+
+
+def _add_profiles(
+    connection: sa.Connection, reports: Sequence[Report], devices: Mapping[str, Any], sent_at: str,
+    now: datetime,
+) -> None:  # fmt: skip
+    """Add what reports profiled to the windows of their version, group and UTC day."""
+    profiled = []
+    for report in reports:
+        if report.profile is not None and report.running is not None:
+            device = devices[report.device]
+            day = day_of(report.at, sent_at, device["enrolled_at"], now)
+            profiled.append(((report.running.version, device["group"], day), report.profile))
+    # In one order, so that no two transactions wait for each other.
+    for names, profile in sorted(profiled, key=itemgetter(0)):
+        key = dict(zip(_WINDOW, names, strict=True))
+        put_new(
+            connection, _windows, key, {"changed_at": now, "profile": WindowProfile().to_json()}
+        )
+        same = where(_windows, **key)
+        stored = connection.execute(sa.select(_windows.c.profile).where(same).with_for_update())
+        window = WindowProfile.from_json(stored.scalar_one())
+        window.merge(WindowProfile.from_json(profile))
+        if len(window.inputs.columns) + len(window.outputs.columns) <= _MAX_COLUMNS:
+            values = {"changed_at": now, "profile": _plain(window.to_json())}
+            connection.execute(sa.update(_windows).where(same).values(values))
+
+
+def _first_day(now: datetime) -> str:
+    return str((now - timedelta(days=RETENTION_DAYS)).date())
+
+
+def _plain(value: Any) -> Any:
+    """As JSON, with null for numbers that JSON does not have."""
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=float))
 
 
 def _seen(device: str, seen_at: datetime | None, *sums: Any) -> Seen:
@@ -342,13 +423,13 @@ def _device(connection: sa.Connection, name: str) -> Device:
 
 
 def _device_of(row: sa.Row[Any]) -> Device:
-    return Device(**{field.name: row._mapping[field.name] for field in fields(Device)})
+    return Device(**row._mapping)
 
 
 def _rollout_of(row: sa.Row[Any]) -> StoredDeviceRollout:
     return StoredDeviceRollout(
         row.id, msgspec.convert(row.plan, DevicePlan), msgspec.convert(row.state, DeviceState),
-        row.changes, row.created_at, row.created_by, row.reason, row.ended_at,
+        row.changes, row.created_at, row.created_by, row.ended_at,
     )  # fmt: skip
 
 
@@ -365,9 +446,8 @@ def _of(device: str) -> events.Subject:
 
 
 def _note(
-    connection: sa.Connection, plan: DevicePlan, state: DeviceState, now: datetime, by: str,
-    reason: str,
-) -> None:  # fmt: skip
+    connection: sa.Connection, plan: DevicePlan, state: DeviceState, now: datetime, by: str
+) -> None:
     subject = events.Subject("channel", plan.group)
     body = {"sentence": f"{plan.candidate}: {state.sentence}", "rollout": plan.id}
-    events.append(connection, events.Event(subject, "device_rollout", now, by, reason, body))
+    events.append(connection, events.Event(subject, "device_rollout", now, by, body=body))

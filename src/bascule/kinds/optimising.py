@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-from bascule.core import Invalid, Limits, Scratch
+import msgspec
+
+from bascule.core import Invalid, Limits, Refused, Scratch, first_line
 from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.kinds.batch import model_of
 from bascule.kinds.packing import judge_pushed
+from bascule.optimising import Device
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
@@ -18,41 +21,51 @@ _LOG = logging.getLogger("bascule.jobs")
 _DAY_S = 86_400.0
 
 
-def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The input: a version, a device, and how long to search. Raises `Invalid`."""
-    from bascule.optimising import Device
+class _Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A version, a device, and how long to search."""
 
-    trials, device = content.get("trials", 60), content.get("device", {})
-    if not isinstance(trials, int) or trials < 1:
-        raise Invalid(f"trials: {trials!r} is not a number over 0", hint="give a whole number: 60")
-    Device.from_json(device)
-    prunes = bool(content.get("prunes"))
-    return {
-        "model": str(content.get("model")),
-        "device": device,
-        "trials": trials,
-        "prunes": prunes,
-    }
+    model: str
+    device: Device = Device()
+    trials: Annotated[int, msgspec.Meta(ge=1)] = 60
+    prunes: bool = False
+
+
+def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """See `_Input`. Raises `Invalid`."""
+    try:
+        known: dict[str, Any] = msgspec.to_builtins(msgspec.convert(content, _Input))
+    except msgspec.ValidationError as problem:
+        raise Invalid(
+            f"no search: {first_line(problem)}", hint="give model=late/4, and trials over 0"
+        ) from None
+    return known
+
+
+def confined(content: Mapping[str, Any], _places: Sequence[str], _folder: str) -> None:
+    """A caller of the API may search, and runs no commands on the server."""
+    if content["device"]["measure"]:
+        raise Refused(
+            "the command of a device is not run for callers of the API",
+            hint="run bascule optimize beside the server, or leave out `measure`",
+        )
 
 
 def optimise(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     """Search, push what was chosen, and put it before the gates of the settings."""
     from bascule.app import open_registry
     from bascule.bundle import load
-    from bascule.optimising import Device, optimise
+    from bascule.optimising import optimise
 
-    registry, chosen = open_registry(settings), task.input
-    version = registry.resolve(chosen["model"])
+    registry, plan = open_registry(settings), msgspec.convert(task.input, _Input)
+    version = registry.resolve(plan.model)
     reference = f"{version.model}/{version.number}"
     live.begin(f"a smaller {reference}", {})
     with Scratch("bascule-optimise-") as folder:
         result = optimise(
             load(registry.path(version)), reference=reference, to=folder / "bundle",
-            device=Device.from_json(chosen["device"]), trials=chosen["trials"],
-            prunes=chosen["prunes"], tell=_LOG.info,
+            device=plan.device, trials=plan.trials, prunes=plan.prunes, tell=_LOG.info,
         )  # fmt: skip
-        device = {"latency_factor": 1.0, **chosen["device"]}
-        facts = {**result.to_json(), **device, "reference": reference, "version": None}
+        facts = {**result.to_json(), "reference": reference, "version": None}
         if result.bundle is not None:
             pushed = registry.push(result.bundle.path, by=task.by)
             facts |= judge_pushed(settings, registry, pushed, task.by)
@@ -61,6 +74,6 @@ def optimise(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
 
 
 OPTIMISE = Kind(
-    name="optimise", run=optimise, parse=parsed, right="write", model_of=model_of, places=1,
-    is_open=True, limits=Limits(_DAY_S, half_of_memory(), is_nice=True),
+    name="optimise", run=optimise, parse=parsed, confine=confined, right="write", places=1,
+    model_of=model_of, is_open=True, limits=Limits(_DAY_S, half_of_memory(), is_nice=True),
 )  # fmt: skip

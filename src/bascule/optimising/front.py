@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
 
 from bascule.charts import Lane, Series, Svg, lines
+from bascule.edge import Timing
 
 _UNKNOWN = (float("inf"), -float("inf"))
 
@@ -19,11 +22,13 @@ class Candidate:
         settings: How it was made.
         size_mb: What a server reads, in 10^6 bytes.
         download_mb: Its program, compressed.
-        latency_ms: Median for one row on this machine.
+        latency_ms: Median for one row on the device.
+        latency: Whether that is `measured`, or `estimated` from this machine.
         worst: Lower end of the interval of how much better it is than its parent, on the rows of
             the search.
         problem: Why it is not taken; empty where it is within the budget.
         confirmed: What the gate says of it on rows of its own; empty where it was not asked.
+        on_device: What the device's own command says of it, where it was asked.
     """
 
     settings: Mapping[str, Any]
@@ -33,6 +38,8 @@ class Candidate:
     worst: float = -float("inf")
     problem: str = ""
     confirmed: str = ""
+    latency: Literal["measured", "estimated"] = "estimated"
+    on_device: Timing | None = None
 
     @property
     def losses(self) -> tuple[float, float, float]:
@@ -42,14 +49,19 @@ class Candidate:
     @property
     def words(self) -> str:
         """How it was made, for people."""
-        return ", ".join(
-            f"{value}" if name == "way" else f"{name} {value}"
-            for name, value in self.settings.items()
-        ).replace("_", " ")
+        words = (f"{name} {value}" for name, value in self.settings.items())
+        return ", ".join(words).removeprefix("way ").replace("_", " ")
+
+    @property
+    def figures(self) -> str:
+        """What was measured, for people."""
+        latency = f"{self.latency_ms:.3g} ms {self.latency}"
+        return f"{self.size_mb:.3g} MB, {latency}, better by {self.worst:+.3g} or more"
 
     def to_json(self) -> dict[str, Any]:
         """What is known of it: infinite figures were not measured."""
-        known = {name: value for name, value in asdict(self).items() if value not in _UNKNOWN}
+        facts: dict[str, Any] = msgspec.to_builtins(self)
+        known = {name: value for name, value in facts.items() if value not in _UNKNOWN}
         return {**known, "words": self.words}
 
 
@@ -72,7 +84,7 @@ def draw(candidates: Sequence[Candidate], margin: float, metric: str) -> Svg | N
     known = [own for own in candidates if own.losses[0] < float("inf")]
     front = non_dominated(known)
     dots = [Series([(own.size_mb, own.worst)], "line c2") for own in known]
-    listed = "; ".join(f"{own.words}: {own.size_mb:.3g} MB, {own.worst:+.3g}" for own in front)
+    listed = "; ".join(f"{own.words}: {own.figures}" for own in front)
     return lines(
         [Series([(own.size_mb, own.worst) for own in front]), *dots],
         ("MB", f"{metric}, beside the parent"), f"{len(known)} candidates, the front of {listed}",

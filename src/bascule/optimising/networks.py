@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from bascule.bundle import for_program
+from bascule.bundle import for_program, take
 from bascule.bundle.disk import ProgramEntry
 from bascule.core import Columns, Scratch
 
 WAYS = ("int8 weights", "int4 weights", "static int8", "dynamic int8", "float16")
+FIRST: tuple[dict[str, Any], ...] = (
+    {"way": "int8 weights"},
+    {"way": "int4 weights", "block": 32},
+    {"way": "static int8", "per_channel": True},
+    {"way": "float16"},
+)
+"""Tried before the search draws, the surest first."""
 _FEWEST_WEIGHTS = 256
 """Smaller tensors, such as biases, are neither pruned nor a reason to look for fewer bits."""
 _CALIBRATION_ROWS = 256
@@ -51,6 +59,7 @@ def make(
     from onnxruntime.quantization import QuantType, quantize_static
 
     model, way = copy.deepcopy(model), settings["way"]
+    del model.graph.value_info[:]  # shapes of tensors that ONNX Runtime turns on the way
     _prune(model, settings.get("zeros", 0.0))
     if way == "float16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -60,23 +69,48 @@ def make(
         return _few_bits(model, 8 if way == "int8 weights" else 4, settings.get("block", 64))
     if way == "dynamic int8":
         return _bytes(_made(model, per_channel=settings["per_channel"]))
+    ready = for_program(take(rows, slice(_CALIBRATION_ROWS)), entry.inputs)
+    places = range(0, len(next(iter(ready.values()))), _BATCH)
+    batches = (take(ready, slice(at, at + _BATCH)) for at in places)
     with Scratch("bascule-optimise-") as folder:
         quantize_static(
-            model, folder / "changed.onnx", _Batches(for_program(rows, entry.inputs)),
+            model, folder / "changed.onnx", SimpleNamespace(get_next=lambda: next(batches, None)),
             per_channel=settings["per_channel"], weight_type=QuantType.QInt8,
         )  # fmt: skip
         return _bytes(onnx.load(folder / "changed.onnx"))
 
 
 def _few_bits(model: onnx.ModelProto, bits: int, block: int) -> bytes:
-    """Weights of products in so many bits; tables that are looked up in 8, which 4 spoil."""
+    """Weights of products in so many bits; kernels, and tables that are looked up, in 8.
+
+    4 spoil a table.
+    """
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+    _store_kernels_in_8_bits(model.graph)
     quantizer = MatMulNBitsQuantizer(
         _made(model, "Gather"), bits=bits, block_size=block, is_symmetric=True, accuracy_level=4
     )
     quantizer.process()
     return _bytes(quantizer.model.model)
+
+
+def _store_kernels_in_8_bits(graph: onnx.GraphProto) -> None:
+    """Convolutions stay in floats: only the file has whole numbers, with a scale for each kernel.
+
+    ONNX Runtime has no product of such weights, so memory and latency stay as they are.
+    """
+    kernels = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    for tensor in [own for own in graph.initializer if own.name in kernels]:
+        values = numpy_helper.to_array(tensor)
+        largest = np.abs(values).max(axis=tuple(range(1, values.ndim)))
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        whole = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
+        parts: dict[str, NDArray[Any]] = {"int8": whole, "scale": scale}
+        names = [f"{tensor.name}_{part}" for part in parts]
+        graph.initializer.remove(tensor)
+        graph.initializer.extend(map(numpy_helper.from_array, parts.values(), names))
+        graph.node.insert(0, helper.make_node("DequantizeLinear", names, [tensor.name], axis=0))
 
 
 def _made(model: onnx.ModelProto, *operators: str, per_channel: bool = False) -> onnx.ModelProto:
@@ -107,19 +141,6 @@ def _prune(model: onnx.ModelProto, share: float) -> None:
         is_small = np.abs(values) <= np.quantile(np.abs(values), share)
         pruned = np.where(is_small, np.float32(0), values)
         tensor.CopyFrom(numpy_helper.from_array(pruned, tensor.name))
-
-
-class _Batches:
-    """Rows for `quantize_static`, which asks for one batch after the other."""
-
-    def __init__(self, rows: Columns) -> None:
-        self._rows, self._at = rows, 0
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        at, self._at = self._at, self._at + _BATCH
-        batch = {name: values[at : self._at] for name, values in self._rows.items()}
-        is_over = at >= _CALIBRATION_ROWS or not len(next(iter(batch.values())))
-        return None if is_over else batch
 
 
 def _bytes(model: onnx.ModelProto) -> bytes:

@@ -6,6 +6,10 @@ candidates on the front within the budget, from the largest to the smallest, unt
 fails. With an order that other rows have fixed, the chance to choose a model that is worse by the
 margin or more stays that of a single test, 5 %, however many are tried (Maurer, Hothorn and
 Lehmacher 1995).
+
+A device that can measure does so for the parent, which gives the factor of all estimates, and for
+the candidates of the front. What it cannot open or finds too slow is left out before any gate, so
+the order is fixed as before.
 """
 
 from __future__ import annotations
@@ -19,29 +23,40 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from bascule.bundle import take
 from bascule.bundle.disk import EXPLAINING, ProgramEntry, read_file
 from bascule.bundle.programs import MACHINE_CODE, ONNX
 from bascule.core import (
-    BasculeError,
     Columns,
     Invalid,
     MissingExtra,
     Scratch,
+    Unavailable,
     Unconvertible,
+    first_line,
     user_name,
 )
-from bascule.optimising.devices import Device
+from bascule.optimising.devices import MEASURED, Device, measure_on
 from bascule.optimising.front import Candidate, draw, non_dominated
 from bascule.packing import DerivedGraph, pack
-from bascule.release import FIRST_CRITERION, Criterion, GateReport, NotWorse, check
+from bascule.release import (
+    FIRST_CRITERION,
+    Criterion,
+    GateReport,
+    Measured,
+    NotWorse,
+    check,
+    evaluate,
+)
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
+    from bascule.edge import Timing
 
-_PARENT = "parent"
+_DRAFT_ROWS = 256
 _Rows = tuple[Columns, Any]
 _Tell = Callable[[str], None]
 
@@ -65,11 +80,11 @@ class Optimised:
     compared: NotWorse
 
     def to_json(self) -> dict[str, Any]:
-        front, chosen = non_dominated(self.candidates), self.chosen
+        front = non_dominated([own for own in self.candidates if not own.problem])
         return {
             "parent": self.parent.to_json(),
             "candidates": [
-                {**own.to_json(), "on_front": own in front, "is_chosen": own is chosen}
+                {**own.to_json(), "on_front": own in front, "is_chosen": own is self.chosen}
                 for own in self.candidates
             ],
             "compared": str(self.compared),
@@ -105,14 +120,17 @@ def optimise(
         Invalid: There are no held-out rows with their truth, or a budget cannot be read.
         Unconvertible: There are no weights or trees in the graph to make smaller.
         MissingExtra: Optuna is not installed.
+        Unavailable: The device cannot measure the parent.
     """
     search = _Search(parent, device or Device(), reference, seed)
     search.run(trials, tell, prunes=prunes)
+    if search.device.measure:
+        search.measure_front(tell)
     chosen, bundle = search.confirm(tell), None
     if chosen is not None:
         # It has been packed before, and has the same digest: what is measured is no part of it.
         bundle = search.packed(chosen, Path(to), measure=parent.cost is not None)
-    return Optimised(search.own, tuple(search.tried), chosen, bundle, search.compared)
+    return Optimised(search.own, tuple(search.tried.values()), chosen, bundle, search.compared)
 
 
 class _Search:
@@ -126,20 +144,26 @@ class _Search:
                 hint="pack it with test=(X, y)",
             )
         self._parent, self._reference, self._seed = parent, reference, seed
-        self._device = device
-        self.limits, self.compared = criteria_of(parent.task, device)
         self._held_out = columns, truth
         order = np.random.default_rng(seed).permutation(len(truth))
-        first, second = order[: len(order) // 2], order[len(order) // 2 :]
-        self._search_rows = take(columns, first), truth[first]
-        self._gate_rows = take(columns, second), truth[second]
+        self._search_rows, self._gate_rows = (
+            (take(columns, half), truth[half]) for half in np.array_split(order, 2)
+        )
         self._entry, self._graph = graph_of(parent)
         self._room = _room_of(self._graph)
-        self.tried: list[Candidate] = []
-        self.own = self._measured(parent, {"way": "as it is"}, b"")
+        self.tried: dict[str, Candidate] = {}
+        self.device = device
+        self._limits, self.compared = criteria_of(parent.task, device)
+        own = self._measured(parent, {"way": "as it is"})
+        if device.measure:
+            timing, here_ms = measure_on(device, parent), own.latency_ms / device.latency_factor
+            factor = timing.p50_ms / here_ms
+            self.device = msgspec.structs.replace(device, latency_factor=factor)
+            own = _with(own, timing)
+        self.own = own
 
     def run(self, trials: int, tell: _Tell, *, prunes: bool) -> None:
-        """Draw points of the space, and measure each once."""
+        """Try what does well by rule, then points that Optuna draws, and measure each once."""
         try:
             import optuna
         except ImportError:
@@ -148,16 +172,17 @@ class _Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=self._seed)
         study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
-        known: dict[str, Candidate] = {}
+        for settings in self._room.FIRST:
+            study.enqueue_trial(settings)
         for _ in range(trials):
             trial = study.ask()
             settings = self._room.suggest(trial, prunes=prunes)
-            if (key := repr(settings)) not in known:
-                known[key] = self._try(settings)
-                self.tried.append(known[key])
-                tell(f"{known[key].words}: {known[key].problem or _figures(known[key])}")
-            if math.isfinite(sum(known[key].losses)):
-                study.tell(trial, known[key].losses)
+            if (key := repr(settings)) not in self.tried:
+                self.tried[key] = candidate = self._try(settings)
+                tell(f"{candidate.words}: {candidate.problem or candidate.figures}")
+            losses = self.tried[key].losses
+            if math.isfinite(sum(losses)):
+                study.tell(trial, losses)
             else:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
@@ -165,96 +190,123 @@ class _Search:
         """Made, packed, measured; with the problem where that cannot be."""
         try:
             with Scratch("bascule-optimise-") as folder:
-                data = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
-                plain = {"keep_test": False, "baseline": False, "outliers": False, "explain": False}
-                bundle = self._pack(data, settings, folder / "bundle", measure=False, **plain)
-                candidate = self._measured(bundle, settings, data)
-        except BasculeError as problem:
-            return Candidate(settings, problem=problem.message)
+                candidate = self._measured(self._draft(settings, folder / "bundle"), settings)
+        except Exception as problem:  # of any library: it costs this candidate, not the search
+            return Candidate(settings, problem=first_line(problem))
         if candidate.size_mb >= self.own.size_mb:
             return replace(candidate, problem="it is no smaller than its parent")
         return candidate
 
-    def _measured(self, bundle: Bundle, settings: Mapping[str, Any], data: bytes) -> Candidate:
-        report = self._check(bundle, [*self.limits, self.compared], self._search_rows)
-        values = {
-            own.criterion.metric: own.value for own in report.results if own.value is not None
-        }
-        unknown = [f"{own.criterion}: {own.reason}" for own in report.results if own.value is None]
-        if unknown:
-            raise Invalid(unknown[0], hint="bascule check measures the same of the parent")
-        problem = "; ".join(f"{own.criterion}: {own.reason}" for own in report.failures)
+    def _draft(self, settings: Mapping[str, Any], to: Path) -> Bundle:
+        """Packed with few rows, because `pack` asks each of them several times."""
+        columns, truth = self._search_rows
+        rows = take(columns, slice(_DRAFT_ROWS)), truth[:_DRAFT_ROWS]
+        plain = {"keep_test": False, "baseline": False, "outliers": False, "explain": False}
+        return self._pack(settings, to, rows, measure=False, **plain)
+
+    def _measured(self, bundle: Bundle, settings: Mapping[str, Any]) -> Candidate:
+        report = self._check(bundle, [*self._limits, self.compared], self._search_rows)
+        for own in report.results:
+            if own.value is None:
+                hint = "bascule check measures the same of the parent"
+                raise Invalid(f"{own.criterion}: {own.reason}", hint=hint)
+        values: dict[str, Any] = {own.criterion.measure: own.value for own in report.results}
+        factor, served = self.device.latency_factor, bundle.manifest.served
+        program = read_file(bundle.path, bundle.manifest, served.file) if served else b""
         return Candidate(
-            settings, values["size"], len(zlib.compress(data)) / 1e6, values["latency_p50"],
-            values[self.compared.metric], problem,
+            settings, values["size"], len(zlib.compress(program)) / 1e6,
+            values["latency_p50[1]"] * factor, values[self.compared.measure], _failures(report),
+            latency="measured" if factor == 1 and not self.device.measure else "estimated",
         )  # fmt: skip
+
+    def measure_front(self, tell: _Tell) -> None:
+        """By the device, until all of the front is: what it finds slower gives way to others."""
+        while rest := [own for own in self._front() if own.on_device is None]:
+            for candidate in rest:
+                measured = self._on_device(candidate)
+                self.tried[repr(candidate.settings)] = measured
+                tell(f"{measured.words}, on the device: {measured.problem or measured.figures}")
+
+    def _on_device(self, candidate: Candidate) -> Candidate:
+        """Its figures there; with the problem where it cannot be measured, or is over a limit."""
+        try:
+            with Scratch("bascule-optimise-") as folder:
+                draft = self._draft(candidate.settings, folder / "bundle")
+                timing = measure_on(self.device, draft)
+        except Unavailable as problem:
+            return replace(candidate, problem=problem.message)
+        facts = {name: Measured(getattr(timing, field)) for name, field in MEASURED.items()}
+        budgets = map(Criterion.parse, self.device.budgets)
+        report = evaluate([own for own in budgets if own.measure in facts], facts)
+        return replace(_with(candidate, timing), problem=_failures(report))
 
     def confirm(self, tell: _Tell) -> Candidate | None:
         """The smallest of the front that passes the gate, as it is packed, with all larger ones."""
         chosen = None
-        for candidate in non_dominated([own for own in self.tried if not own.problem]):
+        for candidate in self._front():
             with Scratch("bascule-optimise-") as folder:
                 bundle = self.packed(candidate, folder / "bundle", measure=False)
-                report = self._check(bundle, [*self.limits, self.compared], self._gate_rows)
-            reasons = [own.reason for own in report.failures] or [report.results[-1].reason]
-            confirmed = replace(candidate, confirmed="; ".join(reasons))
-            self.tried[self.tried.index(candidate)] = confirmed
-            tell(f"{candidate.words}, on the rows of the gate: {confirmed.confirmed}")
+                report = self._check(bundle, [*self._limits, self.compared], self._gate_rows)
+            reason = _failures(report) or report.results[-1].reason
+            confirmed = replace(candidate, confirmed=reason)
+            self.tried[repr(candidate.settings)] = confirmed
+            tell(f"{candidate.words}, on the rows of the gate: {reason}")
             if not report.passed:
                 break
             chosen = confirmed
         return chosen
 
+    def _front(self) -> list[Candidate]:
+        return non_dominated([own for own in self.tried.values() if not own.problem])
+
     def packed(self, candidate: Candidate, to: Path, *, measure: bool) -> Bundle:
         """As any model is packed, explained where its parent is."""
-        settings, parent = candidate.settings, self._parent
-        data = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
         return self._pack(
-            data, settings, to, lineage=[f"bundle:{self._reference}@{parent.digest}"],
-            explain=EXPLAINING in parent.manifest.files, measure=measure,
-            parameters=dict(settings),
-            description=f"{self._reference}, made smaller for {self._device.name}",
+            candidate.settings, to, self._held_out, measure=measure,
+            lineage=[f"bundle:{self._reference}@{self._parent.digest}"],
+            parameters=dict(candidate.settings),
+            explain=EXPLAINING in self._parent.manifest.files,
+            description=f"{self._reference}, made smaller for {self.device.name}",
         )  # fmt: skip
 
-    def _pack(self, data: bytes, settings: Mapping[str, Any], to: Path, **options: Any) -> Bundle:
+    def _pack(self, settings: Mapping[str, Any], to: Path, rows: _Rows, **options: Any) -> Bundle:
+        data = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
         manifest, words = self._parent.manifest, Candidate(settings).words
         return pack(
-            DerivedGraph(manifest, self._entry, data, words), name=manifest.name, to=to,
-            test=self._handed_over(self._held_out), tolerance=self._entry.tolerance,
-            allow_non_finite=manifest.allows_non_finite, progress=lambda _: None, **options,
+            DerivedGraph(manifest, self._entry, data, words), name=manifest.name, to=to, test=rows,
+            tolerance=self._entry.tolerance, allow_non_finite=manifest.allows_non_finite,
+            progress=lambda _: None, **options,
         )  # fmt: skip
 
     def _check(self, bundle: Bundle, criteria: Sequence[Criterion], rows: _Rows) -> GateReport:
         return check(
-            bundle, criteria, test=self._handed_over(rows), now=datetime.now(UTC), by=user_name(),
+            bundle, criteria, test=rows, now=datetime.now(UTC), by=user_name(),
             record=lambda _: None, find=lambda _: self._parent,
         )  # fmt: skip
 
-    def _handed_over(self, rows: _Rows) -> tuple[Any, Any]:
-        """Rows as callers give them; a matrix by the names of its columns, where it has them."""
-        signature = self._parent.signature
-        if not signature.is_matrix:
-            return rows
-        (matrix,) = rows[0].values()
-        names = signature.columns
-        table = {name: matrix[:, at] for at, name in enumerate(names)} if names else matrix
-        return table, rows[1]
+
+def _failures(report: GateReport) -> str:
+    return "; ".join(f"{own.criterion}: {own.reason}" for own in report.failures)
+
+
+def _with(candidate: Candidate, timing: Timing) -> Candidate:
+    return replace(candidate, latency_ms=timing.p50_ms, latency="measured", on_device=timing)
 
 
 def criteria_of(task: str, device: Device) -> tuple[list[Criterion], NotWorse]:
     """The budgets, with limits of latency in those of this machine; and the one that compares.
 
-    Size and latency are measured in any case.
+    Size and latency are measured in any case. What the device measures is limited there alone.
 
     Raises:
         Invalid: A budget is no criterion, or not exactly one of them compares with the parent and
             the task has no metric of its own.
     """
     parsed = [Criterion.parse(text) for text in device.budgets]
+    if task in FIRST_CRITERION and not any(isinstance(own, NotWorse) for own in parsed):
+        metric, *_ = FIRST_CRITERION[task].split()
+        parsed.append(Criterion.parse(f"{metric} >= parent - 0.01"))
     compared = [own for own in parsed if isinstance(own, NotWorse)]
-    if not compared and task in FIRST_CRITERION:
-        usual = Criterion.parse(f"{FIRST_CRITERION[task].split()[0]} >= {_PARENT} - 0.01")
-        compared = [own for own in (usual,) if isinstance(own, NotWorse)]
     if len(compared) != 1:
         raise Invalid(
             f"{len(compared)} criteria compare a {task} model with its parent, and one is needed",
@@ -263,11 +315,10 @@ def criteria_of(task: str, device: Device) -> tuple[list[Criterion], NotWorse]:
     limits = [
         replace(own, limit=own.limit / device.latency_factor) if own.unit == "ms" else own
         for own in parsed
-        if own is not compared[0]
+        if own is not compared[0] and not (device.measure and own.measure in MEASURED)
     ]
     free = [Criterion("size", "<=", math.inf), Criterion("latency_p50", "<=", math.inf, batch=1)]
-    named = {own.metric for own in limits}
-    return [*limits, *(own for own in free if own.metric not in named)], compared[0]
+    return [*limits, *free], compared[0]
 
 
 def graph_of(parent: Bundle) -> tuple[ProgramEntry, Any]:
@@ -299,11 +350,12 @@ def _room_of(graph: Any) -> Any:
     for room in (trees, networks):
         if room.applies(graph):
             return room
+    if any(node.op_type == "TreeEnsembleClassifier" for node in graph.graph.node):
+        raise Unconvertible(
+            "the trees of this graph are not summed apart from its classes",
+            hint="pip install 'bascule[llvm]', and pack it again: that adds a program which is",
+        )
     raise Unconvertible(
         "the graph has neither a sum of trees nor large tensors of weights in floats",
         hint="it is small already; models that gain are ensembles of trees and networks",
     )
-
-
-def _figures(own: Candidate) -> str:
-    return f"{own.size_mb:.3g} MB, {own.latency_ms:.3g} ms, better by {own.worst:+.3g} or more"

@@ -65,7 +65,7 @@ def federated_bundle(folder: Path, open_parent: Callable[[str], Bundle]) -> Bund
     parent = open_parent(run["model"])
     if run["digest"] != parent.digest:
         changed = f"{run['model']} is not the bundle that {folder} was made for"
-        raise Conflict(changed, hint="write the app again with --overwrite, and run it")
+        raise Conflict(changed, hint="write another app, and run it")
     columns, truth = _held_out(parent)
     # No gain from the sampling of devices is claimed: the server knows which take part.
     noise, whole = run["noise-multiplier"], {"sample_rate": 1, "steps": run["completed"]}

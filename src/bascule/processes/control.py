@@ -166,7 +166,7 @@ def _serve(
                 server, parts.open_catalogue, parts.outcome_cohorts, parts.open_rollouts,
                 after=turned,
             ),
-            rolling_out(parts.open_fleet, after=turned),
+            rolling_out(parts.open_fleet, settings.home, after=turned),
             _running_jobs(parts, after=turned),
             _routing(settings, parts, after=turned),
             _sharing(settings, meters, parts),

@@ -96,7 +96,7 @@ class CatalogueKeys:
     def add(self, key: Key) -> None:
         self._records.create()
         with self._records.write(alone=True) as book:
-            check_is_free(key.name, book.keys(), now=key.created_at)
+            check_is_free(key.name, book.keys(key.name), now=key.created_at)
             book.add_key(key)
 
     def revoke(self, key_id: str, *, at: datetime, by: str) -> None:

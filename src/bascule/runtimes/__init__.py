@@ -1,6 +1,6 @@
 """A bundle's program for other runtimes, each equal to it on real and adversarial rows.
 
-One file each, one line each in `exporting.RUNTIMES`.
+One function each, one line each in `exporting.RUNTIMES`.
 """
 
 from lazy_loader import attach_stub

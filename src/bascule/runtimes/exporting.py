@@ -7,38 +7,32 @@ sides of the places where answers jump.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, disk, take
+from bascule.bundle.programs import MACHINE_CODE, ONNX, is_runnable, without_missing_text
 from bascule.bundle.statements import Parity, apart
-from bascule.core import Invalid, Program, load_named
+from bascule.core import Columns, DType, Invalid, Program, load_named
 from bascule.packing.statements import ComparedRows, adversarial, cost, jumps, parity
-from bascule.runtimes.program import (
-    ExportedProgram,
-    Interface,
-    Runtime,
-    bytes_of,
-    entry_of,
-    refused,
-)
+from bascule.runtimes.tools import Ask, Exporter, bytes_of, refused
 
 RUNTIMES: dict[str, str] = {
-    "onnx": "bascule.runtimes.onnx:ONNX_FORMAT",
-    "ort": "bascule.runtimes.onnx:ORT_FORMAT",
-    "litert": "bascule.runtimes.litert:LITERT",
-    "executorch": "bascule.runtimes.executorch:EXECUTORCH",
-    "c": "bascule.runtimes.c:C",
-    "web": "bascule.runtimes.web:WEB",
+    "onnx": "bascule.runtimes.onnx:to_onnx",
+    "ort": "bascule.runtimes.onnx:to_ort",
+    "litert": "bascule.runtimes.networks:to_litert",
+    "executorch": "bascule.runtimes.networks:to_executorch",
+    "c": "bascule.runtimes.c:to_c",
+    "web": "bascule.runtimes.web:to_web",
 }
-"""Each is a `Runtime`."""
+"""Each is a `tools.Exporter`."""
 
-_INTERFACE = "model.json"
 _MOST_REAL_ROWS = 2000
 _NETWORKS = ("keras", "torch", "transformers")
 
@@ -84,35 +78,73 @@ def export(
         Conflict: The folder exists.
         Unconvertible: The runtime has no form of a step, or its answers are not the program's.
         MissingExtra: A tool is not installed.
+        TimedOut: A tool did not end.
     """
-    exporter = _runtime(runtime)
-    entry = entry_of(bundle, exporter.kinds)
+    if runtime not in RUNTIMES:
+        raise Invalid(f"there is no runtime {runtime!r}", hint=f"one of {', '.join(RUNTIMES)}")
+    exporter: Exporter = load_named(RUNTIMES[runtime])
+    entry = _entry_of(bundle, runtime)
     program = bundle.program(entry.name)  # first: it inspects the file
-    interface = Interface(
-        bundle.name, bundle.digest, entry.inputs, bundle.signature.outputs, entry.missing_text
-    )
     with disk.drafting(folder) as draft:
-        facts = exporter.export(bundle, entry, draft, None if tools is None else Path(tools))
-        (draft / _INTERFACE).write_bytes(msgspec.json.encode(interface))
-        exported = open_exported(draft, runtime, tools=tools)
+        ask, facts = exporter(bundle, entry, draft, None if tools is None else Path(tools))
+        (draft / "model.json").write_bytes(_interface(bundle, entry))
+        exported = ExportedProgram(runtime, bundle, entry, ask)
         rows = _compared_rows(bundle, program)
         judged = _judged(exported, program, rows, entry)
         if not judged.passed:
             raise refused(f"the export is refused: {judged.reason}")
-        latency_us = _latency_p50_us(exported, rows)
+        latency_us = exported.row_us
+        if latency_us is None:
+            latency_us = cost.sample_latency(exported, rows.rows, 1)
         files = {file.name: file.stat().st_size for file in sorted(draft.iterdir())}
-    return Exported(runtime, bundle.digest, files, judged, latency_us, facts)
+    median_us = float(np.median(latency_us))
+    return Exported(runtime, bundle.digest, files, judged, median_us, facts)
 
 
-def open_exported(
-    folder: str | Path, runtime: str, *, tools: str | Path | None = None
-) -> ExportedProgram:
-    """An export, to be asked in its runtime on this machine; see `export`."""
-    folder, what = Path(folder), "the interface of an export"
-    value = disk.parse((folder / _INTERFACE).read_bytes(), _INTERFACE, what=what)
-    interface = disk.shaped(value, Interface, _INTERFACE, what=what)
-    ask = _runtime(runtime).open(folder, interface, None if tools is None else Path(tools))
-    return ExportedProgram(runtime, interface, ask)
+class ExportedProgram(Program):
+    """An export in its runtime.
+
+    Attributes:
+        row_us: Of the last call, where times are measured inside; else None.
+    """
+
+    def __init__(self, name: str, bundle: Bundle, entry: disk.ProgramEntry, ask: Ask) -> None:
+        self.name, self.inputs, self.outputs = name, entry.inputs, bundle.signature.outputs
+        self.row_us: NDArray[np.float64] | None = None
+        self._ask, self._missing_text = ask, entry.missing_text
+        self._texts = [f.name for f in self.inputs if f.nullable and f.dtype is DType.BYTES]
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        """The outputs asked for; see `core.programs.Program`."""
+        if self._texts and self._missing_text is not None:
+            columns = without_missing_text(columns, self._texts, self._missing_text)
+        answers, self.row_us = self._ask(columns)
+        return {name: answers[name] for name in outputs or answers}
+
+
+def _entry_of(bundle: Bundle, runtime: str) -> disk.ProgramEntry:
+    """The program to export: in C the one whose sums of trees are exact, where there is one."""
+    kinds = (MACHINE_CODE, ONNX) if runtime == "c" else (ONNX,)
+    entries = [
+        entry
+        for kind in kinds
+        for entry in bundle.manifest.programs
+        if entry.kind == kind and is_runnable(kind)
+    ]
+    if not entries:
+        raise refused(f"{bundle.name} has no compiled program", "its original answers requests")
+    if entries[0].texts is not None or entries[0].features is not None:
+        raise refused(f"{bundle.name} prepares rows in Python", "only bundles run with that")
+    return entries[0]
+
+
+def _interface(bundle: Bundle, entry: disk.ProgramEntry) -> bytes:
+    """What an export reads and answers, for a file beside it."""
+    facts = {
+        "model": bundle.name, "digest": bundle.digest, "inputs": entry.inputs,
+        "outputs": bundle.signature.outputs, "missing_text": entry.missing_text,
+    }  # fmt: skip
+    return msgspec.json.encode(facts)
 
 
 def _compared_rows(bundle: Bundle, program: Program) -> ComparedRows:
@@ -142,17 +174,3 @@ def _judged(
     )  # fmt: skip
     words = judged.reason.replace("the original", f"the program {entry.name}")
     return replace(judged, probed=rows.probed | {"tied by rounding": int(tied.sum())}, reason=words)
-
-
-def _latency_p50_us(program: ExportedProgram, rows: ComparedRows) -> float:
-    real = take(rows.rows, slice(adversarial.count(rows.rows) - len(rows.kinds)))
-    parity.answers(program, real)
-    times_us = program.row_us
-    return float(np.median(cost.sample_latency(program, real, 1) if times_us is None else times_us))
-
-
-def _runtime(name: str) -> Runtime:
-    if name not in RUNTIMES:
-        raise Invalid(f"there is no runtime {name!r}", hint=f"one of {', '.join(RUNTIMES)}")
-    runtime: Runtime = load_named(RUNTIMES[name])
-    return runtime

@@ -6,53 +6,50 @@ the optimiser of ONNX.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bascule.bundle import Bundle
 from bascule.bundle.disk import ProgramEntry
-from bascule.core import Columns
-from bascule.runtimes.program import Answers, Ask, Interface, Runtime, bytes_of
+from bascule.runtimes.tools import Ask, bytes_of
 
 
-def export(
-    bundle: Bundle, entry: ProgramEntry, folder: Path, _tools: Path | None, *, as_ort: bool
-) -> dict[str, Any]:
-    """Write the graph of the program; as ORT, after the optimisations that hold on every CPU."""
+def to_onnx(
+    bundle: Bundle, entry: ProgramEntry, folder: Path, _tools: Path | None
+) -> tuple[Ask, dict[str, Any]]:
+    """Write the graph of the program."""
+    (folder / "model.onnx").write_bytes(bytes_of(bundle, entry.file))
+    return _asked(bundle, folder / "model.onnx"), {}
+
+
+def to_ort(
+    bundle: Bundle, entry: ProgramEntry, folder: Path, _tools: Path | None
+) -> tuple[Ask, dict[str, Any]]:
+    """Write the graph after the optimisations that hold on every processor."""
+    import onnxruntime
+
+    options = _on_one_thread()
+    options.optimized_model_filepath = str(folder / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    options.log_severity_level = 3
+    # It would lay weights out for the processor of this machine.
+    skipped = ["NchwcTransformer"]
     data = bytes_of(bundle, entry.file)
-    if as_ort:
-        _session(data, save_as=folder / "model.ort")
-    else:
-        (folder / "model.onnx").write_bytes(data)
-    return {}
+    onnxruntime.InferenceSession(data, options, disabled_optimizers=skipped)
+    return _asked(bundle, folder / "model.ort"), {}
 
 
-def open_graph(folder: Path, interface: Interface, _tools: Path | None) -> Ask:
-    """Either form, in ONNX Runtime on one thread."""
-    (file,) = (path for path in folder.iterdir() if path.suffix in (".onnx", ".ort"))
-    session = _session(file.read_bytes())
-    names = [field.name for field in interface.outputs]
+def _asked(bundle: Bundle, file: Path) -> Ask:
+    import onnxruntime
 
-    def ask(columns: Columns) -> Answers:
-        return dict(zip(names, session.run(names, columns), strict=True)), None
-
-    return ask
+    session = onnxruntime.InferenceSession(file.read_bytes(), _on_one_thread())
+    names = [field.name for field in bundle.signature.outputs]
+    return lambda columns: (dict(zip(names, session.run(names, columns), strict=True)), None)
 
 
-def _session(data: bytes, save_as: Path | None = None) -> Any:
+def _on_one_thread() -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    if save_as is None:
-        return onnxruntime.InferenceSession(data, options)
-    options.optimized_model_filepath = str(save_as)
-    options.add_session_config_entry("session.save_model_format", "ORT")
-    options.log_severity_level = 3
-    # It would lay weights out for the processor of this machine.
-    return onnxruntime.InferenceSession(data, options, disabled_optimizers=["NchwcTransformer"])
-
-
-ONNX_FORMAT = Runtime(partial(export, as_ort=False), open_graph)
-ORT_FORMAT = Runtime(partial(export, as_ort=True), open_graph)
+    return options

@@ -1,7 +1,7 @@
 """Run by a Python that has the converters, and no Bascule.
 
     torch_tools.py convert PROGRAM.pt2 FILE    converts an exported program
-    torch_tools.py run FILE                    runs rows for `bascule.runtimes.child`
+    torch_tools.py run FILE                    runs rows for `bascule.runtimes.tools`
 
 FILE ends with `.tflite` or `.pte`, and rows are run one after the other, as a device does.
 """
@@ -69,10 +69,8 @@ def run(file: str) -> None:
         start = time.perf_counter()
         rows.append(ask(row))
         us.append((time.perf_counter() - start) * 1e6)
-    whole = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
-    outputs = [
-        {"shape": each.shape, "data": base64.b64encode(each.tobytes()).decode()} for each in whole
-    ]
+    whole = (b"".join(each.tobytes() for each in output) for output in zip(*rows, strict=True))
+    outputs = [base64.b64encode(data).decode() for data in whole]
     sys.stdout.write(f"answer {json.dumps({'outputs': outputs, 'us': us})}")
 
 

@@ -1,8 +1,8 @@
 """ONNX Runtime Web: a folder of static files that predicts in a browser.
 
 After the first visit a service worker answers for all files, so the page works offline. The files
-of the runtime (14 MB) are copied from the npm package `onnxruntime-web`, looked for in `tools` or
-else here. A server in front of it has to allow `'wasm-unsafe-eval'`, as the page's own policy does.
+of the runtime (14 MB) are copied from `node_modules`, in the folder that `tools` names or else
+here. A server in front of it has to allow `'wasm-unsafe-eval'`, as the page's own policy does.
 The export is compared in Node.js, which runs the same files.
 """
 
@@ -16,41 +16,26 @@ from typing import Any
 from bascule.bundle import Bundle
 from bascule.bundle.disk import EXAMPLE, ProgramEntry
 from bascule.core import MissingExtra
-from bascule.runtimes.child import asked_by
-from bascule.runtimes.program import Ask, Interface, Runtime, bytes_of
+from bascule.runtimes.tools import Ask, asked_by, bytes_of
 
 _RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-_PLACES = ("", "dist", "node_modules/onnxruntime-web/dist")
+_PAGE = ("index.html", "page.css", "page.mjs", "offline.js")
 
 
-def export(bundle: Bundle, entry: ProgramEntry, folder: Path, tools: Path | None) -> dict[str, Any]:
+def to_web(
+    bundle: Bundle, entry: ProgramEntry, folder: Path, tools: Path | None
+) -> tuple[Ask, dict[str, Any]]:
     """Write the graph, the page and the runtime."""
-    tools = tools or Path()
-    places = [tools / place for place in _PLACES if (tools / place / _RUNTIME[0]).is_file()]
-    if not places:
-        raise MissingExtra(
-            f"onnxruntime-web is not in {tools.absolute()}",
-            hint="npm install onnxruntime-web, and name the folder with --tools",
-        )
+    package = (tools or Path()).absolute() / "node_modules/onnxruntime-web/dist"
+    if not package.is_dir():
+        hint = "npm install onnxruntime-web; --tools names the folder where that ran"
+        raise MissingExtra(f"{package} is not there", hint=hint)
     for name in _RUNTIME:
-        shutil.copyfile(places[0] / name, folder / name)
-    for name in ("index.html", "page.css", "page.mjs", "offline.js"):
-        (folder / name).write_bytes(_page(name).read_bytes())
+        shutil.copyfile(package / name, folder / name)
+    page = files("bascule.runtimes") / "web_page"
+    for name in _PAGE:
+        (folder / name).write_bytes((page / name).read_bytes())
     (folder / "model.onnx").write_bytes(bytes_of(bundle, entry.file))
     (folder / "example.json").write_bytes(bytes_of(bundle, EXAMPLE))
-    return {}
-
-
-def open_in_node(folder: Path, interface: Interface, _tools: Path | None) -> Ask:
-    """The files in Node.js."""
-    node = shutil.which("node")
-    if node is None:
-        raise MissingExtra("Node.js is not installed", hint="the page is compared in it")
-    return asked_by([node, str(_page("check.mjs")), str(folder.absolute())], interface)
-
-
-def _page(name: str) -> Any:
-    return files("bascule.runtimes") / "web_page" / name
-
-
-WEB = Runtime(export, open_in_node)
+    command = ["node", str(page / "check.mjs"), str(folder.absolute())]
+    return asked_by(command, bundle, entry, "install Node.js: the page is compared in it"), {}

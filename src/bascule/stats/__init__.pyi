@@ -97,3 +97,4 @@ from .two_sample import (
     shrunk as shrunk,
 )
 from .watermarks import binomial_tails as binomial_tails, shares_p_value as shares_p_value
+from .windows import WindowProfile as WindowProfile

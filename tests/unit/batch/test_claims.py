@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from tests.stores import BUCKET
+from tests.tiers import first_of
 
 from bascule.batch import claims, job_of, planned
 from bascule.batch.claims import Cell, Claim, FileCell, ObjectCell, held
@@ -118,7 +119,7 @@ def test_a_claim_is_renewed(file, monkeypatch):
 
 
 @pytest.mark.parametrize("sink", ["s/", "s3", "sqlite:///s.db#s", "duckdb:///s.db#s", "postgresql"])
-@pytest.mark.parametrize("taker", ["same run", "another"])
+@pytest.mark.parametrize("taker", first_of(["same run", "another"]))
 def test_a_process_that_was_taken_over_commits_nothing(
     bundle, tmp_path, monkeypatch, request, sink, taker
 ):

@@ -15,6 +15,7 @@ import pyarrow.csv as pacsv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from tests.pace import LOOP_US, loop_us
 
 from bascule.batch import job_of, planned, run_job
 from bascule.bundle import Bundle, load
@@ -106,7 +107,8 @@ def test_planning_many_text_files_reads_their_first_lines_alone(bundle, tmp_path
     began_s = time.process_time()
     with planned(job, bundle) as plan:
         assert len(plan.chunks) == 1
-    assert time.process_time() - began_s < 0.7  # 1.4 s where each is opened by Arrow
+    # 1.4 s where each is opened by Arrow
+    assert time.process_time() - began_s < 0.7 * max(1.0, loop_us() / LOOP_US)
 
 
 def test_a_csv_of_another_country_is_read_with_its_options(score, tmp_path):

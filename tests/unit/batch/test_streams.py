@@ -66,18 +66,20 @@ class Kafka(Broker):
         assert producer.flush(30) == 0
 
     def read(self, topic: str, count: int) -> list[tuple[dict[str, str], bytes]]:
-        from confluent_kafka import Consumer
+        from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
         consumer = Consumer(
-            {"bootstrap.servers": self.url.partition("://")[2], "group.id": f"t{time.time_ns()}",
-             "auto.offset.reset": "earliest", "log_level": 2}
+            {"bootstrap.servers": self.url.partition("://")[2], "group.id": "it is in none",
+             "enable.auto.commit": False, "log_level": 2}
         )  # fmt: skip
-        consumer.subscribe([topic])
+        # A group takes three seconds to take in a member.
+        parts = consumer.list_topics(topic, 30).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, part, OFFSET_BEGINNING) for part in parts])
         found: list[tuple[dict[str, str], bytes]] = []
-        until_s = time.monotonic() + (30 if count else 3)
-        while time.monotonic() < until_s and (not count or len(found) < count):
-            for one in consumer.consume(100, 1.0):
-                assert one.error() is None or not count
+        until_s = time.monotonic() + 60
+        while time.monotonic() < until_s and len(found) < count:
+            for one in consumer.consume(count - len(found), 1.0):
+                assert one.error() is None, one.error()
                 headers = {name: value.decode() for name, value in one.headers() or ()}
                 found.append((headers, one.value()))
         found += [(dict(one.headers() or ()), one.value()) for one in consumer.consume(1, 0.5)]
@@ -114,8 +116,9 @@ class Nats(Broker):
         async def read(stream: Any) -> Any:
             pull, found = await stream.pull_subscribe(topic), []
             try:
-                while True:
-                    found += await pull.fetch(100, timeout=2)
+                while True:  # until nothing came for a while after the last of them
+                    within_s = 2 if len(found) < count else 0.5
+                    found += await pull.fetch(100, timeout=within_s)
             except TimeoutError:
                 return [(one.headers or {}, one.data) for one in found]
 
@@ -186,7 +189,7 @@ def values_of(rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
 
 def job_of(broker: Broker, names: Mapping[str, str], **options: Any) -> StreamJob:
     ends = {"source": f"{broker.url}/{names['in']}", "sink": f"{broker.url}/{names['out']}"}
-    return StreamJob(**{"model": "table", "idle_s": 3.0, "record": "off"} | ends | options)
+    return StreamJob(**{"model": "table", "idle_s": 2.0, "record": "off"} | ends | options)
 
 
 def test_each_message_is_answered_and_poison_is_a_dead_letter(broker, names, bundle, tmp_path):

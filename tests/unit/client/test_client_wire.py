@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
+from tests.tiers import examples
 
 from bascule_client.addresses import parse_address
 from bascule_client.errors import Invalid, Untrusted
@@ -285,7 +286,7 @@ def echoed(request, dtypes):
 
 @pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize("dtype", NUMBERS, ids=str)
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_every_number_comes_back_with_its_bits(dtype, as_json, data):
     shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=3, max_side=3))

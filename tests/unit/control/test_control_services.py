@@ -208,7 +208,7 @@ REGISTRY_CHANGES = [
     ("DELETE", "/api/v1/edge/devices/6d7e", None),
     ("POST", "/api/v1/edge/reports", {"reports": []}),
     ("POST", "/api/v1/edge/rollouts", {"version": "late/1", "group": "stable"}),
-    ("POST", "/api/v1/edge/rollouts/0e4f/abort", {"reason": "a complaint"}),
+    ("POST", "/api/v1/edge/rollouts/0e4f/abort", None),
     ("POST", "/api/v1/erasures", {"field": "customer_id", "subject": "c-1"}),
 ]
 

@@ -149,7 +149,7 @@ def test_a_provider_that_never_finishes_its_answer_is_left_at_the_deadline(
         began = time.monotonic()
         with pytest.raises(Unavailable):
             provider.begin(REDIRECT, "/")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5  # it would be silent for longer
 
 
 def test_a_slow_provider_holds_few_threads(config, monkeypatch):

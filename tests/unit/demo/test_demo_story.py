@@ -1,7 +1,9 @@
 import importlib.util
 import io
 import json
+import queue
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -38,6 +40,24 @@ def again(months):
     """One version to roll out: the same model."""
     model = flights.build_model().fit(months.train[flights.FEATURES], months.train["late"])
     yield rollouts.Candidate("the same again", "promoted", model)
+
+
+def test_the_first_version_is_packed_before_it_is_asked_for_and_one_more_while_it_is_tried():
+    begun, packed = [], queue.Queue()
+
+    def versions():
+        for number in (2, 3, 4):
+            begun.append(number)
+            packed.put(number)
+            yield number
+
+    with ThreadPoolExecutor(1) as worker:
+        ahead = rollouts.computed_ahead(versions(), worker)
+        assert packed.get(timeout=20) == 2
+        assert next(ahead) == 2
+        assert packed.get(timeout=20) == 3
+        assert begun == [2, 3]
+        assert list(ahead) == [3, 4]
 
 
 def running_in(folder):

@@ -30,6 +30,61 @@ def versions(packed):
     return paths
 
 
+TRAP = 12345.0
+"""A value that makes the versions of `trapped` hang or fail."""
+
+
+def trapped(*, hangs):
+    """An ONNX model that adds 0 to its input, but to `TRAP`: there it never ends, or fails."""
+    from onnx import TensorProto, helper
+    from onnx.numpy_helper import from_array
+
+    node, tensor = helper.make_node, helper.make_tensor_value_info
+    constants = {
+        "trap": np.float64(TRAP), "axes": np.array([0, 1]), "once": np.int64(1), "on": np.True_,
+        "for_ever": np.int64(2**62), "zero": np.float64(0), "zeros": np.zeros(1),
+    }  # fmt: skip
+    nodes = [
+        node("ReduceMax", ["input", "axes"], ["largest"], keepdims=0),
+        node("Equal", ["largest", "trap"], ["is_trap"]),
+    ]
+    if hangs:
+        flag, number = (tensor("is_on", TensorProto.BOOL, []), tensor("x", TensorProto.DOUBLE, []))
+        ends = tensor("still_on", TensorProto.BOOL, []), tensor("y", TensorProto.DOUBLE, [])
+        steps = [node("Identity", ["is_on"], ["still_on"]), node("Add", ["x", "x"], ["y"])]
+        count = tensor("count", TensorProto.INT64, [])
+        body = helper.make_graph(steps, "step", [count, flag, number], ends)
+        nodes += [
+            node("Where", ["is_trap", "for_ever", "once"], ["times"]),
+            node("Loop", ["times", "on", "zero"], ["added"], body=body),
+        ]
+    else:
+        nodes += [
+            node("Cast", ["is_trap"], ["place"], to=TensorProto.INT64),
+            node("Gather", ["zeros", "place"], ["added"]),
+        ]
+    nodes.append(node("Add", ["input", "added"], ["output"]))
+    ends = (tensor(name, TensorProto.DOUBLE, ["rows", 4]) for name in ("input", "output"))
+    graph = helper.make_graph(
+        nodes, "late", *([end] for end in ends),
+        [from_array(np.asarray(value), name) for name, value in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.fixture(scope="session")
+def trap(packed):
+    """`trap(hangs=...)`: a bundle of `trapped` with recorded answers."""
+
+    def pack(*, hangs):
+        rows = np.random.default_rng(0).normal(size=(20, 4))
+        path = packed("late", trapped(hangs=hangs), rows)
+        lay_statements(path, device_statements(path, by="test"))
+        return path
+
+    return pack
+
+
 @pytest.fixture
 def publisher(tmp_path):
     (tmp_path / "repository").mkdir()
@@ -55,7 +110,8 @@ class Run:
     def __init__(self, home, repository, **config):
         self.device = Device(home)
         config = {"name": "d-1", "plan": QUICK} | config
-        self.agent = Agent(self.device, FolderRepository(repository), "stable", **config)
+        repository = FolderRepository(home, repository, home)
+        self.agent = Agent(self.device, repository, "stable", **config)
         self.now_s = time.monotonic()
         self.agent.start()
 

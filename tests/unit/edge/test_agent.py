@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -15,19 +18,23 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from tests.edge_devices import alter_statement
+from tests.unit.edge.conftest import TRAP
+from tests.waiting import until
 
 from bascule.bundle import load, read_manifest
 from bascule.bundle.disk import PASSPORT, sign_passport, write_statement
-from bascule.core import Conflict, Unavailable, Untrusted
+from bascule.core import Conflict, ModelFailed, Overloaded, TimedOut, Unavailable, Untrusted
 from bascule.edge import GOLDEN, check_golden
 from bascule.edge.__main__ import main
 
 ROWS = np.random.default_rng(1).normal(size=(2, 4))
 
 
-def ask(device, times=1):
+def ask(device, times=1, rows=ROWS):
+    tensor = {"name": "input", "datatype": "FP64", "shape": rows.shape, "data": rows.tolist()}
+    body = json.dumps({"inputs": [tensor]}).encode()
     for _ in range(times):
-        device.device.predict(ROWS)
+        device.device.answer(body)
 
 
 def events(device):
@@ -43,10 +50,10 @@ def _text(file):
 def break_model(monkeypatch, device):
     """Have every request to the version that serves fail from now on."""
 
-    def fail(rows):
-        raise ArithmeticError("broken")
+    def fail(body, json_bytes):
+        raise ModelFailed("broken")
 
-    monkeypatch.setattr(device.device.opened.bundle, "predict", fail)
+    monkeypatch.setattr(device.device.opened, "reply", fail)
 
 
 def test_a_device_answers_with_the_bits_of_the_bundle_that_its_channel_names(installed, versions):
@@ -62,29 +69,86 @@ def test_a_new_version_answers_beside_before_it_serves_and_the_old_one_stays_to_
     offer = publisher.publish(versions[1], "late/2")
     installed.until(lambda: installed.device.trial)
     assert installed.state.current == before
-    assert installed.state.candidate == offer
 
     ask(installed, 4)
     installed.serves(offer)
     assert installed.state.last_good == before
     assert installed.agent.home.digests() == {before.digest, offer.digest}
-    assert "differ" in events(installed)[-1][1]
+    assert events(installed)[-1] == ("installed", "3 of 3 differ")
+    assert installed.device.trial is None
 
 
 def test_a_candidate_that_fails_in_trial_is_refused_and_never_tried_again(
-    installed, publisher, versions, monkeypatch
+    installed, publisher, trap
 ):
     before = installed.state.current
-    offer = publisher.publish(versions[1], "late/2")
-    trial = installed.until(lambda: installed.device.trial)
-    monkeypatch.setattr(trial[0].bundle, "predict", lambda rows: 1 / 0)
-    ask(installed, 4)
+    offer = publisher.publish(trap(hangs=False), "late/2")
+    installed.until(lambda: installed.device.trial)
+    ask(installed, 2)
+    ask(installed, rows=np.full((2, 4), TRAP))
     installed.until(lambda: offer.digest in installed.state.refused)
     for _ in range(3):
         installed.turn(1.0)
     assert installed.state.current == before
     assert installed.agent.resting == "every version of the channel was refused"
-    assert events(installed)[-1] == ("refused", installed.state.refused[offer.digest])
+    reason = installed.state.refused[offer.digest]
+    assert reason.startswith("in trial, 1 of 3 requests failed: program onnx failed")
+    assert events(installed)[-1] == ("refused", reason)
+
+
+def test_a_candidate_that_hangs_delays_no_caller_and_is_refused_when_its_time_is_over(
+    installed, publisher, trap
+):
+    before = installed.state.current
+    offer = publisher.publish(trap(hangs=True), "late/2")
+    installed.until(lambda: installed.device.trial)
+    ask(installed, 3, np.full((2, 4), TRAP))
+    installed.agent.plan = replace(installed.agent.plan, check_s=4.0)
+    took_s = []
+
+    def is_refused():
+        installed.agent.turn(time.monotonic())
+        began_s = time.monotonic()
+        ask(installed)
+        took_s.append(time.monotonic() - began_s)
+        return offer.digest in installed.state.refused
+
+    until(is_refused)
+    assert max(took_s) < 2.0
+    assert installed.state.refused == {offer.digest: "the trial of late/2 took over 4 s"}
+    assert events(installed)[-1] == ("refused", "the trial of late/2 took over 4 s")
+    assert installed.state.current == before
+    assert installed.agent.home.digests() == {before.digest}
+
+
+@pytest.mark.slow
+def test_a_version_that_hangs_while_it_serves_is_interrupted_and_returned_from(
+    installed, publisher, trap, monkeypatch
+):
+    before = installed.state.current
+    offer = publisher.publish(trap(hangs=True), "late/2")
+    installed.until(lambda: installed.device.trial)
+    ask(installed, 3)
+    installed.serves(offer)
+    monkeypatch.setattr("bascule.edge.device._MAX_WAIT_S", 0.2)
+    outcomes = []
+
+    def hang():
+        try:
+            ask(installed, rows=np.full((2, 4), TRAP))
+        except (Overloaded, TimedOut) as problem:
+            outcomes.append(type(problem))
+
+    callers = [threading.Thread(target=hang) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60.0)
+    assert set(outcomes) == {Overloaded, TimedOut}
+    installed.turn()
+    assert installed.state.current == before
+    assert installed.state.refused == {offer.digest: "6 of 6 requests failed"}
+    ask(installed)
 
 
 def test_a_version_whose_recorded_answers_differ_on_this_device_never_serves(
@@ -154,7 +218,7 @@ def test_a_version_that_fails_requests_is_returned_from_and_refused(
     with monkeypatch.context() as patch:
         break_model(patch, installed)
         for _ in range(5):
-            with pytest.raises(ArithmeticError):
+            with pytest.raises(ModelFailed):
                 ask(installed)
     installed.turn()
     assert installed.state.current == before
@@ -167,7 +231,7 @@ def test_the_only_version_serves_on_though_it_fails_requests(installed, monkeypa
     with monkeypatch.context() as patch:
         break_model(patch, installed)
         for _ in range(6):
-            with pytest.raises(ArithmeticError):
+            with pytest.raises(ModelFailed):
                 ask(installed)
     installed.turn()
     assert installed.state.current is not None
@@ -190,19 +254,6 @@ def test_a_version_that_never_stays_up_is_left_after_three_starts(
     ask(device)
 
 
-def test_a_process_that_ends_during_a_trial_counts_against_the_candidate(
-    run, installed, publisher, versions
-):
-    before = installed.state.current
-    offer = publisher.publish(versions[1], "late/2")
-    device = installed
-    for _ in range(3):
-        device.until(lambda device=device: device.device.trial)
-        device = run()
-        assert device.state.current == before
-    assert "the agent ended 3 times" in device.state.refused[offer.digest]
-
-
 @pytest.mark.slow
 def test_a_damaged_slot_is_returned_from_and_fetched_again_without_being_refused(
     run, installed, versions
@@ -222,6 +273,12 @@ def test_a_damaged_state_is_started_from_the_channel(run, installed):
     device = run()
     assert "state.json is damaged" in events(device)[-1][1]
     device.serves(offer)
+
+
+def test_a_device_without_a_name_draws_one_and_keeps_it(run):
+    name = run(name="").state.device
+    assert len(name) == 16
+    assert run(name="").state.device == name
 
 
 def test_two_agents_do_not_share_a_home(run, installed, publisher):
@@ -292,5 +349,6 @@ def test_an_enrolled_device_knows_its_channel_and_others_are_told_what_is_missin
         asked.append((place, address, root))
         raise Unavailable("away")
 
+    (home / "state.json").write_bytes(b"{")  # a damaged state is the agent's to start without
     assert main(["run", "--home", str(home)], repository) == 1
     assert asked == [(home, "R", home / "root.json")]

@@ -8,9 +8,17 @@ import shutil
 import socket
 import subprocess
 import threading
+from contextlib import suppress
+from queue import Empty, Queue
 
 import numpy as np
 import pytest
+from paho.mqtt.client import Client as MqttClient, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from tests.stores import free_ports
+from tests.waiting import until
 
 from bascule.core import Invalid
 from bascule.edge import Device
@@ -113,10 +121,13 @@ def test_what_is_refused_is_refused_in_the_words_of_a_server(
         (b"nonsense\r\n\r\n", 400),
         (b"GET /v2 HTTP/1.1\r\nno colon\r\n\r\n", 400),
         (b"GET /v2 HTTP/1.1\r\nHost : localhost\r\n\r\n", 400),
-        (b"GET /v2 HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", 413),
+        (b"GET /v2 HTTP/1.1\r\n" + b"a: b\r\n" * 2000 + b"\r\n", 413),
+        (b"GET /v2 HTTP/1.1\r\na: b\r\n folded\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\nHost: localhost\n\r\n\r\n", 400),
         (b"GET /" + b"a" * 10_000, 413),
         (b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         (b"POST /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"PUT /v2 HTTP/1.1\r\nConnection: close\r\n\r\n", 404),
     ],
 )
 def test_what_is_no_request_is_refused_and_the_connection_closed(server, sent, status):
@@ -169,46 +180,110 @@ def test_no_address_that_others_reach_is_listened_on(device, address):
         HttpServer(device, address)
 
 
-def test_a_message_is_answered_where_it_names_and_with_its_correlation(device, body, tmp_path):
-    from paho.mqtt.client import Client, MQTTv5
-    from paho.mqtt.enums import CallbackAPIVersion
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-
+@pytest.fixture
+def broker(tmp_path, authority):
+    """`broker(*lines)`: the port of a Mosquitto with these lines in its configuration."""
     program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
-    broker = subprocess.Popen([program, "-c", tmp_path / "conf"], stderr=subprocess.DEVNULL)
-    bridge = MqttBridge(device, f"mqtt://127.0.0.1:{port}/plant/late")
-    replies, arrived, ready = [], threading.Semaphore(0), threading.Event()
-    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+    started = []
 
-    def take(_, __, message):
-        replies.append(message)
-        arrived.release()
+    def start(*lines):
+        (port,) = free_ports(1)
+        conf = [f"listener {port} 127.0.0.1", "user root", *lines]
+        (tmp_path / "conf").write_text("\n".join(conf))
+        started.append(subprocess.Popen([program, "-c", tmp_path / "conf"]))
+        return port
 
-    client.on_message, client.on_subscribe = take, lambda *_: ready.set()
-    client.on_connect = lambda *_: client.subscribe([("me/#", 1), ("plant/late/answer", 1)])
-    try:
-        client.connect_async("127.0.0.1", port)
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def messages():
+    """`messages(port, ca, *login)`: a client that has subscribed, and the queue of its messages."""
+    clients = []
+
+    def connect(port, ca=None, *login):
+        client, arrived, ready = (
+            MqttClient(CallbackAPIVersion.VERSION2, protocol=MQTTv5),
+            Queue(),
+            threading.Event(),
+        )
+        if ca is not None:
+            client.tls_set(ca)
+            client.username_pw_set(*login)
+        client.on_message = lambda _, __, message: arrived.put(message)
+        client.on_subscribe = lambda *_: ready.set()
+        client.on_connect = lambda *_: client.subscribe([("me/#", 1), ("plant/late/answer", 1)])
         client.reconnect_delay_set(1, 1)
+        client.connect_async("127.0.0.1", port)
         client.loop_start()
+        clients.append(client)
         assert ready.wait(30)
-        assert bridge.subscribed.wait(30)
-        about = Properties(PacketTypes.PUBLISH)
-        about.ResponseTopic, about.CorrelationData = "me/late", b"7"
-        client.publish("plant/late", body, qos=1, properties=about)
-        client.publish("plant/late", b"{", qos=1)
-        assert arrived.acquire(timeout=30)
-        assert arrived.acquire(timeout=30)
-    finally:
-        bridge.close()
+        return client, arrived
+
+    yield connect
+    for client in clients:
+        client.disconnect()
         client.loop_stop()
-        broker.terminate()
-        broker.wait()
-    by_topic = {message.topic: message for message in replies}
-    assert by_topic["me/late"].properties.CorrelationData == b"7"
-    assert json.loads(by_topic["me/late"].payload)["model_version"] == "1"
-    assert json.loads(by_topic["plant/late/answer"].payload)["status"] == 400
+
+
+def answered(client, arrived, body, about=None):
+    """The answer to a message, which is sent until the device has subscribed."""
+
+    def send():
+        client.publish("plant/late", body, qos=1, properties=about)
+        with suppress(Empty):
+            return arrived.get(timeout=1)
+
+    return until(send)
+
+
+def test_a_message_is_answered_where_it_names_and_with_its_correlation(
+    device, body, broker, messages
+):
+    port = broker("allow_anonymous true")
+    bridge = MqttBridge(device, f"mqtt://127.0.0.1:{port}/plant/late")
+    client, arrived = messages(port)
+    refused = answered(client, arrived, b"{")
+    assert (refused.topic, json.loads(refused.payload)["status"]) == ("plant/late/answer", 400)
+    about = Properties(PacketTypes.PUBLISH)
+    about.ResponseTopic, about.CorrelationData = "me/late", b"7"
+    client.publish("plant/late", body, qos=1, properties=about)
+    answer = until(lambda: (got := arrived.get(timeout=30)).topic == "me/late" and got)
+    bridge.close()
+    assert answer.properties.CorrelationData == b"7"
+    assert json.loads(answer.payload)["model_version"] == "1"
+
+
+def test_a_broker_is_asked_within_tls_with_the_password_of_a_file(
+    device, body, broker, messages, authority, tmp_path, capfd
+):
+    certificate, key = authority("broker")
+    passwords = tmp_path / "passwords"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "late", "p@ss"], check=True)
+    port = broker(
+        "allow_anonymous false", f"password_file {passwords}", f"certfile {certificate}",
+        f"keyfile {key}",
+    )  # fmt: skip
+    client, arrived = messages(port, authority.root, "late", "p@ss")
+    address = f"mqtts://late:${{file:{tmp_path}/secret}}@localhost:{port}/plant/late"
+    (tmp_path / "secret").write_text("wrong")
+    refused = MqttBridge(device, address, str(authority.root))
+    until(lambda: "the broker refused the connection" in capfd.readouterr().err)
+    refused.close()
+    (tmp_path / "secret").write_text("p@ss")
+    bridge = MqttBridge(device, address, str(authority.root))
+    assert json.loads(answered(client, arrived, body).payload)["model_version"] == "1"
+    bridge.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "ca"),
+    [("http://h/t", None), ("mqtt://h", None), ("mqtt://h:x/t", None), ("mqtts://h/t", "/none"),
+     ("mqtt://u:${file:/none}@h/t", None)],
+)  # fmt: skip
+def test_an_address_that_is_no_topic_of_a_broker_is_refused(device, address, ca):
+    with pytest.raises(Invalid, match="cannot be"):
+        MqttBridge(device, address, ca)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,17 +15,23 @@ from bascule.core import Unavailable
 from bascule.edge import State
 from bascule.edge.device import Counts
 from bascule.edge.reporting import Outbox, send
-from bascule.stats import Quantiles
+from bascule.stats import WindowProfile
 
 STATE = State(device="d-1")
 
 
-def counts(requests=10, version="1"):
-    counted = Counts()
-    for latency_us in range(requests):
-        counted.add(float(latency_us), failed=latency_us % 10 == 0)
-    running = {"version": version, "digest": version}
-    return {"event": "counts", "counts": counted.take(), "running": running, "bytes_received": 1}
+def counts(requests=10, version="1", rows=0):
+    """A report of requests of one row each; `rows` of them are sampled."""
+    counted, window = Counts(), WindowProfile(rows=requests, profiled_rows=requests)
+    for request in range(requests):
+        counted.add(failed=request % 10 == 0)
+    window.inputs.add({"x": np.arange(requests, dtype=float)})
+    sample = {"share": 0.1, "rows": [[{"x": 1.0}, {"y": 2.0}]] * rows}
+    return {
+        "event": "counts", "counts": counted.take(), "bytes_received": 1,
+        "running": {"version": version, "digest": version}, "profile": window.to_json(),
+        **({"sample": sample} if rows else {}),
+    }  # fmt: skip
 
 
 def event(name="installed"):
@@ -39,21 +46,54 @@ def requests_in(folder):
     return sum(report["counts"]["requests"] for report in reports(folder) if "counts" in report)
 
 
-def test_months_of_counts_stay_in_the_budget_and_none_of_them_is_lost(tmp_path):
+def size_of(folder):
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_months_of_counts_and_profiles_stay_in_the_budget_and_none_of_them_is_lost(tmp_path):
+    """Ninety days of two reports a day, in the room of twenty."""
+    outbox = Outbox(tmp_path, 60_000)
+    outbox.add(STATE, event())
+    for _ in range(180):
+        outbox.add(STATE, counts(requests=100))
+    assert size_of(tmp_path) <= 60_000
+    kept = reports(tmp_path)
+    assert kept[0]["event"] == "installed"
+    assert requests_in(tmp_path) == 100 * 180
+    assert sum(report["profile"]["rows"] for report in kept[1:]) == 100 * 180
+    oldest = WindowProfile.from_json(kept[1]["profile"])
+    assert oldest.rows == kept[1]["counts"]["requests"] > 10_000
+    assert oldest.inputs.columns["x"].quantiles.quantile(0.5) == pytest.approx(49, abs=3)
+    assert not any(report.get("dropped") for report in kept)
+
+
+def test_rows_are_dropped_first_and_events_last_and_the_newest_report_says_how_many(tmp_path):
     outbox = Outbox(tmp_path, 20_000)
     outbox.add(STATE, event())
-    for _ in range(100):
-        outbox.add(STATE, counts())
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 20_000
-    assert requests_in(tmp_path) == 1000
-    assert reports(tmp_path)[0]["event"] == "installed"
-    oldest = reports(tmp_path)[1]["counts"]
-    assert oldest["errors"] * 10 == oldest["requests"] > 500
-    assert Quantiles.from_json(oldest["latency_us"]).quantile(0.5) == pytest.approx(4, abs=1)
+    outbox.add(STATE, counts(rows=200))
+    for number in range(29):
+        outbox.add(STATE, counts(version=str(number), rows=200))  # of versions none is merged
+    kept = reports(tmp_path)
+    assert size_of(tmp_path) <= 20_000
+    assert len(kept) == 31
+    assert requests_in(tmp_path) == 300
+    assert not any("sample" in report for report in kept)
+    with_profile = [report["sequence"] for report in kept if "profile" in report]
+    assert with_profile == list(range(32 - len(with_profile), 32)) != []
+    dropped = Counter()
+    for report in kept:
+        dropped.update(report.get("dropped"))
+    assert dropped == {"sample": 30 * 200, "profile": 30 - len(with_profile)}
+
+    Outbox(tmp_path, 3_000).add(STATE, event("returned"))
+    assert size_of(tmp_path) <= 3_000
+    kept = reports(tmp_path)
+    assert [kept[0]["event"], kept[-1]["event"]] == ["installed", "returned"]
+    assert kept[-1]["dropped"]["reports"] == 32 - len(kept)
 
 
 def test_counts_of_two_versions_are_not_merged(tmp_path):
-    outbox = Outbox(tmp_path, 3_000)
+    outbox = Outbox(tmp_path, 4_000)
     for version in ("1", "2", "1", "2"):
         outbox.add(STATE, counts(version=version))
     assert all(report["counts"]["requests"] == 10 for report in reports(tmp_path))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from bench.simulated_fleets import CANDIDATE, STABLE, Announced, Versions
 
 from bascule.edge import Offer
-from bascule.fleet import Fleet, RolloutRequest, read_reports
+from bascule.fleet import Fleet, read_reports
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -33,7 +33,7 @@ class Clocked:
         return next(device for device in self.fleet.devices() if device.name == name)
 
     def begin(self, **plan):
-        return self.fleet.begin(RolloutRequest("late/2", "stable", **plan), by="ada")
+        return self.fleet.begin("late/2", "stable", by="ada", **plan)
 
 
 def report(device, sequence, event="counts", running=STABLE, **more):

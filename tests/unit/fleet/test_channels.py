@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
-from tests.devices import published_edge, weights  # noqa: F401 - a fixture
+from tests.devices import Edge, weights
 
 from bascule.catalogue import Catalogue, SqliteDatabase
+from bascule.control.loops.devices import keep_up
 from bascule.core import Conflict
-from bascule.fleet import Fleet, RepositoryChannels, RolloutRequest
+from bascule.fleet import Fleet, RepositoryChannels
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The first of two versions in a channel."""
+    published = Edge(tmp_path_factory.mktemp("edge"))
+    published.repository.init(published.root_keys)
+    published.enroll()
+    for seed in (1, 2):
+        published.push(weights(seed, 500))
+    published.publish("late/1")
+    return published.folder
+
+
+@pytest.fixture
+def edge(published, tmp_path):
+    """A copy of it."""
+    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    edge = Edge(tmp_path)
+    with edge.server.running():
+        yield edge
 
 
 @pytest.fixture
 def fleet(edge):
-    for seed in (1, 2):
-        edge.push(weights(seed))
-    edge.publish("late/1")
     channels = RepositoryChannels(lambda: edge.registry, lambda: edge.repository)
     catalogue = Catalogue(SqliteDatabase(edge.folder / "home" / "catalogue.db"))
     return Fleet(catalogue, channels, lambda: edge.registry, edge.clock)
 
 
 def begin(fleet, **plan):
-    return fleet.begin(RolloutRequest("late/2", "stable", **plan), by="ada")
+    return fleet.begin("late/2", "stable", by="ada", **plan)
 
 
 def turn(fleet, stored):
@@ -37,7 +59,7 @@ def test_devices_are_offered_the_candidate_by_a_share_and_find_its_bundle(edge, 
     channel = edge.channel()
     assert (channel.stable.version, channel.candidate.version) == ("late/1", "late/2")
     assert (channel.candidate.share, channel.candidate.rollout) == (0.5, stored.id)
-    assert edge.obtain("late/2").bytes_received > 0
+    assert edge.obtain("late/2") > 0
 
     fleet.abort(stored.id, by="ada")
     for _ in range(2):
@@ -48,6 +70,30 @@ def test_devices_are_offered_the_candidate_by_a_share_and_find_its_bundle(edge, 
 
 def test_an_enrolled_device_gets_the_root_that_it_trusts(edge, fleet):
     assert fleet.enroll("camera-1", "stable", by="ada").root == edge.root.read_text()
+
+
+def test_a_control_process_signs_anew_what_is_half_over(edge, fleet):
+    edge.now += timedelta(days=4)
+    keep_up(fleet)
+    assert edge.repository.ending() == {}
+    assert edge.repository.read().timestamp.signed.expires > edge.now + timedelta(days=6)
+
+
+@pytest.mark.slow
+def test_a_home_that_publishes_nothing_is_kept_up_without_tuf(tmp_path):
+    command = f"""
+import sys
+from pathlib import Path
+from bascule.app import open_fleet
+from bascule.control.loops.devices import keep_up
+from bascule.settings import load_settings
+fleet = open_fleet(load_settings(Path({str(tmp_path)!r}), {{"BASCULE_HOME": {str(tmp_path)!r}}}))
+fleet.catalogue.create()
+keep_up(fleet)
+assert "tuf" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_promoted_version_is_stable_and_the_rollout_has_ended(edge, fleet):
@@ -73,7 +119,7 @@ def test_of_two_that_write_a_channel_at_once_the_second_is_refused(edge, fleet):
 def test_a_version_that_a_person_publishes_ends_the_rollout(edge, fleet):
     stored = begin(fleet)
     turn(fleet, stored)
-    edge.push(weights(3))
+    edge.push(weights(3, 500))
     edge.publish("late/3")
     edge.now += timedelta(hours=1)
     turn(fleet, stored)

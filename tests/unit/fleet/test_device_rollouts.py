@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from tests.stores import open_database
 from tests.unit.catalogue.conftest import (  # noqa: F401  # migrations run once for all tests
     catalogue,
     current,
@@ -144,10 +145,21 @@ def test_phases_grow_to_all_devices(phases):
 
 
 @pytest.fixture
-def clocked(catalogue):  # noqa: F811
-    made = Clocked(catalogue)
-    made.enroll("camera-1", "camera-2")
-    return made
+def clocked(tmp_path, new_file):  # noqa: F811
+    new_file(tmp_path)
+    return with_cameras(open_database(tmp_path))
+
+
+@pytest.fixture
+def on_both(catalogue):  # noqa: F811
+    """On SQLite and PostgreSQL."""
+    return with_cameras(catalogue)
+
+
+def with_cameras(catalogue):  # noqa: F811
+    clocked = Clocked(catalogue)
+    clocked.enroll("camera-1", "camera-2")
+    return clocked
 
 
 def channel(clocked):
@@ -162,28 +174,28 @@ def test_a_rollout_over_all_devices_at_once_becomes_stable(clocked):
     assert clocked.fleet.rollout(stored.id).ended_at == T0
 
 
-def test_a_group_has_one_rollout_at_a_time(clocked):
-    first = clocked.begin()
+def test_a_group_has_one_rollout_at_a_time(on_both):
+    first = on_both.begin()
     with pytest.raises(Conflict):
-        clocked.begin()
-    clocked.fleet.abort(first.id, by="ada")
-    clocked.fleet.advance(clocked.fleet.rollout(first.id))
-    clocked.fleet.advance(clocked.fleet.rollout(first.id))
-    assert clocked.begin().id != first.id
+        on_both.begin()
+    on_both.fleet.abort(first.id, by="ada")
+    on_both.fleet.advance(on_both.fleet.rollout(first.id))
+    on_both.fleet.advance(on_both.fleet.rollout(first.id))
+    assert on_both.begin().id != first.id
 
 
-def test_an_aborted_rollout_takes_the_candidate_back_and_frees_what_was_stuck_on_it(clocked):
-    stored = clocked.begin()
-    clocked.fleet.advance(stored)
-    assert channel(clocked).candidate == candidate_of(stored.plan, stored.state)
-    clocked.report("camera-1", 1, "refused", CANDIDATE)
-    clocked.fleet.abort(stored.id, by="ada", reason="a complaint")
+def test_an_aborted_rollout_takes_the_candidate_back_and_frees_what_was_stuck_on_it(on_both):
+    stored = on_both.begin()
+    on_both.fleet.advance(stored)
+    assert channel(on_both).candidate == candidate_of(stored.plan, stored.state)
+    on_both.report("camera-1", 1, "refused", CANDIDATE)
+    on_both.fleet.abort(stored.id, by="ada")
     with pytest.raises(Conflict):
-        clocked.fleet.abort(stored.id, by="ada")
+        on_both.fleet.abort(stored.id, by="ada")
     for _ in range(2):
-        clocked.fleet.advance(clocked.fleet.rollout(stored.id))
-    assert (channel(clocked).stable, channel(clocked).candidate) == (STABLE, None)
-    assert clocked.device("camera-1").stuck_on == ""
+        on_both.fleet.advance(on_both.fleet.rollout(stored.id))
+    assert (channel(on_both).stable, channel(on_both).candidate) == (STABLE, None)
+    assert on_both.device("camera-1").stuck_on == ""
 
 
 def test_a_decision_whose_channel_was_not_written_is_written_in_the_next_turn(clocked):
@@ -224,39 +236,39 @@ def test_the_candidate_that_a_person_publishes_meanwhile_stays(clocked):
     assert clocked.fleet.rollout(stored.id).ended_at == T0
 
 
-def test_a_controller_that_lost_its_lease_stores_nothing(clocked):
-    stored = clocked.begin()
-    leases = Leases(clocked.fleet.catalogue)
+def test_a_controller_that_lost_its_lease_stores_nothing(on_both):
+    stored = on_both.begin()
+    leases = Leases(on_both.fleet.catalogue)
     late = Leadership(leases, "devices", "late", 60.0)
     lease = late.keep()
     leases.release(lease)
     Leadership(leases, "devices", "next", 60.0).keep()
-    clocked.pass_hours(2)
+    on_both.pass_hours(2)
     with pytest.raises(Conflict):
-        clocked.fleet.advance(stored, lease)
-    assert clocked.fleet.rollout(stored.id).state.looks == ()
+        on_both.fleet.advance(stored, lease)
+    assert on_both.fleet.rollout(stored.id).state.looks == ()
 
 
-def test_two_controllers_that_decide_at_once_store_one_decision(clocked):
-    stored = clocked.begin()
-    clocked.pass_hours(2)
-    clocked.fleet.advance(stored)
+def test_two_controllers_that_decide_at_once_store_one_decision(on_both):
+    stored = on_both.begin()
+    on_both.pass_hours(2)
+    on_both.fleet.advance(stored)
     with pytest.raises(Conflict):
-        clocked.fleet.advance(stored)
-    assert len(clocked.fleet.rollout(stored.id).state.looks) == 1
+        on_both.fleet.advance(stored)
+    assert len(on_both.fleet.rollout(stored.id).state.looks) == 1
 
 
-def test_reports_become_what_was_seen_of_a_phase(clocked):
-    clocked.report("camera-1", 1, **counts(100, 1))
-    clocked.pass_hours(1)
-    stored = clocked.begin()
-    clocked.pass_hours(1)
-    clocked.report("camera-1", 2, **counts(50, 2))
-    clocked.report("camera-1", 3, "installed", CANDIDATE)
-    clocked.report("camera-1", 4, running=CANDIDATE, **counts(30, 3))
-    clocked.report("camera-1", 5, "returned", CANDIDATE)
-    one, two = clocked.fleet.seen(stored.plan, stored.state.since, clocked.now)
+def test_reports_become_what_was_seen_of_a_phase(on_both):
+    on_both.report("camera-1", 1, **counts(100, 1))
+    on_both.pass_hours(1)
+    stored = on_both.begin()
+    on_both.pass_hours(1)
+    on_both.report("camera-1", 2, **counts(50, 2))
+    on_both.report("camera-1", 3, "installed", CANDIDATE)
+    on_both.report("camera-1", 4, running=CANDIDATE, **counts(30, 3))
+    on_both.report("camera-1", 5, "returned", CANDIDATE)
+    one, two = on_both.fleet.seen(stored.plan, stored.state.since, on_both.now)
     assert one == Seen(
-        "camera-1", (100, 1), (50, 2), (30, 3), is_bad=True, has_taken=True, seen_at=clocked.now
+        "camera-1", (100, 1), (50, 2), (30, 3), is_bad=True, has_taken=True, seen_at=on_both.now
     )
     assert two == Seen("camera-2", was_heard=False)

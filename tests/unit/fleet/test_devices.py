@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.stores import open_database
 from tests.unit.catalogue.conftest import (  # noqa: F401  # migrations run once for all tests
     catalogue,
     current,
@@ -20,7 +21,14 @@ from bascule.registry.stores import Records
 
 
 @pytest.fixture
-def clocked(catalogue):  # noqa: F811
+def clocked(tmp_path, new_file):  # noqa: F811
+    new_file(tmp_path)
+    return Clocked(open_database(tmp_path))
+
+
+@pytest.fixture
+def on_both(catalogue):  # noqa: F811
+    """On SQLite and PostgreSQL."""
     return Clocked(catalogue)
 
 
@@ -39,18 +47,18 @@ def test_a_device_that_is_enrolled_twice_keeps_its_first_key(clocked):
     assert clocked.device("camera-1") == before
 
 
-def test_a_revoked_device_reports_no_more_and_may_come_back_with_its_numbers(clocked):
-    clocked.enroll("camera-1")
-    clocked.report("camera-1", 7)
-    clocked.fleet.revoke("camera-1", by="ada")
-    again = clocked.fleet.revoke("camera-1", by="bob")
-    assert again.revoked_at == clocked.now
+def test_a_revoked_device_reports_no_more_and_may_come_back_with_its_numbers(on_both):
+    on_both.enroll("camera-1")
+    on_both.report("camera-1", 7)
+    on_both.fleet.revoke("camera-1", by="ada")
+    again = on_both.fleet.revoke("camera-1", by="bob")
+    assert again.revoked_at == on_both.now
     with pytest.raises(Refused):
-        clocked.report("camera-1", 8)
+        on_both.report("camera-1", 8)
 
-    clocked.enroll("camera-1")
-    assert clocked.report("camera-1", 1) == 7
-    assert clocked.report("camera-1", 8) == 8
+    on_both.enroll("camera-1")
+    assert on_both.report("camera-1", 1) == 7
+    assert on_both.report("camera-1", 8) == 8
 
 
 def test_the_key_of_one_device_reports_for_no_other(clocked):
@@ -63,14 +71,14 @@ def test_the_key_of_one_device_reports_for_no_other(clocked):
         clocked.report("camera-9", 1)
 
 
-def test_a_report_that_comes_twice_counts_once(clocked):
-    clocked.enroll("camera-1")
+def test_a_report_that_comes_twice_counts_once(on_both):
+    on_both.enroll("camera-1")
     for _ in range(2):
-        assert clocked.report("camera-1", 1, bytes_received=500, **counts(100)) == 1
-    assert clocked.device("camera-1").bytes_received == 500
+        assert on_both.report("camera-1", 1, bytes_received=500, **counts(100)) == 1
+    assert on_both.device("camera-1").bytes_received == 500
     both = read_reports([report("camera-1", 1, bytes_received=9), report("camera-1", 3)])
-    assert clocked.fleet.receive({"camera-1": both}) == {"camera-1": 3}
-    assert clocked.device("camera-1").bytes_received == 500
+    assert on_both.fleet.receive({"camera-1": both}) == {"camera-1": 3}
+    assert on_both.device("camera-1").bytes_received == 500
 
 
 def test_a_device_is_stuck_from_its_first_refusal_until_it_installs(clocked):
@@ -108,14 +116,14 @@ def test_reports_of_two_devices_are_no_batch():
         read_reports([report("camera-1", 1), report("camera-2", 1)])
 
 
-def test_reports_that_no_decision_reads_are_deleted(clocked):
-    clocked.enroll("camera-1")
-    clocked.report("camera-1", 1, **counts(100))
-    clocked.pass_hours(24 * 31)
-    clocked.report("camera-1", 2)
-    clocked.fleet.forget()
-    assert clocked.report("camera-1", 1) == 2
-    assert len(clocked.fleet.catalogue.rows(_all_reports())) == 1
+def test_reports_that_no_decision_reads_are_deleted(on_both):
+    on_both.enroll("camera-1")
+    on_both.report("camera-1", 1, **counts(100))
+    on_both.pass_hours(24 * 31)
+    on_both.report("camera-1", 2)
+    on_both.fleet.forget()
+    assert on_both.report("camera-1", 1) == 2
+    assert len(on_both.fleet.catalogue.rows(_all_reports())) == 1
 
 
 def _all_reports():

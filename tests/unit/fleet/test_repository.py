@@ -10,6 +10,7 @@ from tests.devices import Edge, published_edge, weights  # noqa: F401 - a fixtur
 
 from bascule.core import Conflict, Invalid, NotFound, Refused
 from bascule.fleet import key_in, publish
+from bascule.monitoring.alerts.sources import SignatureSource
 from bascule.registry import open_registry
 
 
@@ -23,8 +24,8 @@ class Watched:
     def __init__(self, place, before):
         self.place, self.before, self.writes = place, before, 0
 
-    def read(self, name):
-        return self.place.read(name)
+    def __getattr__(self, name):
+        return getattr(self.place, name)
 
     def create(self, name, content):
         self.writes += 1
@@ -80,7 +81,7 @@ def test_a_publication_that_is_killed_at_any_write_leaves_what_was_or_what_is_ne
         assert edge.channel().stable.version == first
     edge.publish(second)
     assert edge.channel().stable.version == second
-    assert edge.obtain(second).by == "full"
+    assert edge.obtain(second) > 0
 
 
 def test_a_repository_whose_making_was_killed_at_any_write_is_made_by_the_next_try(tmp_path):
@@ -95,7 +96,7 @@ def test_a_repository_whose_making_was_killed_at_any_write_is_made_by_the_next_t
             edge.repository.init(edge.root_keys)
 
 
-@pytest.mark.parametrize("place", ["", "s3"])
+@pytest.mark.parametrize("place", ["", pytest.param("s3", marks=pytest.mark.slow)])
 def test_of_two_that_publish_at_once_both_are_published(tmp_path, place, request):
     url = request.getfixturevalue("s3_url") if place else ""
     edge = Edge(tmp_path, url)
@@ -112,7 +113,13 @@ def test_of_two_that_publish_at_once_both_are_published(tmp_path, place, request
     with edge.server.running():
         offers = [edge.channel(name).stable.version for name in ("stable", "beta")]
         assert offers == ["late/1", "late/2"]
-        assert edge.obtain("late/2").by == "full"
+        assert edge.obtain("late/2") > 0
+        edge.place.create("targets/bundles/of-a-killed-process", b"half")
+        edge.now += timedelta(days=31)
+        edge.repository.refresh()
+        edge.repository.prune()
+        assert edge.place.read("targets/bundles/of-a-killed-process") is None
+        assert edge.channel("beta").stable.version == "late/2"
 
 
 def test_a_version_that_may_not_be_used_is_not_published(edge, tmp_path):
@@ -167,7 +174,7 @@ def test_a_version_is_published_with_the_claims_that_are_required_and_with_later
         targets = edge.repository.read().roles["targets"].signed.targets
         stated.append(targets[f"statements/{edge.digest('late/1')[7:]}.json"])
     assert stated[0].hashes != stated[1].hashes
-    assert edge.obtain("late/1").by == "full"
+    assert edge.obtain("late/1") > 0
     assert len(list((tmp_path / "device/late-1/statements").glob("passport-*"))) == 3
 
 
@@ -175,15 +182,61 @@ def test_a_refresh_keeps_devices_going_and_signs_anew_what_is_half_over(edge):
     edge.publish(edge.push(b"one"))
     before = edge.repository.read()
     edge.repository.refresh()
+    assert edge.repository.read().before == before.before
+    edge.now += timedelta(days=4)
+    edge.repository.refresh()
     after = edge.repository.read()
     assert after.timestamp.signed.version == before.timestamp.signed.version + 1
     assert after.snapshot.signed.version == before.snapshot.signed.version
     edge.now += timedelta(days=183)
     expires, root_expires = edge.repository.refresh()
     assert timedelta(days=6.9) < expires - edge.now < timedelta(days=7)
-    assert timedelta(days=181) < root_expires - edge.now < timedelta(days=182)
+    assert timedelta(days=177) < root_expires - edge.now < timedelta(days=178)
     for part in (*edge.repository.read().roles.values(), edge.repository.read().snapshot):
         assert part.signed.expires > edge.now + timedelta(days=364)
+
+
+def test_what_was_not_signed_anew_in_time_is_told_while_there_is_time(edge):
+    source = SignatureSource(edge.repository.ending)
+    assert [observed.findings for observed in source.look(edge.now)] == [()]
+    edge.now += timedelta(days=6)
+    ((finding,),) = [observed.findings for observed in source.look(edge.now)]
+    assert (finding.column, finding.severity) == ("timestamp", "critical")
+    edge.now += timedelta(days=330)
+    edge.repository.refresh()
+    ((finding,),) = [observed.findings for observed in source.look(edge.now)]
+    assert (finding.column, finding.severity) == ("root", "warning")
+    edge.repository.rotate("root", edge.root_keys)
+    assert edge.repository.ending() == {}
+
+
+@pytest.mark.slow
+def test_what_no_device_can_reach_any_more_is_removed_and_all_else_stays(edge):
+    def files():
+        return {name for folder in ("metadata", "targets") for name, _ in edge.place.files(folder)}
+
+    def publish_next(number):
+        edge.publish(edge.push(weights(number, 500)))
+        return files()
+
+    for number in range(1, 6):
+        at_first = publish_next(number)
+    edge.now += timedelta(days=31)
+    later = publish_next(6)  # a device may be reading what the channel said until now
+    bundles = {name for name in at_first if "/bundles/" in name}
+    assert bundles | {"metadata/5.channel-stable.json", "metadata/6.snapshot.json"} < later
+    edge.now += timedelta(days=31)
+    edge.repository.prune()
+    left = files()
+    (removed,) = bundles - left
+    assert f"{edge.digest('late/1')[7:]}.tar" in removed
+    assert not {"metadata/1.snapshot.json", "metadata/2.targets.json"} & left
+    assert {"metadata/timestamp.json", "metadata/1.root.json"} < left
+    edge.repository.refresh()
+    assert edge.channel().stable.version == "late/6"
+    full = edge.obtain("late/6")
+    edge.publish("late/1")
+    assert 0 < edge.obtain("late/1", have="late/6") < full, "a difference"
 
 
 @pytest.mark.parametrize("role", ["targets", "channel-stable"])
@@ -238,20 +291,6 @@ def test_a_home_whose_key_has_lost_the_role_publishes_nothing(edge, tmp_path):
     assert edge.publish(version).sequence == 1
 
 
-def test_keys_may_be_in_a_store_of_secrets_and_root_keys_have_a_password(edge, tmp_path):
-    from bascule.fleet import Keys
-
-    folder = tmp_path / "home/edge/keys"
-    elsewhere = Keys(tmp_path / "none", f"file:{folder}/{{role}}.pem")
-    assert elsewhere.signer("targets").public_key == Keys(folder).signer("targets").public_key
-    key = key_in(tmp_path / "locked.pem", "secret", create=True)
-    assert key_in(tmp_path / "locked.pem", "secret").public_key == key.public_key
-    assert (tmp_path / "locked.pem").stat().st_mode & 0o077 == 0
-    for password in (None, "other"):
-        with pytest.raises(Invalid, match="no private key"):
-            key_in(tmp_path / "locked.pem", password)
-
-
 def test_what_was_published_and_rotated_is_in_the_history(edge, tmp_path):
     from typer.testing import CliRunner
 
@@ -269,9 +308,10 @@ def test_what_was_published_and_rotated_is_in_the_history(edge, tmp_path):
     task = Task(kind=kind.name, input=chosen, by="ada")
     assert kind.model_of(chosen) == "late"
     assert kind.run(settings, task, Unrecorded())["version"] == "late/1"
-    assert kind.model_of(kind.parse({})) == "*"
-    refreshed = kind.run(settings, Task(kind=kind.name, input={}), Unrecorded())
-    assert set(refreshed) == {"expires", "root_expires"}
+    with pytest.raises(Invalid):
+        kind.parse({})
+    refreshed = CliRunner().invoke(app, ["edge", "refresh"], env=environment)
+    assert "the root ends" in refreshed.stdout
     rotated = ["edge", "rotate", "targets", "--root-key", str(tmp_path / "root.pem")]
     assert CliRunner().invoke(app, rotated, env=environment).exit_code == 0
     with open_catalogue(settings).read() as connection:

@@ -31,6 +31,7 @@ def ended(folder, copy, seed, **scenario):
     return Simulation(catalogue, Scenario(**scenario), seed).run()
 
 
+@pytest.mark.slow
 def test_a_small_fleet_whose_candidate_fails_its_golden_check_goes_back(tmp_path, new_file):  # noqa: F811
     stored, exposed = ended(
         tmp_path, new_file, 1, devices=500, harmed=1.0, harm="golden", mute=0.0, hours=3.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,6 @@ WAIT_S = 60.0
 def task(**values: Any) -> Task:
     how = {name: values.pop(name) for name in list(values) if name in Task.__dataclass_fields__}
     return Task(kind="echo", input=values, **how)
-
-
-def until(is_so: Callable[[], Any]) -> None:
-    give_up_at = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 from tests.homes import jobs_in
+from tests.waiting import until
 
 from bascule.batch import job_of, planned
 from bascule.core import Invalid
 from bascule.jobs import Schedule, Schedules, time_before, with_dates
 from bascule.jobs.due import retry_at
-
-from .conftest import until
 
 DUE = datetime(2026, 3, 29, 2, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.homes import jobs_in
+from tests.waiting import until
 
 from bascule.catalogue import Catalogue
 from bascule.catalogue.postgresql import PostgresqlDatabase
@@ -18,7 +19,7 @@ from bascule.core import Conflict, Invalid, NotFound, Overloaded, is_alive, own_
 from bascule.jobs import Job, Jobs, recorded, store
 from bascule.security import Key, Permission
 
-from .conftest import WAIT_S, task, until
+from .conftest import WAIT_S, task
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 from tests.homes import jobs_in
+from tests.waiting import until
 
 from bascule.catalogue import Catalogue
 from bascule.core import Conflict, NotFound
 from bascule.jobs import JobRunner, Jobs, Schedule, Schedules
 
-from .conftest import task, until
+from .conftest import task
 
 T0 = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 HOUR = timedelta(hours=1)

@@ -14,8 +14,8 @@ from bascule.bundle.statements import profile_columns, profile_of
 from bascule.monitoring import measure_production_drift, watch_windows
 from bascule.monitoring.drift.explained import attributed
 from bascule.monitoring.ledger import Ledger
-from bascule.monitoring.profiles import WindowProfile
 from bascule.monitoring.replaying import explain_prediction
+from bascule.stats import WindowProfile
 
 
 @pytest.fixture(scope="module")

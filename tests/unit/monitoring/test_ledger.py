@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from tests.ledger_rows import counts, killed_at
 from tests.tiers import first_of
+from tests.waiting import until
 
 from bascule.core import Conflict, Invalid, NotFound, Untrusted, limited_memory
 from bascule.monitoring.ledger import Ledger, Retention, Scribe, SpoolWriter, scribe as scribing
@@ -132,8 +133,7 @@ def test_a_writer_that_lives_is_read_while_it_writes(tmp_path, recorder):
     record(recorder, "a")
     recorder.flush()
     recorder.spool.append(b"", 0)
-    while not list(recorder.spool.folder.glob("*.blocks")):
-        pass
+    until(lambda: list(recorder.spool.folder.glob("*.blocks")))
     scribed(tmp_path)
     record(recorder, "b")
     recorder.close()

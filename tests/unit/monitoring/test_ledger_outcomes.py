@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.tiers import examples
 from tests.waiting import until
 
 from bascule.core import Invalid
@@ -91,7 +92,7 @@ def test_a_table_that_cannot_be_read_leaves_nothing(tmp_path, columns, options, 
         Outcomes(tmp_path).add("../gb", table(id=["a"], truth=[1]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(data=st.data())
 def test_in_any_order_and_any_split_the_last_truth_of_each_id_counts(tmp_path_factory, data):
     home = tmp_path_factory.mktemp("home")

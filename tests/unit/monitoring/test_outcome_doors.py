@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings, strategies as st
+from tests.tiers import examples
 
 import bascule
 from bascule.core import Invalid, NotFound, TooLarge, Unavailable
@@ -66,7 +67,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.data(), kind=st.sampled_from(list(VALUES)))
 def test_parts_through_any_doors_say_what_the_whole_table_says_at_once(
     tmp_path_factory, data, kind

@@ -12,8 +12,8 @@ from bascule.core import NotFound
 from bascule.monitoring import measure_production_drift, watch_windows
 from bascule.monitoring.drift.quality import volume_findings
 from bascule.monitoring.drift.windows import windows_of_rows
-from bascule.monitoring.profiles import WindowProfile, read_windows
-from bascule.stats import Profile
+from bascule.monitoring.profiles import read_windows
+from bascule.stats import Profile, WindowProfile
 
 MONDAY = date(2026, 1, 5)
 

@@ -63,6 +63,31 @@ def test_only_scales_over_a_whole_call_make_rows_change_each_other(graph, way):
     assert (away > 0.05) == (way == "dynamic int8")
 
 
+@pytest.mark.parametrize("way", ["int8 weights", "int4 weights"])
+def test_kernels_of_convolutions_take_8_bits_and_their_zeros_stay(way):
+    random = np.random.default_rng(0)
+    kernels = random.standard_normal((16, 8, 3, 3)).astype(np.float32)
+    kernels[3] = 0
+    shapes = [("x", [None, 8, 6, 6]), ("y", [None, 16, 4, 4])]
+    source, answer = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes
+    )
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Conv", ["x", "kernels"], ["y"])], "one", [source], [answer],
+            [numpy_helper.from_array(kernels, "kernels")],
+        ),
+        ir_version=9, opset_imports=[helper.make_opsetid("", 18)],
+    )  # fmt: skip
+    whole = model.SerializeToString()
+    data = make(model, {"way": way}, ENTRY, ROWS)
+    rows = {"x": random.standard_normal((5, 8, 6, 6)).astype(np.float32)}
+    expected, near = ask(whole, rows), ask(data, rows)
+    assert len(data) < 0.4 * len(whole)
+    assert np.abs(near - expected).max() < 0.02 * np.abs(expected).max()
+    assert not near[:, 3].any()
+
+
 def test_zeros_shrink_the_download_and_not_the_file(graph):
     import zlib
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
 
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from bascule.core import Invalid, Unconvertible
+from bascule.core import Invalid, Refused, Unavailable, Unconvertible
+from bascule.kinds.optimising import OPTIMISE
 from bascule.optimising import (
     Candidate,
     Device,
@@ -19,12 +22,22 @@ from bascule.optimising import (
 )
 from bascule.packing import pack, rebuild
 
+MEASURE = (sys.executable, "-m", "bascule.edge", "measure", "-")
+SLOWER_WITH_SIZE = """
+import json, sys, tarfile
+with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
+    kilobytes = sum(file.size for file in archive if file.name == "programs/onnx.onnx") / 1e3
+names = ("p50_ms", "p95_ms", "p99_ms", "memory_mb")
+print(json.dumps({**dict.fromkeys(names, kilobytes), "n": 1}))
+"""
+"""A device whose latency in ms is the size of the program in kB."""
+
 
 @pytest.fixture(scope="module")
 def optimised(boosted, tmp_path_factory):
     place = tmp_path_factory.mktemp("optimised") / "small.bundle"
-    device = Device("camera", ("accuracy >= parent - 0.06",), latency_factor=4.0)
-    return optimise(boosted, reference="gb/1", to=place, device=device, trials=5, seed=1)
+    device = Device("camera", ("accuracy >= parent - 0.06",), measure=MEASURE)
+    return optimise(boosted, reference="gb/1", to=place, device=device, trials=3, seed=1)
 
 
 def test_the_chosen_candidate_is_the_last_that_the_gate_rows_confirmed(optimised):
@@ -42,6 +55,64 @@ def test_a_chosen_bundle_names_its_parent_and_is_rebuilt_to_the_same_digest(opti
     assert source == {"kind": "bundle", "parent": "gb/1", "digest": boosted.digest}
     assert optimised.bundle.task == "classification"
     assert rebuild(optimised.bundle.path).same
+
+
+def test_the_front_is_measured_by_the_device_and_the_rest_estimated_from_the_parent(optimised):
+    facts = json.loads(json.dumps(optimised.to_json()))
+    assert facts["parent"]["on_device"]["n"] >= 20
+    asked = [own for own in facts["candidates"] if own["confirmed"]]
+    assert asked
+    for own in facts["candidates"]:
+        assert own["latency"] == ("measured" if own in asked else "estimated")
+        assert (own["on_device"] is None) == (own not in asked)
+    assert "ms measured" in facts["chart"]
+
+
+def test_what_the_device_finds_too_slow_is_left_out_and_smaller_ones_are_still_asked(
+    boosted, tmp_path
+):
+    budgets = ("accuracy >= parent - 0.2", "latency_p50 <= 7 ms")
+    device = Device("camera", budgets, measure=(sys.executable, "-c", SLOWER_WITH_SIZE))
+    result = optimise(boosted, reference="gb/1", to=tmp_path / "small", device=device, trials=4)
+    slow = [own for own in result.candidates if own.on_device and own.latency_ms > 7]
+    assert slow
+    assert all("is not <= 7" in own.problem for own in slow)
+    assert result.chosen.latency_ms <= 7
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (("no-such-command",), "No such file"),
+        (
+            (sys.executable, "-c", "import sys; sys.exit('error: no route')"),
+            "with 1: error: no rou",
+        ),
+        (("echo", "{}"), "p50_ms"),
+    ],
+)
+def test_a_command_that_measures_nothing_ends_the_search_before_it_begins(
+    boosted, tmp_path, command, reason
+):
+    told = []
+    device = Device("camera", measure=command)
+    with pytest.raises(Unavailable, match=reason) as problem:
+        optimise(boosted, reference="gb/1", to=tmp_path, device=device, tell=told.append)
+    assert "leave out `measure`" in problem.value.hint
+    assert not told
+
+
+def test_callers_of_the_api_run_no_commands_by_a_device():
+    plan = {"model": "late/4", "device": {"measure": ["ssh", "camera"]}}
+    with pytest.raises(Refused, match="not run for callers"):
+        OPTIMISE.confine(OPTIMISE.parse(plan), ("/data",), "/")
+    OPTIMISE.confine(OPTIMISE.parse({"model": "late/4"}), ("/data",), "/")
+
+
+@pytest.mark.parametrize("plan", [{}, {"model": "late/4", "trials": 0}, {"model": "a", "x": 1}])
+def test_a_plan_that_is_none_is_refused(plan):
+    with pytest.raises(Invalid, match="no search"):
+        OPTIMISE.parse(plan)
 
 
 def test_a_limit_of_latency_on_a_slower_device_is_divided_for_this_machine():

@@ -245,7 +245,9 @@ def test_a_classifier_gives_its_own_labels(pack, iris, model, labels):
 
 
 @pytest.mark.parametrize("two", [[False, True], [0.0, 1.0], [-1, 1]])
-@pytest.mark.parametrize("model", [GradientBoostingClassifier(n_estimators=3), RidgeClassifier()])
+@pytest.mark.parametrize(
+    "model", first_of([GradientBoostingClassifier(n_estimators=3), RidgeClassifier()])
+)
 def test_two_classes_may_be_flags_or_numbers(pack, iris, model, two):
     X, y = iris
     y = np.array(two)[(y == 1).astype(int)]
@@ -338,7 +340,7 @@ def operations(bundle):
         [StandardScaler(with_mean=False), StandardScaler(with_std=False)],
     ],
 )
-@pytest.mark.parametrize("data", ["cancer", "iris"])
+@pytest.mark.parametrize("data", first_of(["cancer", "iris"]))
 def test_scaling_in_front_of_a_linear_classifier_costs_nothing(pack, scalers, data, request):
     """It goes into the coefficients: large batches are not gone through for it."""
     X, y = request.getfixturevalue(data)

@@ -54,6 +54,25 @@ def test_rows_can_be_given_to_a_graph(pack):
     assert bundle.parity.rows == 20
 
 
+@pytest.mark.filterwarnings("ignore::bascule.BasculeWarning")  # one row tells the types alone
+def test_images_of_any_size_are_answered_and_those_of_another_rank_are_named(pack):
+    """As of the networks of `test_packing_real_onnx.py`."""
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["x"], ["y"])],
+        "average",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 3, "high", "wide"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 3, 1, 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    bundle = pack(model, np.ones((1, 3, 4, 8), np.float32))
+    assert bundle.signature.inputs[0].shape == (3, -1, -1)
+    for size in ((4, 8), (2, 3)):
+        answer = np.asarray(bundle.predict({"x": np.full((2, 3, *size), 5, np.float32)}))
+        assert answer.ravel().tolist() == [5.0] * 6
+    with pytest.raises(Invalid, match=r"the model takes \['rows', 3, -1, -1\]"):
+        bundle.predict({"x": np.ones((2, 1, 4, 8), np.float32)})
+
+
 def test_a_graph_for_one_row_at_a_time_is_refused(tmp_path):
     with pytest.raises(Invalid, match="x takes exactly 1 rows") as raised:
         bascule.pack(linear(1), name="linear", to=tmp_path / "bundle")

@@ -68,6 +68,7 @@ def test_a_class_answers_as_it_does_in_its_own_process(pack, code, tmp_path):
     assert "summing" not in sys.modules
     assert list(tmp_path.glob("imported-by-*"))
     assert not (tmp_path / f"imported-by-{__import__('os').getpid()}").exists()
+    assert bascule.rebuild(bundle.path, train=ROWS).same
 
 
 def test_outputs_are_what_the_class_gives_when_it_is_tried(pack, code):

@@ -1,4 +1,7 @@
-"""Real models, as they lie in packages: packed, loaded, served, and doing what they are for."""
+"""Real models, as they lie in packages: packed, loaded, served, and doing what they are for.
+
+Large: `test_packing_onnx_flavor.py` packs small graphs of the same kinds.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import bascule
 from bascule.core.errors import Invalid
 
 # The bundle of a network that others made needs one row, to know its types.
-pytestmark = pytest.mark.filterwarnings("ignore::bascule.BasculeWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::bascule.BasculeWarning")]
 
 MAGIKA = Path(find_spec("magika").submodule_search_locations[0]) / "models" / "standard_v3_3"
 
@@ -57,7 +60,6 @@ def one_thread(file):
     return onnxruntime.InferenceSession(file, options)
 
 
-@pytest.mark.slow
 def test_magika_knows_a_python_file_once_it_is_packed(packed):
     labels = json.loads((MAGIKA / "config.min.json").read_text())["target_labels_space"]
     source = Path(__file__).read_bytes()
@@ -71,7 +73,6 @@ def test_magika_knows_a_python_file_once_it_is_packed(packed):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("text", "width"), [("BASCULE42", 320), ("bridge", 160), ("No.7", 96)])
 def test_text_is_read_from_lines_of_any_width(reader, ocr_models, text, width):
     file = ocr_models / "ch_PP-OCRv4_rec_infer.onnx"
@@ -81,7 +82,6 @@ def test_text_is_read_from_lines_of_any_width(reader, ocr_models, text, width):
     assert scores.tobytes() == one_thread(file).run(None, {"x": rows})[0].tobytes()
 
 
-@pytest.mark.slow
 def test_text_is_found_in_images_of_any_size(packed, ocr_models):
     file = ocr_models / "ch_PP-OCRv4_det_infer.onnx"
     page = np.concatenate([line_of_text("", 192), line_of_text("found", 192)] * 2, axis=1)

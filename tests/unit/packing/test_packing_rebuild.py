@@ -26,7 +26,7 @@ def rows(cancer):
 
 def test_with_its_training_rows_a_bundle_is_rebuilt_to_its_own_digest(pack, boosted, rows):
     train, test, _ = rows
-    bundle = pack(boosted, train, test)
+    bundle = pack(boosted, train, test, outliers=True)
 
     rebuilt = bascule.rebuild(bundle.path, train=train)
 

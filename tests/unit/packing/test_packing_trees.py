@@ -33,7 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from tests.skips import skip
-from tests.tiers import first_of
+from tests.tiers import examples, first_of
 
 import bascule
 from bascule.bundle.disk.folder import read_manifest
@@ -293,7 +293,7 @@ def test_doubles_at_and_beside_every_threshold_take_the_original_s_way(of_double
     np.testing.assert_allclose(found["probabilities"], model.predict_proba(rows), atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(data=st.data())
 def test_any_doubles_take_the_original_s_way(of_doubles, data):
     model, X, tests, bundle = of_doubles
@@ -452,7 +452,7 @@ def test_thresholds_in_doubles_that_cannot_be_are_refused(of_doubles, engine):
         opened(bundle, changed(data, threshold=good.astype(np.float32)), engine)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.data())
 def test_any_thresholds_in_doubles_are_refused_or_answer_the_same_in_any_company(of_doubles, data):
     _, X, _, bundle = of_doubles
@@ -523,7 +523,7 @@ def test_a_file_of_another_kind_is_refused(bundle, kind, engine):
         opened(bundle, data, engine)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_is_refused_or_answers(bundle, data):
     """Never a crash, and nothing but our own refusals."""
@@ -555,7 +555,7 @@ def test_the_manifest_names_all_programs_and_their_digests(bundle):
 # -- sums that are the same in any order --
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     weight=st.lists(
         st.floats(-1e30, 1e30).filter(lambda x: x == 0 or abs(x) > 1e-30), min_size=1, max_size=40
@@ -700,7 +700,7 @@ def forests(draw):
     return trees, np.array(rows, kind)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(forests())
 def test_machine_code_takes_every_row_down_every_tree(made):
     trees, rows = made
@@ -747,7 +747,7 @@ def test_trees_with_more_leaves_than_a_word_has_bits_are_cut_and_in_very_large_o
 
 
 @pytest.mark.parametrize("rows", [0, 1, 15, 16, 17, 8_191, 8_192, 8_193])
-@pytest.mark.parametrize("made_of", ["bundle", "classes", "missing"])
+@pytest.mark.parametrize("made_of", first_of(["bundle", "classes", "missing"]))
 def test_rows_that_walk_are_answered_with_the_same_bits(request, made_of, rows, monkeypatch):
     """Missing values among them, with several targets, and with thresholds in doubles."""
     bundle = request.getfixturevalue(made_of)

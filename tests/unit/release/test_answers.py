@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from tests.tiers import first_of
 
 from bascule.core import Conflict, DType, Field
 from bascule.release.rollouts import (
@@ -254,7 +255,7 @@ def mostly_the_same(label, count, draw):
 
 
 @pytest.mark.parametrize("with_probabilities", [False, True])
-@pytest.mark.parametrize("dtype", [DType.BYTES, DType.INT64])
+@pytest.mark.parametrize("dtype", first_of([DType.BYTES, DType.INT64]))
 @pytest.mark.parametrize("count", [2, 40])
 @pytest.mark.parametrize(
     ("relabelled", "state"), [(next_one, Running), (any_one, Running), (mostly_the_same, Promoted)]

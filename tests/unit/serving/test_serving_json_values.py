@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 from hypothesis import given, strategies as st
+from tests.tiers import first_of
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.serving.codecs import json_values
@@ -206,7 +207,7 @@ def test_a_refusal_never_speaks_the_words_of_the_parser(body):
 
 
 @pytest.mark.parametrize("piece", [b"1,", b"[],", b"{},", b'{"a":1},', b'"ab",', b"null,"])
-@pytest.mark.parametrize("count", [33_000_000, 1 << 24])
+@pytest.mark.parametrize("count", first_of([33_000_000, 1 << 24]))
 def test_a_list_of_more_elements_than_simdjson_counts_is_refused_unmade(piece, count):
     """pysimdjson 7.0.2 writes what is over 0xFFFFFF elements beyond the end of the list."""
     body = b"[" + piece * min(count, (64 << 20) // len(piece)) + b"1]"

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.tiers import examples
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType, Field
@@ -56,7 +57,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     learnt=st.lists(st.sampled_from(LEARNT), min_size=1, max_size=4),
     pieces=st.one_of(
@@ -84,7 +85,7 @@ def test_a_decoder_that_has_learnt_answers_as_one_that_has_not(
         assert outcome(decode, known) == outcome(decoder(), known)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=8),
     rows=st.integers(1, 4),

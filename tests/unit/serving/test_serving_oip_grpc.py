@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from tests.tiers import examples
 
 from bascule.core.errors import KINDS, BasculeError, ModelFailed
 from bascule.core.fields import DType, Field
@@ -270,7 +271,7 @@ def test_more_rows_than_the_limit_are_refused(
         assert (code, "4 rows are over the limit of 3" in words) == ("INVALID_ARGUMENT", True)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_bytes_that_are_no_request_are_invalid_and_never_our_mistake(client, ask_grpc, data):
     good = bytearray(ask_grpc([1, 2], [3, 4], id="a").SerializeToString())
@@ -511,7 +512,7 @@ def test_a_tool_without_stubs_finds_its_way(client, messages, version):
 # -- the same as over HTTP --
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.lists(
         # Twice and the sum of these are numbers too, so JSON has them.

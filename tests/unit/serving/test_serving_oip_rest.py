@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from tests.tiers import examples
 
 from bascule.core.errors import Invalid, TooLarge
 from bascule.core.fields import DType, Field
@@ -527,7 +528,9 @@ RUN = Decoder().for_fields(FIELDS, FIELDS, OUTPUTS, 10)
 
 
 @settings(
-    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(600),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.sampled_from(PLACES), ANY_JSON)
 def test_any_value_in_any_place_is_taken_or_refused(path, value):
@@ -553,7 +556,9 @@ def test_any_value_in_any_place_is_taken_or_refused(path, value):
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(300),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())
 def test_a_damaged_body_is_taken_or_refused(data):
@@ -695,7 +700,9 @@ def test_bad_requests_are_counted_for_their_model_and_good_rows_once(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(150),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.sampled_from(["name", "datatype", "shape", "data"]), ANY_JSON)
 def test_any_value_is_answered_200_or_400_in_the_one_shape(always_on, key, value):

@@ -15,6 +15,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings, strategies as st
+from tests.tiers import examples
 
 from bascule.core.errors import Invalid
 from bascule.core.fields import DType
@@ -96,7 +97,7 @@ def assert_same_parameters(ours, theirs):
         assert type(value) is type(theirs[name])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(data=st.one_of(message_bytes(), spoilt(), st.binary(max_size=40)))
 @example(data=b"\x2a\x03\x1a\x01\x80")
 @example(data=field(9, wire.GROUP, field(9, wire.END_GROUP, b"")))
@@ -134,7 +135,7 @@ def test_any_bytes_mean_what_they_mean_to_the_real_library_or_are_refused_by_bot
                 np.testing.assert_array_equal(np.array(found), np.array(expected))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=st.one_of(spoilt(), st.binary(max_size=20)))
 def test_small_requests_too(messages, data):
     try:

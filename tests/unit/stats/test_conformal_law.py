@@ -272,7 +272,7 @@ def test_no_more_p_values_are_small_than_chance_allows(p_values):
 
 
 @pytest.mark.parametrize("runs", first_of([20, 300]), ids=["quick", "long"])
-@pytest.mark.parametrize("method", ["lac", "aps"])
+@pytest.mark.parametrize("method", first_of(["lac", "aps"]))
 def test_the_law_is_exact_for_the_smallest_pool_too(pool, method, runs):
     """Wine leaves 89 rows, and every split uses all of them. Its p-values must still be uniform.
 
@@ -439,7 +439,7 @@ def cqr_by_mapie(rows: Pool, level: float, own: Any, asked: Any) -> Any:
     return mapie.predict_interval(asked[:, None], symmetric_correction=True)[1][:, :, 0]
 
 
-@pytest.mark.parametrize("level", [0.1, *LEVELS])
+@pytest.mark.parametrize("level", first_of([0.1, *LEVELS]))
 @pytest.mark.parametrize("name", QUANTILES)
 def test_cqr_intervals_are_those_of_mapie_where_it_moves_both_ends_alike(pool, name, level):
     """One threshold for both ends, as in theorem 1.

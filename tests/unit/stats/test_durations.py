@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.tiers import examples
 
 from bascule.stats.durations import (
     BINS,
@@ -49,7 +50,7 @@ ALLOWED = st.sampled_from([(1.2, 0.0), (1.03, 0.0), (2.0, 0.0), (1.0, 0.005), (1
 
 
 @given(DURATIONS, ALLOWED, st.sampled_from([0.5, 0.05, 0.01]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_limits_are_rounded_so_that_neither_test_promises_too_much(durations_ns, allowed, slower):
     """Harm: the candidate's limit is what is allowed, or more. Proof: that, or less."""
     factor, more_s = allowed

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.tiers import examples
 
 from bascule.core import Invalid
 from bascule.stats import decisive_cohorts, late, late_proportions
@@ -27,7 +28,7 @@ def cohorts(draw):
 
 
 @given(cohorts(), st.floats(0, 1), st.floats(0, 1), st.sampled_from([0.0, 0.02, -0.02]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_whatever_the_unknown_truths_are_they_show_no_less_evidence(table, part_c, part_0, margin):
     """The gains of each cohort, so the guesses are the same, as they are within one look."""
     rows = np.array(table, float)
@@ -146,7 +147,7 @@ def known_later(draw):
 
 
 @given(known_later(), known_later(), st.sampled_from([0.0, 0.02, -0.02, 0.3]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_of_losses_between_0_and_1_too_later_truths_show_no_less_evidence(arm_c, arm_0, margin):
     seen, later = (
         late_proportions([(*arm_c[when], *arm_0[when])], margin=margin, bounds=False)

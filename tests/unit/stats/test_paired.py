@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import optimize, stats
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar as other_mcnemar
-from tests.tiers import first_of
+from tests.tiers import examples, first_of
 
 from bascule.core.errors import Invalid
 from bascule.stats.paired import (
@@ -200,7 +200,7 @@ def test_the_same_rows_give_the_same_interval():
     assert bootstrap(mean_difference(values), 50, seed=1) != bootstrap(mean_difference(values), 50)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(-50, 50), min_size=MIN_ROWS, max_size=50))
 def test_the_other_way_round_the_ends_of_the_bootstrap_change_places(numbers):
     values = np.array(numbers, float)

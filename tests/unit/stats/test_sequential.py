@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
+from tests.tiers import examples
 
 from bascule.core import Invalid
 from bascule.stats import planning
@@ -48,7 +49,7 @@ rates = st.floats(0, 1).map(lambda one: round(one, 6))
     n_c=st.integers(1, 12), n_0=st.integers(1, 12), p_0=rates,
     margin=st.floats(-0.9, 0.9), q=st.floats(0.001, 0.999), better=rates,
 )  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_no_bet_gains_on_average_while_its_hypothesis_is_true(n_c, n_0, p_0, margin, q, better):
     boundary = min(max(p_0 + margin, 0.0), 1.0)
     if margin >= 0 or p_0 + margin >= 0:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
+from tests.tiers import examples
 
 from bascule.core.digests import canonical_json
 from bascule.core.errors import Invalid, Untrusted
@@ -96,7 +97,7 @@ def test_quantiles_are_as_good_as_those_of_the_sketch_with_coins():
     assert ours <= max(2 * other, 0.004)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_no_rank_is_ever_further_from_the_truth_than_the_error(data):
     """Levels of four values overflow at once; what is added and merged is of every size and order.
@@ -126,7 +127,7 @@ def test_no_rank_is_ever_further_from_the_truth_than_the_error(data):
             assert abs(whole.rank(value) - exact) <= whole.error
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=400),
     st.integers(0, 2**32),

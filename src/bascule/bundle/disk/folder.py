@@ -393,7 +393,7 @@ def _check_place(to: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise Conflict(
             f"{to} exists already",
-            hint="choose another place, or pass overwrite=True (--overwrite)",
+            hint="choose another place, or remove it; pack replaces a bundle with --overwrite",
             path=str(to),
         )
     if to.is_symlink() or not (to / MANIFEST).is_file():

@@ -8,7 +8,6 @@ cost) is a statement beside them. A worker reads all of it with numpy: no framew
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -169,6 +168,8 @@ def open_explainer(path: Path, manifest: Manifest, explanation: Explanation) -> 
             hint="update bascule",
             file=EXPLAINING,
         )
+    import zipfile  # a megabyte, which a device does not have to spare
+
     opens: OpensExplainer = load_named(EXPLAINERS[explanation.method])
     with reading(EXPLAINING_ARRAYS, what="an explanation", also=(zipfile.BadZipFile,)):
         arrays = _read_arrays(disk.read_file(path, manifest, EXPLAINING_ARRAYS))
@@ -176,6 +177,8 @@ def open_explainer(path: Path, manifest: Manifest, explanation: Explanation) -> 
 
 
 def _read_arrays(data: bytes) -> Arrays:
+    import zipfile
+
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("it is compressed")

@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import io
 import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -218,6 +217,8 @@ def open_trees(
 
 
 def _read(data: bytes, file: str) -> Arrays:
+    import zipfile
+
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):

@@ -66,7 +66,7 @@ LEASE = "rollouts"
 _LEASE_S = 5.0
 _TURN_S = 0.5
 _IDLE_S = 2.0
-_OUTCOMES_S = 5.0
+_OUTCOMES_S = 2.0
 _LOOK_S = 5.0
 
 

@@ -25,8 +25,8 @@ from bascule.monitoring.drift.report import DriftReport, ProductionDrift
 from bascule.monitoring.drift.results import ColumnDrift
 from bascule.monitoring.drift.windows import day_of, windows_of_rows
 from bascule.monitoring.ledger import Ledger, quoted
-from bascule.monitoring.profiles import WindowProfile, read_windows
-from bascule.stats import Profile
+from bascule.monitoring.profiles import read_windows
+from bascule.stats import Profile, WindowProfile
 
 OpenBundle = Callable[[str], Bundle | None]
 """The bundle of a version; None, or a `BasculeError`, where it is gone."""
@@ -63,7 +63,8 @@ def measure_production_drift(
     profiled = read_windows(home, model)
     for version in _versions(home, model, profiled):
         try:
-            bundle = open_bundle(version)
+            # What devices of a channel were asked is a version of its own: `4@stable`.
+            bundle = open_bundle(version.partition("@")[0])
             if bundle is None:
                 raise NotFound("its bundle is not at hand")
         except BasculeError as problem:

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from statistics import median
 
 from bascule.monitoring.drift.windows import day_of
-from bascule.monitoring.profiles import WindowProfile
+from bascule.stats import WindowProfile
 
 DAYS = 28
 """How far back the usual volume is looked for."""

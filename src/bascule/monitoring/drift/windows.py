@@ -15,8 +15,7 @@ from bascule.bundle import Bundle
 from bascule.bundle.statements import answer_columns, profile_columns, profile_of
 from bascule.core import Columns, Field, NotFound
 from bascule.monitoring.ledger import Ledger, quoted
-from bascule.monitoring.profiles import WindowProfile
-from bascule.stats import Profile
+from bascule.stats import Profile, WindowProfile
 
 
 def windows_of_rows(home: Path, bundle: Bundle, model: str, version: str) -> list[WindowProfile]:

@@ -84,6 +84,7 @@ from .sealing import (
 )
 from .shared import (
     CATALOGUE_VARIABLE as CATALOGUE_VARIABLE,
+    DAYS_KEPT_VARIABLE as DAYS_KEPT_VARIABLE,
     SharedStore as SharedStore,
     connect_home as connect_home,
     shared_of as shared_of,
@@ -99,4 +100,4 @@ from .subjects import (
     text_of as text_of,
     tombstones_of as tombstones_of,
 )
-from .trimming import DAYS_KEPT_VARIABLE as DAYS_KEPT_VARIABLE, Trimming as Trimming
+from .trimming import Trimming as Trimming

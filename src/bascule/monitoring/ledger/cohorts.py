@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 _DIGITS = 6
 """Of sums, so that the same rows in another order make the same sums."""
+_IDS = """
+SELECT id FROM predictions
+WHERE endpoint = {endpoint} AND arm = {arm} AND (plan IS NULL OR plan IN ({numbers}))
+"""
 _OF_ARM = """
-    FROM newest_predictions LEFT JOIN (VALUES {plans}) AS plans(of_plan, begins, ends)
+    FROM ({newest}) LEFT JOIN (VALUES {plans}) AS plans(of_plan, begins, ends)
         ON plan = of_plan
     WHERE endpoint = {endpoint} AND arm = {arm} AND status BETWEEN 200 AND 299
         AND (plan IS NULL OR of_plan IS NOT NULL)
@@ -180,7 +184,7 @@ def count_cohorts(
     Raises:
         Invalid: The ledger lacks a column that a loss names.
     """
-    from bascule.monitoring.ledger.query import quoted
+    from bascule.monitoring.ledger.query import newest_of, quoted
 
     if not spans:
         return []
@@ -188,8 +192,11 @@ def count_cohorts(
     days = str((first - _MOST_CLOCK).date()), str((last + _MOST_CLOCK).date())
     outputs = dict.fromkeys(loss.output for loss in losses)
     chosen = [f"AND {_quoted_column(column)} IS NOT NULL" for column in outputs]
+    of_arm = {"endpoint": quoted(endpoint), "arm": quoted(arm)}
+    numbers = ", ".join(map(str, sorted({span.plan for span in spans})))
     common = {
-        "endpoint": quoted(endpoint), "arm": quoted(arm), "first": first.isoformat(),
+        **of_arm, "newest": newest_of(_IDS.format(numbers=numbers, **of_arm)),
+        "first": first.isoformat(),
         "last": last.isoformat(), "when": _WHEN, "plans": ", ".join(_plans(spans)),
         "chosen": " ".join(
             [*chosen, *([f"AND outcome_draw(id) < {sample!r}"] if sample < 1 else [])]

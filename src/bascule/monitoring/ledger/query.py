@@ -42,29 +42,38 @@ _QUERY_BYTES, _SPILL_BYTES = 1 << 30, 16 << 30
 _STREAMED_ROWS = 2_048
 """In a batch: DuckDB's own number, so that long texts are not gathered."""
 _PLACES = ", filename=true, file_row_number=true"
-_JOINED = f"""
-CREATE TEMP MACRO outcome_draw(name) AS
-    ('0x' || left(sha256(name), {DRAW_DIGITS}))::UBIGINT / {2.0**DRAW_BITS};
-CREATE TEMP VIEW newest_predictions AS
+_NEWEST_OUTCOMES = """
+SELECT * EXCLUDE (position),
+    min(received_at) OVER (PARTITION BY model, id, row) AS first_received_at
+FROM {history}
+QUALIFY row_number() OVER (PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1
+"""
+_NEWEST_PREDICTIONS = """
 SELECT newest.*, truth, truth_number, outcomes.time AS truth_time, received_at AS truth_received_at,
     first_received_at AS truth_first_received_at, reviewer, probability AS review_probability,
     received_at IS NOT NULL AND probability IS NULL AS is_outcome
 FROM (
-    SELECT *, count(*) OVER (PARTITION BY endpoint, id, row) - 1 AS repeats FROM predictions
+    SELECT *, count(*) OVER (PARTITION BY endpoint, id, row) - 1 AS repeats FROM {predictions}
     QUALIFY row_number() OVER (
         PARTITION BY endpoint, id, row ORDER BY status >= 300, time DESC, version DESC
     ) = 1
 ) newest
-LEFT JOIN outcomes ON outcomes.id = newest.id AND outcomes.row = newest.row
+LEFT JOIN {outcomes} AS outcomes ON outcomes.id = newest.id AND outcomes.row = newest.row
     AND outcomes.model IN (newest.endpoint, newest.model)
 QUALIFY row_number() OVER (
     PARTITION BY newest.endpoint, newest.id, newest.row ORDER BY received_at DESC
-) = 1;
-CREATE TEMP VIEW predictions_with_outcomes AS
-SELECT * FROM newest_predictions WHERE truth_received_at IS NOT NULL
+) = 1
 """
 """The one rule of what a truth is about: the newest answered prediction of its id and row, of the
 model that answered or of the endpoint that was asked. `repeats` counts the other predictions."""
+_JOINED = f"""
+CREATE TEMP MACRO outcome_draw(name) AS
+    ('0x' || left(sha256(name), {DRAW_DIGITS}))::UBIGINT / {2.0**DRAW_BITS};
+CREATE TEMP VIEW newest_predictions AS
+{_NEWEST_PREDICTIONS.format(predictions="predictions", outcomes="outcomes")};
+CREATE TEMP VIEW predictions_with_outcomes AS
+SELECT * FROM newest_predictions WHERE truth_received_at IS NOT NULL
+"""
 
 
 class Ledger:
@@ -389,13 +398,20 @@ def _offer_outcomes(
         options = "union_by_name=true" + (_PLACES if with_places else "")
         found += f" UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], {options})"
     connection.execute(f"CREATE TEMP VIEW outcome_history AS {found}")
-    connection.execute(
-        "CREATE TEMP VIEW outcomes AS SELECT * EXCLUDE (position), "
-        "min(received_at) OVER (PARTITION BY model, id, row) AS first_received_at "
-        "FROM outcome_history "
-        "QUALIFY row_number() OVER "
-        "(PARTITION BY model, id, row ORDER BY received_at DESC, position DESC) = 1"
-    )
+    newest = _NEWEST_OUTCOMES.format(history="outcome_history")
+    connection.execute(f"CREATE TEMP VIEW outcomes AS {newest}")
+
+
+def newest_of(ids: str) -> str:
+    """The rows of `newest_predictions` whose ids are among those of a SELECT, as SQL.
+
+    The table itself puts all rows in order before one of them is chosen.
+    """
+    chosen = "(SELECT * FROM {} WHERE id IN ({}))"
+    history = chosen.format("outcome_history", ids)
+    outcomes = f"({_NEWEST_OUTCOMES.format(history=history)})"
+    predictions = chosen.format("predictions", ids)
+    return _NEWEST_PREDICTIONS.format(predictions=predictions, outcomes=outcomes)
 
 
 def _empty(schema: pa.Schema, *, with_places: bool) -> pa.Table:

@@ -47,7 +47,8 @@ from bascule.monitoring.ledger.subjects import (
     tombstones_of,
 )
 from bascule.monitoring.ledger.tables import Answers, answers_of, tables_of
-from bascule.monitoring.profiles import RETENTION_DAYS, Folding, ProfileFile, WindowProfile
+from bascule.monitoring.profiles import RETENTION_DAYS, Folding, ProfileFile
+from bascule.stats import WindowProfile
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,6 @@ import msgspec
 from bascule.core import Conflict, Unavailable, Untrusted
 from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Gap, Request, Segment
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES, key_of
-from bascule.monitoring.ledger.outcomes import MERGED_SUFFIX, merged_of
 from bascule.monitoring.ledger.subjects import TOMBSTONES, Tombstone
 from bascule.monitoring.profiles import ProfileFile
 from bascule.registry.stores import bounded_stream, connect, explaining
@@ -40,6 +39,8 @@ _DELETIONS = "deletions"
 _MAX_GONE = 10_000
 CATALOGUE_VARIABLE = "BASCULE_LEDGER_CATALOGUE"
 """Tells the scribe where the lease of the leader is; an address may hold a password."""
+DAYS_KEPT_VARIABLE = "BASCULE_LEDGER_DAYS_KEPT"
+"""Tells the scribe how long columns are kept, as JSON."""
 _TRIES = 5
 _SWEEP_AFTER = timedelta(days=1)
 _REQUESTS_FOR = timedelta(days=90)
@@ -341,6 +342,9 @@ class SharedStore:
 
         Those that are gone are in neither; those in a merged file go from the store.
         """
+        # It loads pyarrow, and the supervisor of a server connects a home.
+        from bascule.monitoring.ledger.outcomes import MERGED_SUFFIX, merged_of
+
         merged, _ = self.read(MERGED, Merged)
         gone = set(merged.gone_outcomes) if merged is not None else set()
         here = {

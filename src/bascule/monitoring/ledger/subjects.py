@@ -20,7 +20,7 @@ import numpy as np
 from bascule.core import Invalid, replacing, sync_folder, synced
 from bascule.monitoring.ledger.hashing import hash_key, hashed
 from bascule.monitoring.ledger.manifest import LEDGER, Subject
-from bascule.monitoring.profiles import WindowProfile
+from bascule.stats import WindowProfile
 
 if TYPE_CHECKING:
     import duckdb

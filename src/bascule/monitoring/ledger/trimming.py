@@ -18,8 +18,6 @@ from bascule.monitoring.ledger.manifest import LEDGER, Segment
 from bascule.monitoring.ledger.scribe import Scribe
 from bascule.monitoring.ledger.tables import INPUT, OUTPUT, PRIVATE_KINDS
 
-DAYS_KEPT_VARIABLE = "BASCULE_LEDGER_DAYS_KEPT"
-"""Tells the scribe the rules, as JSON."""
 PARTS = {INPUT: "inputs", OUTPUT: "outputs"}
 
 

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from bascule.core import BasculeError, Columns
 from bascule.monitoring.profiles.windows import (
     ProfileFile,
-    WindowProfile,
     read_window,
     write_window,
 )
-from bascule.stats import Profile
+from bascule.stats import Profile, WindowProfile
 
 log = logging.getLogger(__name__)
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bascule.core import Unavailable, Untrusted, synced
-from bascule.stats import ColumnProfile, Profile
+from bascule.core import Unavailable, Untrusted, replacing, synced
+from bascule.stats import WindowProfile
 
 RETENTION_DAYS = 400
 """How long windows are kept: a year and the days to compare its ends."""
 
-_LEDGER = "ledger"
+_LEDGER, _CHANNELS = "ledger", "channels"
 _MANIFEST = "manifest.json"
-_FORMAT = 1
 _TRIES = 5
 
 
@@ -43,47 +41,6 @@ class ProfileFile(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     profiled_rows: int
     size_bytes: int
-
-
-@dataclass(slots=True)
-class WindowProfile:
-    """What one version was asked and answered on one UTC day.
-
-    Attributes:
-        model: The model that answered.
-        version: Its version.
-        day: As `2026-11-26`.
-        rows: How many rows were answered. An estimate without bias where requests were sampled.
-        profiled_rows: How many are in the sketches: above a rate, a uniform sample of each turn.
-        inputs: Of what was asked, by the names of the baseline's columns.
-        outputs: Of the answers.
-    """
-
-    model: str
-    version: str
-    day: str
-    rows: int = 0
-    profiled_rows: int = 0
-    inputs: Profile = field(default_factory=Profile)
-    outputs: Profile = field(default_factory=Profile)
-
-    def merge(self, other: WindowProfile) -> None:
-        """Take in a window of other rows of the same version and day."""
-        self.rows += other.rows
-        self.profiled_rows += other.profiled_rows
-        for mine, its in ((self.inputs, other.inputs), (self.outputs, other.outputs)):
-            mine.rows += its.rows
-            # Column by column: an output that only some callers ask for is in some windows alone.
-            for name, column in its.columns.items():
-                mine.columns.setdefault(name, ColumnProfile(column.kind)).merge(column)
-
-
-class _File(msgspec.Struct):
-    rows: int
-    profiled_rows: int
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
-    format: int = _FORMAT
 
 
 class _Named(msgspec.Struct):
@@ -113,6 +70,9 @@ def read_windows(home: Path, model: str) -> list[WindowProfile]:
                 found.setdefault(
                     (one.day, one.version), WindowProfile(one.model, one.version, one.day)
                 ).merge(window)
+            for path in (home / _CHANNELS / model).glob("*/*.profile"):
+                version, day = path.parent.name, path.stem
+                found[day, version] = _read(path, model, version, day)
         except FileNotFoundError:
             continue  # the scribe has replaced it: look again
         return [found[key] for key in sorted(found)]
@@ -121,30 +81,22 @@ def read_windows(home: Path, model: str) -> list[WindowProfile]:
 
 def read_window(home: Path, named: ProfileFile) -> WindowProfile:
     """One file. Raises `FileNotFoundError`, and `Untrusted` where it cannot be one."""
-    path = home / _LEDGER / named.file
+    return _read(home / _LEDGER / named.file, named.model, named.version, named.day)
+
+
+def _read(path: Path, model: str, version: str, day: str) -> WindowProfile:
     try:
-        value = msgspec.json.decode(path.read_bytes(), type=_File)
-    except msgspec.MsgspecError as error:
+        value = msgspec.json.decode(path.read_bytes())
+        return WindowProfile.from_json(value, model, version, day)
+    except (msgspec.MsgspecError, Untrusted) as error:
         raise Untrusted(f"{path} is no window of profiles: {error}") from None
-    if value.format != _FORMAT:
-        raise Untrusted(
-            f"{path} has format {value.format}, and this bascule reads {_FORMAT}",
-            hint="update bascule",
-        )
-    inputs, outputs = Profile.from_json(value.inputs), Profile.from_json(value.outputs)
-    return WindowProfile(
-        named.model, named.version, named.day, value.rows, value.profiled_rows, inputs, outputs
-    )
 
 
 def write_window(home: Path, window: WindowProfile, host: str, name: str) -> ProfileFile:
     """Write a window; on the disk when this returns but for the name in its folder."""
     place = f"{window.model}/{window.version}/{window.day}/{name}.profile"
     path = home / _LEDGER / place
-    data = msgspec.json.encode(
-        _File(window.rows, window.profiled_rows, window.inputs.to_json(), window.outputs.to_json()),
-        enc_hook=float,  # numpy's own numbers
-    )
+    data = msgspec.json.encode(window.to_json(), enc_hook=float)  # numpy's own numbers
     path.parent.mkdir(parents=True, exist_ok=True)
     with synced(path) as file:
         file.write(data)
@@ -152,6 +104,24 @@ def write_window(home: Path, window: WindowProfile, host: str, name: str) -> Pro
         file=place, host=host, model=window.model, version=window.version, day=window.day,
         rows=window.rows, profiled_rows=window.profiled_rows, size_bytes=len(data),
     )  # fmt: skip
+
+
+def write_channel_windows(home: Path, rows: Iterable[Sequence[Any]], first_day: str) -> None:
+    """Write what devices were asked, and remove the windows before a day.
+
+    Args:
+        home: The home.
+        rows: Version, such as `late/4`, channel, day, and what `WindowProfile.to_json` gives.
+        first_day: The first that is kept.
+    """
+    for version, channel, day, value in rows:
+        path = home / _CHANNELS / f"{version}@{channel}" / f"{day}.profile"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            draft.write_bytes(msgspec.json.encode(value))
+    for path in (home / _CHANNELS).glob("*/*/*.profile"):
+        if path.stem < first_day:
+            path.unlink(missing_ok=True)
 
 
 def _chosen(home: Path, model: str) -> Iterator[ProfileFile]:

@@ -245,6 +245,7 @@ def arrays_of(ensemble: onnx.NodeProto) -> tuple[dict[str, NDArray[np.generic]],
     """
     said = {a.name: helper.get_attribute_value(a) for a in ensemble.attribute}
     modes = numpy_helper.to_array(said["nodes_modes"])
+    said.setdefault(TREE_NUMBERS["missing"], np.zeros(len(modes), np.int32))
     if said.get("aggregate_function", _SUM) != _SUM or said.get("post_transform", 0) != 0:
         raise Unconvertible("the trees are not summed as they are")
     if (modes != _LEQ).any():

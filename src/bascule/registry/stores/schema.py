@@ -128,7 +128,7 @@ keys = sa.Table(
     metadata,
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("id", sa.Text, nullable=False, unique=True),
-    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False, index=True),
     sa.Column("token_sha256", sa.Text, nullable=False, unique=True),
     sa.Column("permissions", sa.JSON, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),

@@ -303,11 +303,13 @@ class Transaction:
     def drop_hold(self, digest: str, holder: str) -> None:
         self._delete(schema.holds, digest=digest, holder=holder)
 
-    def keys(self) -> Sequence[Key]:
-        """Of callers, in the order of making."""
+    def keys(self, name: str | None = None) -> Sequence[Key]:
+        """Of callers, in the order of making; all, or those of a name."""
         table = schema.keys
-        columns = [column for column in table.c if column is not table.c.number]
-        rows = self._connection.execute(sa.select(*columns).order_by(table.c.number))
+        query = sa.select(*(column for column in table.c if column is not table.c.number))
+        if name is not None:
+            query = query.where(table.c.name == name)
+        rows = self._connection.execute(query.order_by(table.c.number))
         return [
             Key(**{**row, "permissions": tuple(map(Permission.parse, row["permissions"]))})
             for row in rows.mappings()

@@ -1,4 +1,4 @@
-// Runs rows in ONNX Runtime Web for `bascule.runtimes.child`: node check.mjs FOLDER
+// Runs rows in ONNX Runtime Web for `bascule.runtimes.tools`: node check.mjs FOLDER
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
@@ -23,8 +23,7 @@ for (let i = 0; i < 200; i++) {
   us.push((performance.now() - start) * 1000);
 }
 const outputs = JSON.parse(readFileSync(file("model.json"))).outputs.map(({ name }) => {
-  const { type, dims, data } = answers[name];
-  if (type === "string") return { shape: dims, texts: data };
-  return { shape: dims, data: Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("base64") };
+  const { type, data } = answers[name];
+  return type === "string" ? data : Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("base64");
 });
 console.log("answer " + JSON.stringify({ outputs, us }));

@@ -33,13 +33,21 @@ def upgrade() -> None:
         _moment("received_at", nullable=False),
         *map(_text, ("at", "event", "version", "digest", "reason")),
         *map(_count, ("requests", "errors")),
-    )
+        sa.Column("sample", sa.JSON), sa.Column("dropped", sa.JSON),
+    )  # fmt: skip
+    op.create_table(
+        "device_windows",
+        *(_text(name, primary_key=True) for name in ("version", "group", "day")),
+        _moment("changed_at", nullable=False), sa.Column("profile", sa.JSON, nullable=False),
+    )  # fmt: skip
     op.create_table(
         "device_rollouts", _text("id", primary_key=True), _text("group"),
         sa.Column("plan", sa.JSON, nullable=False), sa.Column("state", sa.JSON, nullable=False),
         sa.Column("changes", sa.Integer, nullable=False), _moment("created_at", nullable=False),
-        *map(_text, ("created_by", "reason")), _moment("ended_at"),
+        _text("created_by"), _moment("ended_at"),
     )  # fmt: skip
     op.create_index(op.f("ix_devices_group"), "devices", ["group"])
     op.create_index(op.f("ix_device_reports_received_at"), "device_reports", ["received_at"])
     op.create_index(op.f("ix_device_rollouts_group"), "device_rollouts", ["group"])
+    # Each device has a key, and a new key asks for those of its name.
+    op.create_index(op.f("ix_keys_name"), "keys", ["name"])

@@ -10,14 +10,13 @@ from pydantic import Field
 
 from bascule.control.api.conventions import Page, Paged, Taken
 from bascule.control.api.rights import Authorise, caller_of, serves
-from bascule.control.api.routes.batch import Reason
 from bascule.core import Reference, Refused
 from bascule.fleet import (
     HOLD_S,
     PHASES,
     Device,
     Enrolled,
-    RolloutRequest,
+    SampledRows,
     StoredDeviceRollout,
     operations as of_fleet,
     read_reports,
@@ -38,6 +37,7 @@ class Reports(Taken):
     """What a device says, in the order of its numbers."""
 
     reports: Annotated[list[dict[str, Any]], Field(max_length=200)]
+    sent_at: Annotated[str, Field(max_length=64)] = ""
 
 
 class NewDeviceRollout(Taken):
@@ -47,7 +47,6 @@ class NewDeviceRollout(Taken):
     group: str
     phases: Annotated[tuple[float, ...], Field(min_length=1, max_length=20)] = PHASES
     hold_s: float = HOLD_S
-    reason: Annotated[str, Field(max_length=1_000)] = ""
 
 
 def add_fleet(
@@ -80,28 +79,29 @@ def add_fleet(
         if asks_for_keys and not key:
             raise Refused("only the key of a device reports", hint="bascule edge enroll")
         device = reports[0].device
-        return {"sequence": open_fleet().receive({device: reports}, key=key)[device]}
+        received = open_fleet().receive({device: reports}, key=key, sent_at=sent.sent_at)
+        return {"sequence": received[device]}
+
+    @serves(app, of_fleet.ROWS)
+    def rows(device: str) -> list[SampledRows]:
+        """The rows that a device has sampled, by report."""
+        return open_fleet().rows(device)
 
     @serves(app, of_fleet.ROLLOUTS)
     def rollouts(paged: Paged) -> Page[StoredDeviceRollout]:
         """The rollouts over devices, the latest first."""
         return paged.numbered(open_fleet().rollouts()[::-1], descending=True)
 
-    @serves(app, of_fleet.ROLLOUT)
-    def rollout(rollout: str) -> StoredDeviceRollout:
-        """One rollout, with its looks."""
-        return open_fleet().rollout(rollout)
-
     @serves(app, of_fleet.BEGIN)
     def begin(wanted: NewDeviceRollout, request: Request) -> StoredDeviceRollout:
         """Have a version go to the devices of a group, phase by phase."""
         caller = authorise(request, "deploy", Reference.parse(wanted.version).model)
-        return open_fleet().begin(RolloutRequest(**wanted.model_dump()), by=caller.user)
+        return open_fleet().begin(**wanted.model_dump(), by=caller.user)
 
     @serves(app, of_fleet.ABORT)
-    def abort(rollout: str, wanted: Reason, request: Request) -> StoredDeviceRollout:
+    def abort(rollout: str, request: Request) -> StoredDeviceRollout:
         """Take a rollout back: its devices return to what the others run."""
         fleet = open_fleet()
         model = fleet.rollout(rollout).plan.candidate.partition("/")[0]
         caller = authorise(request, "deploy", model)
-        return fleet.abort(rollout, by=caller.user, reason=wanted.reason)
+        return fleet.abort(rollout, by=caller.user)

@@ -25,5 +25,6 @@ from .served import (
     finished_days as finished_days,
     rows_by_hour as rows_by_hour,
 )
+from .signatures import SignatureSource as SignatureSource
 from .silence import SilenceSource as SilenceSource
 from .sunset import SunsetSource as SunsetSource, callers_said as callers_said
