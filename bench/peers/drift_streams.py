@@ -66,7 +66,8 @@ def adwin(folder: Path) -> None:
     found = {}
     for file in sorted(folder.glob("losses-*.npz")):
         data = np.load(file)
-        detector, alarms = drift.ADWIN(delta=float(data["delta"])), []
+        detector_of: Any = drift.ADWIN  # without types of its own
+        detector, alarms = detector_of(delta=float(data["delta"])), []
         for place, loss in enumerate(data["losses"]):
             detector.update(float(loss))
             if detector.drift_detected:

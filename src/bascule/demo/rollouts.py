@@ -45,7 +45,7 @@ GUARDS = ("errors +1 pp", "p50 +100 %", "accuracy -1 pp")
 STEPS_PERCENT = (20.0, 50.0, 100.0)
 STEP_S = 1.0
 _OWN_CODE = Path(__file__).with_name("feature_store.py")
-_AT_ONCE = 1_000
+_AT_ONCE, _BLOCK_S = 1_000, 1.0
 _CONNECTIONS = 8
 _WITHIN_S = 120.0
 
@@ -214,12 +214,16 @@ _id = msgspec.json.Decoder(_Id).decode
 
 
 def _traffic(server: Server, bundle: Bundle, later: pd.DataFrame) -> Iterator[tuple[int, int]]:
-    """Ask about some flights and tell their outcomes, again and again; requests and errors."""
+    """Ask about some flights and tell their outcomes, again and again; requests and errors.
+
+    Once a second at most: more requests make each look at the evidence dearer, and so rarer.
+    """
     path = f"/v2/models/{bundle.name}/infer"
     order = later.sample(frac=1.0, random_state=0)
     with Client(server.url, model=bundle.name, timeout_s=60) as client:
         while True:
             for start in range(0, len(order), _AT_ONCE):
+                began_s = time.monotonic()
                 rows = order.iloc[start : start + _AT_ONCE]
                 requests = bodies(bundle.signature, rows)
                 asked = ask(server.port, path, requests, connections=_CONNECTIONS)
@@ -230,4 +234,5 @@ def _traffic(server: Server, bundle: Bundle, later: pd.DataFrame) -> Iterator[tu
                         if reply is not None and reply.status == 200
                     ]
                 )
+                time.sleep(max(0.0, began_s + _BLOCK_S - time.monotonic()))
                 yield len(rows), asked.errors

@@ -87,7 +87,7 @@ REPORT = Operation(
     "POST edge/reports", "report", "", dict[str, int], is_once=True, max_body_bytes=4 << 20
 )
 # Rows are data of people: the right to read metadata is not enough.
-ROWS = Operation("GET edge/devices/{device}/rows", "manage", "*", list[SampledRows])
+ROWS = Listing("GET edge/devices/{device}/rows", "manage", "*", SampledRows)
 ROLLOUTS = Listing("GET edge/rollouts", "read", "*", StoredDeviceRollout)
 # Of which model is in the body, or known by the rollout: asked then.
 BEGIN = Operation(
@@ -112,7 +112,7 @@ class RemoteFleet(Remote):
         return self.items(DEVICES, group=group)
 
     def rows(self, name: str) -> list[SampledRows]:
-        return self.ask(ROWS, device=name)
+        return self.items(ROWS, device=name)
 
     def rollouts(self) -> list[StoredDeviceRollout]:
         return self.items(ROLLOUTS)

@@ -83,9 +83,9 @@ def add_fleet(
         return {"sequence": received[device]}
 
     @serves(app, of_fleet.ROWS)
-    def rows(device: str) -> list[SampledRows]:
+    def rows(device: str, paged: Paged) -> Page[SampledRows]:
         """The rows that a device has sampled, by report."""
-        return open_fleet().rows(device)
+        return paged.page(open_fleet().rows(device), lambda sampled: sampled.sequence)
 
     @serves(app, of_fleet.ROLLOUTS)
     def rollouts(paged: Paged) -> Page[StoredDeviceRollout]:
