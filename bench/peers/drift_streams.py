@@ -66,9 +66,10 @@ def adwin(folder: Path) -> None:
     found = {}
     for file in sorted(folder.glob("losses-*.npz")):
         data = np.load(file)
-        detector, alarms = drift.ADWIN(delta=float(data["delta"])), []
+        detector = drift.ADWIN(delta=float(data["delta"]))  # type: ignore[no-untyped-call]
+        alarms = []
         for place, loss in enumerate(data["losses"]):
-            detector.update(float(loss))
+            detector.update(float(loss))  # type: ignore[no-untyped-call]
             if detector.drift_detected:
                 alarms.append(place)
         found[file.stem] = alarms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -103,6 +103,20 @@ def read_pipeline(file: Path, name: str = "") -> Pipeline:
     return parsed(name, contents[name])
 
 
+def read_values(texts: Iterable[str]) -> dict[str, Any]:
+    """Parameters from `NAME=VALUE`, each value JSON or else a text. Raises `Invalid`."""
+    values = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not name or not equals:
+            raise Invalid(f"{text!r} is no parameter", hint="write NAME=VALUE, as depth=3")
+        try:
+            values[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            values[name] = value
+    return values
+
+
 def parsed(name: str, content: Any) -> Pipeline:
     """Raises `Invalid`, with the name of the field."""
     check_name(name, what="pipeline")
@@ -125,7 +139,9 @@ def _written_in(file: Path) -> dict[str, Any]:
     try:
         content = msgspec.toml.decode(file.read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise Invalid(f"{file} cannot be read: {first_line(problem)}") from None
+        raise Invalid(
+            f"{file} cannot be read: {first_line(problem)}", hint="write TOML, in UTF-8"
+        ) from None
     table = content.get("pipeline")
     return table if isinstance(table, dict) else {}
 
@@ -151,7 +167,9 @@ def code_of(file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as problem:  # code of the user may raise anything
-        raise Invalid(f"{file} cannot be imported: {first_line(problem)}") from problem
+        raise Invalid(
+            f"{file} cannot be imported: {first_line(problem)}", hint=f"try: python {file}"
+        ) from problem
     return module
 
 
