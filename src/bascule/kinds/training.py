@@ -69,6 +69,7 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     prepared = prepare(pipeline, tell)
     trained = train(prepared, settings.home / "training", tell)
+    facts = {**trained.facts, "metrics": _metrics(trained)}
     registry = open_registry(settings)
     tell("push")
     version = registry.push(trained.bundle.path, by=task.by)
@@ -78,7 +79,6 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     _LOG.info("%s", verdict.sentence)
     tell("deploy")
     deployed = _send_out(settings, registry, pipeline, task.by)
-    facts = {**trained.facts, "metrics": _metrics(trained)}
     # The record of a run is replaced by one of equal inputs alone.
     live.begin(f"{pipeline.name} {prepared.key}", {})
     return {
@@ -197,29 +197,36 @@ def _send_out(settings: Settings, registry: Registry, pipeline: Pipeline, by: st
     won = winner_over("" if champion is None else str(champion), challenges)
     if won is None or _went_out(settings, registry, pipeline, won):
         return ""
-    version, reason = registry.resolve(won["challenger"]), won["sentence"]
-    if not pipeline.endpoint:
-        registry.set_alias(version.model, CHAMPION, version.number, by=by, reason=reason)
-        return f"{version.model}@{CHAMPION} is {version} now"
+    try:
+        return _sent_out(settings, registry, pipeline, won, by)
+    except (Conflict, NotFound, Refused) as problem:
+        waits = f"{won['challenger']} waits, and the next run or trigger tries again"
+        return f"{waits}: {problem.message}"
+
+
+def _sent_out(
+    settings: Settings, registry: Registry, pipeline: Pipeline, won: Mapping[str, Any], by: str
+) -> str:
     from bascule.app import open_rollouts
     from bascule.endpoints import by_nobody
     from bascule.release.rollouts import RolloutRequest
 
+    version, reason = registry.resolve(won["challenger"]), won["sentence"]
+    if not pipeline.endpoint:
+        registry.set_alias(version.model, CHAMPION, version.number, by=by, reason=reason)
+        return f"{version.model}@{CHAMPION} is {version} now"
+    rollouts = open_rollouts(settings, by_nobody)  # that a version has won approves nothing
+    # Of some strategies, a deployment would end a rollout that a person has begun.
+    for own in rollouts.store.active():
+        if own.rollout.endpoint == pipeline.endpoint:
+            raise Conflict(
+                f"rollout {own.rollout.id} of {own.rollout.candidate} is under way",
+                hint="wait for its end, or abort it",
+            )
     request = RolloutRequest(
         version=str(version), endpoint=pipeline.endpoint, strategy=pipeline.strategy, reason=reason
     )
-    rollouts = open_rollouts(settings, by_nobody)  # that a version has won approves nothing
-    try:
-        # Of some strategies, a deployment would end a rollout that a person has begun.
-        for own in rollouts.store.active():
-            if own.rollout.endpoint == pipeline.endpoint:
-                raise Conflict(
-                    f"rollout {own.rollout.id} of {own.rollout.candidate} is under way",
-                    hint="wait for its end, or abort it",
-                )
-        return str(rollouts.deploy(request, by=by).sentence)
-    except (Conflict, Refused) as problem:
-        return f"{version} waits, and the next run or trigger tries again: {problem.message}"
+    return str(rollouts.deploy(request, by=by).sentence)
 
 
 def _went_out(

@@ -69,12 +69,7 @@ def judged(
 
 
 def winner_over(champion: str, challenges: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The newest verdict by which a challenger has won over a champion.
-
-    Args:
-        champion: Its name; empty where there is none.
-        challenges: As `challenges_of` gives them.
-    """
+    """The newest verdict by which a challenger has won over a champion; `""` for no champion."""
     return next((own for own in challenges if own["wins"] and own["champion"] == champion), None)
 
 

@@ -20,16 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
-    """What is known of a model's training.
+    """What is known of a model's training, the latest first.
 
     Attributes:
-        model: Its name, which is that of its pipeline.
         endpoint: That its pipeline deploys to; empty for none.
         champion: What challengers are compared with; empty for none.
         challenges: See `challenges_of`.
-        runs: Of its pipeline, the latest first.
-        triggers: Of its pipeline.
-        rollouts: At the endpoint, the latest first.
     """
 
     model: str
@@ -51,18 +47,9 @@ def loop_of(
     model: str, runs: Sequence[Run], triggers: Sequence[Scheduled], registry: ModelRegistry,
     endpoints: EndpointBook, rollouts: RolloutBook,
 ) -> Loop:  # fmt: skip
-    """Read the loop of a model, here or over a control API.
+    """Read the loop of a model, here or over a control API; raises `NotFound`.
 
-    Args:
-        model: Its name.
-        runs: Of all pipelines, the latest first.
-        triggers: Of all pipelines.
-        registry: Where its versions are.
-        endpoints: Of the same catalogue.
-        rollouts: Of the same catalogue.
-
-    Raises:
-        NotFound: The registry has no such model.
+    Runs, the latest first, and triggers are those of all pipelines.
     """
     challenges = challenges_of(registry, model)
     own = [run for run in runs if run.pipeline == model]

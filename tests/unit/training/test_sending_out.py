@@ -146,6 +146,19 @@ def test_an_alias_that_a_person_moved_back_stays_back(home):
     assert _send_out(settings, registry, pipeline(), "loop") == ""
 
 
+def test_a_retired_winner_or_a_deleted_endpoint_fails_no_trigger_and_brings_nothing_back(home):
+    settings, registry = home
+    declared = pipeline(endpoint="late")
+    wins(registry, 1, "")
+    deploy(settings, "late/1")
+    wins(registry, 2, "late/1")
+    registry.retire("late", 2, by="ada", reason="bad")
+    assert _send_out(settings, registry, declared, "loop").startswith("late/2 waits")
+    open_rollouts(settings).delete_endpoint("late", by="ada", reason="gone")
+    assert _send_out(settings, registry, declared, "loop") == ""
+    assert not open_endpoints(settings).endpoints()
+
+
 def test_that_a_version_has_won_approves_nothing(home, tmp_path):
     settings, registry = home
     deploy(settings, "late/1")

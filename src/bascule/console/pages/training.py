@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import Path, Query, Request, Response
 
@@ -36,15 +35,8 @@ _STYLES = ("line", *(f"line c{number}" for number in range(1, 6)))
 _DONE = {"pause": "The trigger is paused.", "resume": "The trigger looks again."}
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """What runs have noted under a name, by step.
-
-    Attributes:
-        name: Of the figure.
-        svg: A line for each run that has it, in the colour of its column.
-        caption: The last values.
-    """
+class Curve(NamedTuple):
+    """A chart of what runs have noted under a name: a line for each, coloured by its column."""
 
     name: str
     svg: Svg
@@ -138,10 +130,10 @@ async def command(request: Request, trigger: str, command: str) -> Response:
 
     if command not in _DONE:
         raise NotFound(f"triggers have no {command!r}", hint="use pause or resume")
-    names = {"schedule": trigger, "command": command}
-    body = {"reason": field(form_of(request), "reason", max_length=1_024)}
-    operation, done = of_batch.COMMAND_SCHEDULE, _DONE[command]
-    return await act(request, "/training", operation, names, body, done=done)
+    return await act(
+        request, "/training", of_batch.COMMAND_SCHEDULE, {"schedule": trigger, "command": command},
+        {"reason": field(form_of(request), "reason", max_length=1_024)}, done=_DONE[command],
+    )  # fmt: skip
 
 
 def _runs(context: ControlContext, session: Session) -> list[Run]:
