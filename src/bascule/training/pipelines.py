@@ -92,6 +92,9 @@ def read_pipeline(file: Path, name: str = "") -> Pipeline:
         Invalid: It cannot be read; the message names the field.
     """
     check_file(file, "pipeline")
+    # A batch job writes tables where its callers may: none of them is ever read as code.
+    if file.suffix not in (".toml", ".py"):
+        raise Invalid(f"{file} is no pipeline", hint="name a .toml or a .py file")
     contents = _declared_in(file) if file.suffix == ".py" else _written_in(file)
     if not name and len(contents) == 1:
         (name,) = contents
