@@ -17,7 +17,6 @@ from bascule.training import CHALLENGE, CHAMPION, Verdict
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
-    from bascule.endpoints import StoredPlan
     from bascule.jobs import Jobs
     from bascule.registry import Registry, Version
     from bascule.settings import Settings
@@ -242,13 +241,12 @@ def _went_out(
             and f"{event.model}/{event.to_number}" == name
             for event in registry.history(pipeline.name)
         )  # fmt: skip
-    asked = open_rollouts(settings).store.rollouts(pipeline.endpoint)
-    plans: list[StoredPlan] = []
+    rollouts = open_rollouts(settings).store.rollouts(pipeline.endpoint)
+    sent = [(own.rollout.candidate, own.rollout.started_at) for own in rollouts]
     with suppress(NotFound):
         plans = open_endpoints(settings).plans(pipeline.endpoint)
-    return any(
-        own.rollout.candidate == name and own.rollout.started_at >= since for own in asked
-    ) or any(name in own.plan.versions and own.made_at >= since for own in plans)
+        sent += [(version, own.made_at) for own in plans for version in own.plan.versions]
+    return any(version == name and at >= since for version, at in sent)
 
 
 def asked(content: Mapping[str, Any]) -> Mapping[str, Any]:
