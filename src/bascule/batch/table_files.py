@@ -86,7 +86,10 @@ def _dataset(place: str) -> Iterator[Any]:
         form = format_of(files, masked(place))
         yield ds.dataset(files, filesystem=filesystem, format=form, partitioning="hive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as problem:
-        raise Invalid(f"{masked(place)} cannot be read: {first_line(problem)}") from None
+        raise Invalid(
+            f"{masked(place)} cannot be read: {first_line(problem)}",
+            hint="give files of one kind, with the same columns",
+        ) from None
     except OSError as problem:
         raise away(masked(place), problem) from None
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +16,7 @@ from bascule.cli.schedules import open_schedules
 from bascule.cli.screen import note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
+    from bascule.jobs import Scheduled
     from bascule.training import Run
 
 _Run = Annotated[str, typer.Argument(help="The run's id, or its beginning.", show_default=False)]
@@ -50,8 +49,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train a model, push it, and compare it with the champion; a winner goes out."""
+    from bascule.training import read_values
+
     content = {
-        "file": str(file), "pipeline": pipeline, "parameters": _values(parameter or []), "why": why,
+        "file": str(file), "pipeline": pipeline, "parameters": read_values(parameter or []),
+        "why": why,
     }  # fmt: skip
     result = result_of("train", content, as_json=as_json)
     if as_json:
@@ -62,20 +64,6 @@ def run(
     say(result["sentence"])
     if result["deployed"]:
         say(result["deployed"])
-
-
-def _values(texts: list[str]) -> dict[str, Any]:
-    """Each value is JSON, or else a text."""
-    values = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    return values
 
 
 @_group.command()
@@ -153,7 +141,14 @@ def compare(
 
 
 def _runs() -> list[Run]:
-    return [_of(job) for job in open_jobs().find(kind="train")]
+    """The latest first. A control API lists jobs without results: those are asked for."""
+    jobs = open_jobs()
+    found = jobs.find(kind="train")
+    return [_of(jobs.get(job.id) if job.result is None else job) for job in found]
+
+
+def _trigger_list() -> list[Scheduled]:
+    return [own for own in open_schedules().list() if own.schedule.kind == "trigger"]
 
 
 def _of(job: Any) -> Run:
@@ -202,7 +197,7 @@ def add(
 @_triggers.command(name="list")
 def list_(as_json: AsJson = False) -> None:
     """List the triggers, with what they last decided."""
-    listed = [own for own in open_schedules().list() if own.schedule.kind == "trigger"]
+    listed = _trigger_list()
     if as_json:
         print_json([own.to_json() for own in listed])
         return
@@ -248,41 +243,39 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Tell which version is the champion and why, its challengers, and what starts the next run."""
-    from bascule.core import NotFound
-    from bascule.training import challenges_of
+    from bascule.training import loop_of
 
-    registry = context.registry()
-    challenges = challenges_of(registry, model)
-    champion = ""
-    with suppress(NotFound):
-        champion = str(registry.resolve(f"{model}@champion"))
-    runs_of_model = [own for own in _runs() if own.pipeline == model]
-    triggers = [
-        own
-        for own in open_schedules().list()
-        if own.schedule.kind == "trigger" and own.schedule.job["pipeline"] in ("", model)
-    ]
+    loop = loop_of(
+        model, _runs(), _trigger_list(), context.registry(), context.endpoints(),
+        context.rollouts(),
+    )  # fmt: skip
     if as_json:
         print_json({
-            "champion": champion or None,
-            "challenges": challenges, "runs": [_json(own) for own in runs_of_model],
-            "triggers": [own.to_json() for own in triggers],
+            "champion": loop.champion or None, "endpoint": loop.endpoint or None,
+            "challenges": list(loop.challenges), "runs": [_json(own) for own in loop.runs],
+            "triggers": [own.to_json() for own in loop.triggers],
+            "rollouts": [own.rollout.id for own in loop.rollouts],
         })  # fmt: skip
         return
-    say(f"{champion} is the champion" if champion else f"{model} has no alias champion")
+    say(loop.sentence)
     print_table(
         ("judged", "challenger", "champion", "look", "", "why"),
         [
             (
                 when(datetime.fromisoformat(own["at"])), own["challenger"], own["champion"],
-                str(own["look"]), "wins" if own["wins"] else "loses", own["sentence"],
+                str(own["look"]), "wins" if own["wins"] else "loses",
+                own["sentence"].partition(": ")[2],
             )
-            for own in challenges
+            for own in loop.challenges
         ],
         right=("look",), empty="no version has challenged another",
     )  # fmt: skip
-    for trigger in triggers:
-        decided = (trigger.outcome or {}).get("sentence", "has not looked yet")
-        say(f"trigger {trigger.schedule.name}: {decided}")
-    for run in runs_of_model[:1]:
+    for stored in loop.rollouts[:1]:
+        say(f"rollout {stored.rollout.id} of {stored.rollout.candidate}: {stored.state}")
+    for trigger in loop.triggers:
+        outcome = trigger.outcome or {}
+        decided = outcome.get("sentence") or outcome.get("error") or "has not looked yet"
+        paused = " (paused)" if trigger.schedule.is_paused else ""
+        say(f"trigger {trigger.schedule.name}{paused}: {decided}")
+    for run in loop.runs[:1]:
         say(f"last run {run.id[:8]}, {run.state}: {run.why}")

@@ -37,6 +37,7 @@ PAGES = (
     Page("monitoring", "/monitoring", "Monitoring"),
     Page("batch", "/batch", "Batch", also=("/jobs",)),
     Page("jobs", "/jobs"),
+    Page("training", "/training", "Training"),
     Page("ledger", "/ledger", "Ledger"),
     Page("review", "/review", "Review"),
     Page("devices", "/devices", "Devices"),

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid, Limits, NotFound, Refused
+from bascule.core import Conflict, Invalid, Limits, NotFound, Refused
 from bascule.jobs import Kind, Live, Task, half_of_memory
-from bascule.kinds.batch import model_of
-from bascule.training import CHALLENGE, Verdict
+from bascule.security import ANY
+from bascule.training import CHALLENGE, CHAMPION, Verdict
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bascule.training import Facts, Pipeline, Trained, Trigger
 
 _LOG = logging.getLogger("bascule.jobs")
-_CHAMPION = "champion"
 _DAYS_S = 7 * 86_400.0
 
 
@@ -69,6 +68,7 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     prepared = prepare(pipeline, tell)
     trained = train(prepared, settings.home / "training", tell)
+    facts = {**trained.facts, "metrics": _metrics(trained)}
     registry = open_registry(settings)
     tell("push")
     version = registry.push(trained.bundle.path, by=task.by)
@@ -76,11 +76,8 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     tell("judge")
     verdict = _verdict(settings, registry, version, pipeline, trained, task.by)
     _LOG.info("%s", verdict.sentence)
-    deployed = ""
-    if verdict.wins:
-        tell("deploy")
-        deployed = _take_over(settings, registry, version, pipeline, verdict, task.by)
-    facts = dict(trained.facts)
+    tell("deploy")
+    deployed = _send_out(settings, registry, pipeline, task.by)
     # The record of a run is replaced by one of equal inputs alone.
     live.begin(f"{pipeline.name} {prepared.key}", {})
     return {
@@ -88,6 +85,15 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
         "wins": verdict.wins, "sentence": verdict.sentence, "deployed": deployed,
         "was_known": trained.was_known, "rows_seen": prepared.rows.seen,
     }  # fmt: skip
+
+
+def _metrics(trained: Trained) -> dict[str, float]:
+    """What the code has noted, and how the model does on the newest rows."""
+    from bascule.release import measure_quality
+
+    overall = (measure_quality(trained.bundle) or {}).get("overall", {})
+    newest = {f"held_out_{name}": value for name, value in overall.items() if value is not None}
+    return {**trained.facts["metrics"], **newest}
 
 
 def _verdict(
@@ -103,11 +109,14 @@ def _verdict(
 
     champion = _champion(settings, registry, pipeline)
     name = "" if champion is None else str(champion)
+    challenges = challenges_of(registry, version.model)
+    known = [own for own in challenges if own["champion"] == name]
+    # A run that was killed after its version went out finds it as the champion.
+    looks = challenges if name == str(version) else known
+    if own := [body for body in looks if body["challenger"] == str(version)]:
+        return Verdict(own[0]["wins"], own[0]["sentence"])
     if name == str(version):
         return Verdict(False, f"{version} is the champion already")
-    known = [own for own in challenges_of(registry, version.model) if own["champion"] == name]
-    if own := [body for body in known if body["challenger"] == str(version)]:
-        return Verdict(own[0]["wins"], own[0]["sentence"])
     passes = _passes_gates(settings, registry, version, pipeline, by)
     lower, note = None, ""
     confidence = confidence_of_look(len(known) + 1)
@@ -132,9 +141,8 @@ def _champion(settings: Settings, registry: Registry, pipeline: Pipeline) -> Ver
     with suppress(NotFound):
         if pipeline.endpoint:
             plan = open_endpoints(settings).endpoint(pipeline.endpoint).current.plan
-            most = max(plan.arms, key=lambda arm: arm.share_percent)
-            return registry.resolve(most.version)
-        return registry.resolve(f"{pipeline.name}@{_CHAMPION}")
+            return registry.resolve(plan.current.version)  # in a rollout, not its candidate
+        return registry.resolve(f"{pipeline.name}@{CHAMPION}")
     return None
 
 
@@ -170,27 +178,75 @@ def _compared(
         confidence=confidence,
     )  # fmt: skip
     measured = facts[criterion.measure]
-    return measured.value, measured.note
+    return measured.value, measured.brief or measured.note
 
 
-def _take_over(
-    settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
-    verdict: Verdict, by: str,
-) -> str:  # fmt: skip
-    """The winner goes to the endpoint; without one, the alias moves to it."""
-    if not pipeline.endpoint:
-        registry.set_alias(
-            version.model, _CHAMPION, version.number, by=by, reason=verdict.sentence
-        )  # fmt: skip
-        return f"{version.model}@{_CHAMPION} is {version} now"
+def _send_out(settings: Settings, registry: Registry, pipeline: Pipeline, by: str) -> str:
+    """Send out the newest version that has won over the champion, and say so; empty for none.
+
+    A verdict sends its version out once: what a guard or a person has taken back stays back. A
+    version that cannot go out yet waits: the next run or trigger comes here again.
+    """
+    from bascule.training import challenges_of, winner_over
+
+    if pipeline.name not in registry.model_names():
+        return ""
+    champion = _champion(settings, registry, pipeline)
+    challenges = challenges_of(registry, pipeline.name)
+    won = winner_over("" if champion is None else str(champion), challenges)
+    if won is None or _went_out(settings, registry, pipeline, won):
+        return ""
+    try:
+        return _sent_out(settings, registry, pipeline, won, by)
+    except (Conflict, NotFound, Refused) as problem:
+        waits = f"{won['challenger']} waits, and the next run or trigger tries again"
+        return f"{waits}: {problem.message}"
+
+
+def _sent_out(
+    settings: Settings, registry: Registry, pipeline: Pipeline, won: Mapping[str, Any], by: str
+) -> str:
     from bascule.app import open_rollouts
+    from bascule.endpoints import by_nobody
     from bascule.release.rollouts import RolloutRequest
 
+    version, reason = registry.resolve(won["challenger"]), won["sentence"]
+    if not pipeline.endpoint:
+        registry.set_alias(version.model, CHAMPION, version.number, by=by, reason=reason)
+        return f"{version.model}@{CHAMPION} is {version} now"
+    rollouts = open_rollouts(settings, by_nobody)  # that a version has won approves nothing
+    # Of some strategies, a deployment would end a rollout that a person has begun.
+    for own in rollouts.store.active():
+        if own.rollout.endpoint == pipeline.endpoint:
+            raise Conflict(
+                f"rollout {own.rollout.id} of {own.rollout.candidate} is under way",
+                hint="wait for its end, or abort it",
+            )
     request = RolloutRequest(
-        version=str(version), endpoint=pipeline.endpoint, strategy=pipeline.strategy,
-        reason=verdict.sentence,
-    )  # fmt: skip
-    return str(open_rollouts(settings).deploy(request, by=by).sentence)
+        version=str(version), endpoint=pipeline.endpoint, strategy=pipeline.strategy, reason=reason
+    )
+    return str(rollouts.deploy(request, by=by).sentence)
+
+
+def _went_out(
+    settings: Settings, registry: Registry, pipeline: Pipeline, won: Mapping[str, Any]
+) -> bool:
+    """Whether the winner of a verdict was sent out since."""
+    from bascule.app import open_endpoints, open_rollouts
+
+    since, name = datetime.fromisoformat(str(won["at"])), won["challenger"]
+    if not pipeline.endpoint:
+        return any(
+            event.kind == "alias_moved" and event.alias == CHAMPION and event.at >= since
+            and f"{event.model}/{event.to_number}" == name
+            for event in registry.history(pipeline.name)
+        )  # fmt: skip
+    rollouts = open_rollouts(settings).store.rollouts(pipeline.endpoint)
+    sent = [(own.rollout.candidate, own.rollout.started_at) for own in rollouts]
+    with suppress(NotFound):
+        plans = open_endpoints(settings).plans(pipeline.endpoint)
+        sent += [(version, own.made_at) for own in plans for version in own.plan.versions]
+    return any(version == name and at >= since for version, at in sent)
 
 
 def asked(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -208,7 +264,7 @@ def pull(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
 
     Of two triggers that decide at once, the second is given the run of the first.
     """
-    from bascule.app import open_jobs
+    from bascule.app import open_jobs, open_registry
     from bascule.kinds.child import enter
     from bascule.training import Trigger, decide, read_pipeline
 
@@ -217,8 +273,10 @@ def pull(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     pipeline = read_pipeline(Path(trigger.file), trigger.pipeline)
     jobs = open_jobs(settings)
     decision = decide(trigger, _facts(settings, jobs, trigger, pipeline), datetime.now(UTC))
-    _LOG.info("%s", decision.sentence)
-    result = {"sentence": decision.sentence, "run": ""}
+    deployed = _send_out(settings, open_registry(settings), pipeline, task.by)
+    sentence = "; ".join(filter(None, (deployed, decision.sentence)))
+    _LOG.info("%s", sentence)
+    result = {"sentence": sentence, "run": "", "deployed": deployed}
     if decision.starts:
         content = parsed({
             "file": trigger.file, "pipeline": pipeline.name, "parameters": trigger.parameters,
@@ -254,12 +312,17 @@ def _facts(settings: Settings, jobs: Jobs, trigger: Trigger, pipeline: Pipeline)
     return Facts(runs, alerts, count_place(pipeline.data) if trigger.reads_rows else None)
 
 
+def _model_of(content: Mapping[str, Any]) -> str:
+    """The model has the name of its pipeline; without it, rights are about all models."""
+    return str(content.get("pipeline") or ANY)
+
+
 TRAIN = Kind(
-    name="train", run=run, parse=parsed, confine=confine, right="write", model_of=model_of,
+    name="train", run=run, parse=parsed, confine=confine, right="deploy", model_of=_model_of,
     places=1, can_resume=True, retries=1, kept=None, is_open=True,
     limits=Limits(_DAYS_S, half_of_memory(), is_nice=True),
 )  # fmt: skip
 TRIGGER = Kind(
-    name="trigger", run=pull, parse=asked, confine=confine, right="write", model_of=model_of,
+    name="trigger", run=pull, parse=asked, confine=confine, right="deploy", model_of=_model_of,
     is_open=True, limits=Limits(600.0, half_of_memory(), is_nice=True),
 )  # fmt: skip

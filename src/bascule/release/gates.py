@@ -19,11 +19,13 @@ class Measured:
         note: Without a value: why. With one: how it came about, where that is worth a word.
         is_waived: Whether there is nothing that could be measured, and the criterion asks for
             nothing then: it passes without a value, and says so.
+        brief: The note in a few words, for tables; empty where the note is brief.
     """
 
     value: float | None
     note: str = ""
     is_waived: bool = False
+    brief: str = ""
 
 
 @dataclass(frozen=True, slots=True)

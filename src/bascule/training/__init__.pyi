@@ -1,11 +1,19 @@
 from .judging import (
     CHALLENGE as CHALLENGE,
+    CHAMPION as CHAMPION,
     Verdict as Verdict,
     challenges_of as challenges_of,
     confidence_of_look as confidence_of_look,
     judged as judged,
+    winner_over as winner_over,
 )
-from .pipelines import Pipeline as Pipeline, pipeline as pipeline, read_pipeline as read_pipeline
+from .loops import Loop as Loop, loop_of as loop_of
+from .pipelines import (
+    Pipeline as Pipeline,
+    pipeline as pipeline,
+    read_pipeline as read_pipeline,
+    read_values as read_values,
+)
 from .rows import Rows as Rows, read_newest as read_newest
 from .runs import Run as Run, compared as compared
 from .training import (

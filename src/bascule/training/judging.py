@@ -2,19 +2,22 @@
 
 A champion is compared with every challenger in turn, on rows of which later ones share some. So the
 k-th comparison errs at most with probability `ERROR` * 6 / (pi k)^2, and all of them together at
-most with `ERROR`, whatever their number and however they depend on each other (Bonferroni with
-summable weights). The count begins anew with each champion.
+most with `ERROR`, for any number of them and any dependence between them (Bonferroni with summable
+weights). The count begins anew with each champion.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bascule.registry import ModelRegistry
 
+CHAMPION = "champion"
+"""The alias of the version that a challenger must beat, where a pipeline has no endpoint."""
 CHALLENGE = "challenge"
 """The kind of the statement that keeps a verdict beside its challenger."""
 ERROR = 0.05
@@ -59,10 +62,15 @@ def judged(
         return Verdict(True, f"{challenger} wins: there is no champion yet")
     if lower is None:
         return Verdict(False, f"{challenger} loses to {champion}: {note}")
+    allowed = f", and {margin:g} worse is allowed" if margin else ""
     if lower > -margin:
-        how = f"not worse by {margin:g}" if margin else "better"
-        return Verdict(True, f"{challenger} wins over {champion}: it is {how}: {note}")
-    return Verdict(False, f"{challenger} loses to {champion}: it is not shown to be better: {note}")
+        return Verdict(True, f"{challenger} wins over {champion}: {note}{allowed}")
+    return Verdict(False, f"{challenger} loses to {champion}: {note}{allowed}")
+
+
+def winner_over(champion: str, challenges: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The newest verdict by which a challenger has won over a champion; `""` for no champion."""
+    return next((own for own in challenges if own["wins"] and own["champion"] == champion), None)
 
 
 def challenges_of(registry: ModelRegistry, model: str) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -92,6 +92,9 @@ def read_pipeline(file: Path, name: str = "") -> Pipeline:
         Invalid: It cannot be read; the message names the field.
     """
     check_file(file, "pipeline")
+    # A batch job writes tables where its callers may: none of them is ever read as code.
+    if file.suffix not in (".toml", ".py"):
+        raise Invalid(f"{file} is no pipeline", hint="name a .toml or a .py file")
     contents = _declared_in(file) if file.suffix == ".py" else _written_in(file)
     if not name and len(contents) == 1:
         (name,) = contents
@@ -101,6 +104,20 @@ def read_pipeline(file: Path, name: str = "") -> Pipeline:
             hint=f"it has {', '.join(contents)}" if contents else "write [pipeline.NAME]",
         )
     return parsed(name, contents[name])
+
+
+def read_values(texts: Iterable[str]) -> dict[str, Any]:
+    """Parameters from `NAME=VALUE`, each value JSON or else a text. Raises `Invalid`."""
+    values = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not name or not equals:
+            raise Invalid(f"{text!r} is no parameter", hint="write NAME=VALUE, as depth=3")
+        try:
+            values[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            values[name] = value
+    return values
 
 
 def parsed(name: str, content: Any) -> Pipeline:
@@ -125,7 +142,9 @@ def _written_in(file: Path) -> dict[str, Any]:
     try:
         content = msgspec.toml.decode(file.read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise Invalid(f"{file} cannot be read: {first_line(problem)}") from None
+        raise Invalid(
+            f"{file} cannot be read: {first_line(problem)}", hint="write TOML, in UTF-8"
+        ) from None
     table = content.get("pipeline")
     return table if isinstance(table, dict) else {}
 
@@ -151,7 +170,9 @@ def code_of(file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as problem:  # code of the user may raise anything
-        raise Invalid(f"{file} cannot be imported: {first_line(problem)}") from problem
+        raise Invalid(
+            f"{file} cannot be imported: {first_line(problem)}", hint=f"try: python {file}"
+        ) from problem
     return module
 
 

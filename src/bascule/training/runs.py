@@ -23,6 +23,7 @@ class Run:
         state: As of the job.
         why: Why it was started, in a sentence.
         version: What it has pushed; empty for nothing.
+        endpoint: That a winner goes to; empty for none, and before the end.
         sentence: What came of it: the verdict, or the error.
         parameters: Of the pipeline and of this run.
         metrics: What the code noted, and how the version did on the newest rows.
@@ -36,6 +37,7 @@ class Run:
     state: str
     why: str
     version: str
+    endpoint: str
     sentence: str
     parameters: Mapping[str, Any]
     metrics: Mapping[str, float]
@@ -46,11 +48,13 @@ class Run:
     @classmethod
     def of(cls, job: Job) -> Run:
         result = job.result or {}
-        error = job.error or {}
+        problem = job.problem
         return cls(
-            id=job.id, pipeline=str(job.input["pipeline"] or job.subject.split(" ")[0]), state=job.state,
+            id=job.id, pipeline=str(job.input["pipeline"] or job.subject.split(" ")[0]),
+            state=job.state,
             why=str(job.input.get("why", "")), version=result.get("version") or "",
-            sentence=result.get("sentence") or str(error.get("message", "")),
+            endpoint=result.get("pipeline", {}).get("endpoint", ""),
+            sentence=result.get("sentence") or ("" if problem is None else problem.message),
             parameters=result.get("parameters", job.input.get("parameters", {})),
             metrics=result.get("metrics", {}), curves=result.get("curves", {}),
             began_at=job.created_at, seconds=job.seconds(),

@@ -228,7 +228,10 @@ def _fitted(
     except BasculeError:
         raise
     except Exception as problem:  # code of the user may raise anything
-        raise ModelFailed(f"{pipeline.fit} failed: {first_line(problem)}") from problem
+        raise ModelFailed(
+            f"{pipeline.fit} failed: {first_line(problem)}",
+            hint="mend the code, and run it again; nothing was pushed",
+        ) from problem
 
 
 def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path) -> Any:
@@ -244,7 +247,10 @@ def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path) -> Any:
     try:
         subprocess.run(words, env={**os.environ, **texts}, check=True, stdout=sys.stderr)
     except (OSError, subprocess.CalledProcessError) as problem:
-        raise ModelFailed(f"the command of {pipeline.name} failed: {problem}") from None
+        raise ModelFailed(
+            f"the command of {pipeline.name} failed: {problem}",
+            hint="bascule train logs RUN shows what it printed",
+        ) from None
     return read_model(model, allow_pickle=False)
 
 

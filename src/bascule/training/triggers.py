@@ -48,7 +48,9 @@ class Trigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         try:
             trigger = msgspec.convert(content, cls)
         except msgspec.ValidationError as problem:
-            raise Invalid(f"the trigger: {first_line(problem)}") from None
+            raise Invalid(
+                f"the trigger: {first_line(problem)}", hint="give on=['drift'], and a budget over 0"
+            ) from None
         for condition in trigger.on:
             if not _CONDITION.fullmatch(condition):
                 raise Invalid(

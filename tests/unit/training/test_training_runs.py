@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from bascule.core import Invalid, NotFound
-from bascule.training import confidence_of_look, judged, prepare, read_pipeline, train
+from bascule.training import (
+    confidence_of_look,
+    judged,
+    prepare,
+    read_pipeline,
+    read_values,
+    train,
+)
 from bascule.training.pipelines import parsed
 
 FIT = """
@@ -125,6 +132,20 @@ def test_a_pipeline_that_is_not_there_is_named_with_those_that_are(folder):
     with pytest.raises(NotFound, match="no pipeline 'early'") as raised:
         read_pipeline(Path("pipeline.toml"), "early")
     assert "late" in raised.value.hint
+
+
+def test_a_table_that_a_batch_job_wrote_is_never_read_as_a_pipeline(folder):
+    Path("scored.csv").write_text(TOML)
+    with pytest.raises(Invalid, match=r"scored\.csv is no pipeline"):
+        read_pipeline(Path("scored.csv"))
+
+
+def test_parameters_are_json_or_texts():
+    values = read_values(["depth=3", "loss = log_loss", "grid=[1, 2]", "name=a=b"])
+    assert values == {"depth": 3, "loss": "log_loss", "grid": [1, 2], "name": "a=b"}
+    for text in ("depth", "=3"):
+        with pytest.raises(Invalid, match="is no parameter"):
+            read_values([text])
 
 
 def test_all_comparisons_with_a_champion_err_together_as_often_as_one_may():

@@ -1,0 +1,151 @@
+"""`/training`: runs, also side by side; the loop of a model; the forms of runs and triggers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+from fastapi import Path, Query, Request, Response
+
+from bascule.charts import Series, Svg, lines
+from bascule.console.calling import act, call
+from bascule.console.facts import job_of_person, schedules_of
+from bascule.console.flash import Flash
+from bascule.console.forms import field
+from bascule.console.paging import pager_of
+from bascule.console.session import Session, current
+from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
+from bascule.control import ControlContext
+from bascule.core import NotFound
+from bascule.jobs import Scheduled, operations
+from bascule.training import Run, compared, loop_of, read_values
+
+router = page_router(
+    {
+        # Of which model is in each run: asked then.
+        "GET /training": ("read", ""),
+        "GET /training/runs": ("read", ""),
+        "GET /training/loops/{model}": ("read", "{model}"),
+        "POST /training/runs": ("deploy", ""),
+        "POST /training/triggers/{trigger}/{command}": ("manage", ""),
+    }
+)
+_PAGE_ROWS, _RECENT, _MOST_BESIDE = 25, 200, 6
+_STYLES = ("line", *(f"line c{number}" for number in range(1, 6)))
+_DONE = {"pause": "The trigger is paused.", "resume": "The trigger looks again."}
+
+
+class Curve(NamedTuple):
+    """A chart of what runs have noted under a name: a line for each, coloured by its column."""
+
+    name: str
+    svg: Svg
+    caption: str
+
+
+@router.get("/training")
+def training(request: Request, start: Annotated[int, Query(ge=0, le=10**6)] = 0) -> Response:
+    """The runs, the latest first, and the triggers."""
+    context, session = context_of(request), current(request)
+    runs = _runs(context, session)
+    return render(
+        request, "training.html", "Training", crumbs=[Crumb("Training")],
+        runs=runs[start : start + _PAGE_ROWS], triggers=_triggers(context, session),
+        models=sorted({run.pipeline for run in runs if run.version}),
+        pager=pager_of("/training", start, _PAGE_ROWS, len(runs)),
+    )  # fmt: skip
+
+
+@router.get("/training/runs")
+def runs(
+    request: Request, run: Annotated[list[str], Query(min_length=1, max_length=_MOST_BESIDE)]
+) -> Response:
+    """Runs side by side: parameters, metrics, curves."""
+    context, session = context_of(request), current(request)
+    jobs = [job_of_person(context, session, name) for name in dict.fromkeys(run)]
+    if any(job.kind != "train" for job in jobs):
+        raise NotFound("this is no training run", hint="open /training for a list")
+    chosen = [Run.of(job) for job in jobs]
+    for own in chosen:
+        session.check("read", own.pipeline)
+    return render(
+        request, "training_runs.html", "Runs", runs=chosen, rows=compared(chosen),
+        curves=curves_of(chosen), styles=_STYLES,
+        crumbs=[Crumb("Training", "/training"), Crumb(", ".join(own.id[:8] for own in chosen))],
+    )  # fmt: skip
+
+
+def curves_of(runs: Sequence[Run]) -> list[Curve]:
+    """A chart for each name under which a run has noted more than one value. Pure."""
+    curves = []
+    for name in sorted({name for run in runs for name, own in run.curves.items() if len(own) > 1}):
+        having = [(at, run) for at, run in enumerate(runs) if run.curves.get(name)]
+        last = ", ".join(f"{run.curves[name][-1][1]:.4g} in {run.id[:8]}" for _, run in having)
+        svg = lines(
+            [
+                Series([(step, value) for step, value in run.curves[name]], _STYLES[at])
+                for at, run in having
+            ],
+            ("step", name), f"{name} by step: at the end {last}",
+        )  # fmt: skip
+        if svg is not None:
+            curves.append(Curve(name, svg, f"At the end {last}."))
+    return curves
+
+
+@router.get("/training/loops/{model}")
+def loop(request: Request, model: Annotated[str, Path(min_length=1, max_length=128)]) -> Response:
+    """The champion of a model, its challengers, triggers, rollouts and runs."""
+    context, session = context_of(request), current(request)
+    found = loop_of(
+        model, _runs(context, session), _triggers(context, session), context.registry(),
+        context.endpoints(), context.rollouts(),
+    )  # fmt: skip
+    return render(
+        request, "training_loop.html", f"The loop of {model}", loop=found,
+        crumbs=[Crumb("Training", "/training"), Crumb(model)],
+    )  # fmt: skip
+
+
+@router.post("/training/runs")
+async def start(request: Request) -> Response:
+    """Start a run of a pipeline on the server's machine."""
+    form = form_of(request)
+    content = {
+        "file": field(form, "file"), "pipeline": field(form, "pipeline"),
+        "parameters": read_values(filter(str.strip, field(form, "parameters").splitlines())),
+        "why": field(form, "why") or "by hand",
+    }  # fmt: skip
+    body = {"kind": "train", "input": content, "title": f"train {content['pipeline']}"}
+    answer = await call(request, operations.SUBMIT, body=body)
+    if answer.problem:
+        return see(request, "/training#start", Flash("bad", answer.problem))
+    return see(request, f"/jobs/{answer.body['id']}", Flash("good", "The run is submitted."))
+
+
+@router.post("/training/triggers/{trigger}/{command}")
+async def command(request: Request, trigger: str, command: str) -> Response:
+    """Pause or resume a trigger."""
+    from bascule.batch import operations as of_batch
+
+    if command not in _DONE:
+        raise NotFound(f"triggers have no {command!r}", hint="use pause or resume")
+    return await act(
+        request, "/training", of_batch.COMMAND_SCHEDULE, {"schedule": trigger, "command": command},
+        {"reason": field(form_of(request), "reason", max_length=1_024)}, done=_DONE[command],
+    )  # fmt: skip
+
+
+def _runs(context: ControlContext, session: Session) -> list[Run]:
+    """The latest runs that a person may see."""
+    found = [Run.of(job) for job in context.jobs().find(kind="train", limit=_RECENT)]
+    return [run for run in found if session.allows("read", run.pipeline)]
+
+
+def _triggers(context: ControlContext, session: Session) -> list[Scheduled]:
+    return [
+        own
+        for own in schedules_of(context)
+        if own.schedule.kind == "trigger"
+        and session.allows("read", own.schedule.job["pipeline"] or "*")
+    ]
