@@ -47,11 +47,15 @@ def run(
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, for this run.")
     ] = None,
     why: Annotated[str, typer.Option(help="Why it runs, for the record.")] = "by hand",
+    mlflow: Annotated[
+        str, typer.Option(help="A tracking server or store. Default: tracking.mlflow.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Train a model, push it, and compare it with the champion; a winner goes out."""
     content = {
         "file": str(file), "pipeline": pipeline, "parameters": _values(parameter or []), "why": why,
+        "mlflow": mlflow,
     }  # fmt: skip
     result = result_of("train", content, as_json=as_json)
     if as_json:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid, Limits, NotFound, Refused
+from bascule.core import Invalid, Limits, NotFound, Refused, Unavailable, masked
 from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.kinds.batch import model_of
 from bascule.training import CHALLENGE, Verdict
@@ -28,7 +28,7 @@ _DAYS_S = 7 * 86_400.0
 
 
 def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The input: a file, the pipeline in it, parameters, and why it runs. Raises `Invalid`."""
+    """The input: a file, the pipeline in it, parameters, why it runs, MLflow. Raises `Invalid`."""
     parameters = content.get("parameters", {})
     if not isinstance(parameters, Mapping):
         raise Invalid("parameters: give names and values", hint='"parameters": {"depth": 3}')
@@ -37,26 +37,31 @@ def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
         "pipeline": str(content.get("pipeline") or ""),
         "parameters": dict(parameters),
         "why": str(content.get("why") or "by hand"),
+        "mlflow": str(content.get("mlflow") or ""),
     }
 
 
 def confine(content: Mapping[str, Any], places: Sequence[str], folder: str) -> None:
-    """Code runs from the places of the settings alone."""
+    """Code runs from the places of the settings alone, and tracking servers are among them."""
     from bascule.batch import is_below
 
-    if not any(is_below(os.path.join(folder, content["file"]), place) for place in places):
-        raise Refused(
-            f"file: {content['file']} is none of the places that batch.places allows",
-            hint="add its folder to batch.places in the server's bascule.toml",
-            field="file",
-        )
+    addresses = {"file": os.path.join(folder, content["file"])}
+    if content.get("mlflow"):
+        addresses["mlflow"] = content["mlflow"]
+    for name, address in addresses.items():
+        if not any(is_below(address, place) for place in places):
+            raise Refused(
+                f"{name}: {masked(content[name])} is none of the places that batch.places allows",
+                hint="add it, or its folder, to batch.places in the server's bascule.toml",
+                field=name,
+            )
 
 
 def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     """Train, push, judge; the winner becomes the champion, and goes out as its pipeline says."""
     from bascule.app import open_registry
     from bascule.kinds.child import enter
-    from bascule.training import prepare, read_pipeline, train
+    from bascule.training import prepare, read_pipeline, train, write_to_mlflow
 
     enter(task.folder)
     chosen = task.input
@@ -68,7 +73,8 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
 
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     prepared = prepare(pipeline, tell)
-    trained = train(prepared, settings.home / "training", tell)
+    mlflow = chosen.get("mlflow") or settings.tracking.mlflow
+    trained = train(prepared, settings.home / "training", tell, mlflow=mlflow)
     registry = open_registry(settings)
     tell("push")
     version = registry.push(trained.bundle.path, by=task.by)
@@ -81,10 +87,19 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
         tell("deploy")
         deployed = _take_over(settings, registry, version, pipeline, verdict, task.by)
     facts = dict(trained.facts)
+    if mlflow and facts["mlflow"]["run"]:
+        tell("record")
+        outcome = {"version": reference, "sentence": verdict.sentence, "why": chosen["why"]}
+        folder = settings.home / "training" / prepared.key / "artefacts"
+        try:
+            write_to_mlflow(mlflow, facts, outcome, folder)
+        except Unavailable as problem:  # the version is there: the next run of these inputs writes
+            _LOG.warning("%s", problem)
     # The record of a run is replaced by one of equal inputs alone.
     live.begin(f"{pipeline.name} {prepared.key}", {})
     return {
-        **facts, "version": reference, "parameters": facts["pipeline"]["parameters"],
+        **facts, "version": reference,
+        "parameters": {**facts["logged"], **facts["pipeline"]["parameters"]},
         "wins": verdict.wins, "sentence": verdict.sentence, "deployed": deployed,
         "was_known": trained.was_known, "rows_seen": prepared.rows.seen,
     }  # fmt: skip
@@ -97,17 +112,20 @@ def _verdict(
     """Compare with the champion on the newest rows, and lay the verdict beside the version.
 
     A version that was judged against this champion keeps its verdict: a second look at the same
-    rows is no new evidence.
+    rows is no new evidence. So does the champion that it has become.
     """
     from bascule.training import challenges_of, confidence_of_look, judged
 
     champion = _champion(settings, registry, pipeline)
     name = "" if champion is None else str(champion)
+    every = challenges_of(registry, version.model)
+    own = [body for body in every if body["challenger"] == str(version)]
     if name == str(version):
-        return Verdict(False, f"{version} is the champion already")
-    known = [own for own in challenges_of(registry, version.model) if own["champion"] == name]
-    if own := [body for body in known if body["challenger"] == str(version)]:
-        return Verdict(own[0]["wins"], own[0]["sentence"])
+        why = next((body["sentence"] for body in own if body["wins"]), "")
+        return Verdict(bool(why), why or f"{version} is the champion already")
+    known = [body for body in every if body["champion"] == name]
+    if again := [body for body in known if body in own]:
+        return Verdict(again[0]["wins"], again[0]["sentence"])
     passes = _passes_gates(settings, registry, version, pipeline, by)
     lower, note = None, ""
     confidence = confidence_of_look(len(known) + 1)
@@ -177,7 +195,12 @@ def _take_over(
     settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
     verdict: Verdict, by: str,
 ) -> str:  # fmt: skip
-    """The winner goes to the endpoint; without one, the alias moves to it."""
+    """The winner goes to the endpoint; without one, the alias moves to it.
+
+    A run that was killed after that finds it done.
+    """
+    if _champion(settings, registry, pipeline) == version:
+        return f"{version} is the champion already"
     if not pipeline.endpoint:
         registry.set_alias(
             version.model, _CHAMPION, version.number, by=by, reason=verdict.sentence
@@ -186,11 +209,16 @@ def _take_over(
     from bascule.app import open_rollouts
     from bascule.release.rollouts import RolloutRequest
 
+    rollouts = open_rollouts(settings)
+    for stored in rollouts.store.active():
+        own = stored.rollout
+        if (own.endpoint, own.candidate) == (pipeline.endpoint, str(version)):
+            return f"the rollout of {version} at {own.endpoint} is under way already"
     request = RolloutRequest(
         version=str(version), endpoint=pipeline.endpoint, strategy=pipeline.strategy,
         reason=verdict.sentence,
     )  # fmt: skip
-    return str(open_rollouts(settings).deploy(request, by=by).sentence)
+    return str(rollouts.deploy(request, by=by).sentence)
 
 
 def asked(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -251,7 +279,9 @@ def _facts(settings: Settings, jobs: Jobs, trigger: Trigger, pipeline: Pipeline)
         for own in firing
         if own.state == "firing" and own.finding.source in ALERTS
     ]
-    return Facts(runs, alerts, count_place(pipeline.data) if trigger.reads_rows else None)
+    return Facts(
+        runs, alerts, count_place(pipeline.data, pipeline.query) if trigger.reads_rows else None
+    )
 
 
 TRAIN = Kind(

@@ -48,9 +48,9 @@ class Run:
         result = job.result or {}
         error = job.error or {}
         return cls(
-            id=job.id, pipeline=str(job.input["pipeline"] or job.subject.split(" ")[0]), state=job.state,
-            why=str(job.input.get("why", "")), version=result.get("version") or "",
-            sentence=result.get("sentence") or str(error.get("message", "")),
+            id=job.id, pipeline=str(job.input["pipeline"] or job.subject.split(" ")[0]),
+            state=job.state, why=str(job.input.get("why", "")), version=result.get("version") or "",
+            sentence=result.get("sentence") or str(error.get("error", "")),
             parameters=result.get("parameters", job.input.get("parameters", {})),
             metrics=result.get("metrics", {}), curves=result.get("curves", {}),
             began_at=job.created_at, seconds=job.seconds(),
