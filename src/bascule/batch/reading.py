@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bascule.batch.databases.table import is_database, open_database
 from bascule.batch.jobs import Job
+from bascule.batch.sources.table import open_source
 from bascule.batch.table_files import count_files, read_files
 from bascule.core import Invalid, Signature, first_line, masked
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from bascule.batch.sources.database import DatabaseSource
-    from bascule.batch.sources.postgresql import PostgresqlSource
 
 _NUMBER = "bascule_row"
 """The column that tells rows of a query apart. It is dropped."""
@@ -33,8 +31,7 @@ def read_place(place: str, query: str = "") -> pa.Table:
         NotFound: Nothing is there.
         Unavailable: The bucket or the database is away.
     """
-    if not is_database(place, query):
-        _check_no_query(place, query)
+    if not _is_database(place, query):
         return read_files(place)
     import pyarrow as pa
 
@@ -42,7 +39,9 @@ def read_place(place: str, query: str = "") -> pa.Table:
     if query:
         numbered = f"SELECT row_number() OVER () AS {_NUMBER}, q.* FROM ({_plain(query)}\n) AS q"
         job = Job(model="rows", source=place, sink="rows", query=numbered, key=_NUMBER)
-    with closing(_source(job)) as source:
+    # Without columns of a model, every number is one that it reads.
+    source: Any = open_source(job, Signature((), ()))
+    with closing(source):
         try:
             table = source.read_all()
         except pa.ArrowInvalid as problem:
@@ -56,8 +55,7 @@ def read_place(place: str, query: str = "") -> pa.Table:
 
 def count_place(place: str, query: str = "") -> int:
     """How many rows are there; of Parquet, the footers are read alone. Raises as `read_place`."""
-    if not is_database(place, query):
-        _check_no_query(place, query)
+    if not _is_database(place, query):
         return count_files(place)
     with (
         closing(open_database(place, "read", needs_table=not query)) as database,
@@ -68,25 +66,14 @@ def count_place(place: str, query: str = "") -> int:
     return int(count)
 
 
-def _source(job: Job) -> DatabaseSource | PostgresqlSource:
-    # Without columns of a model, every number is one that it reads.
-    signature = Signature((), ())
-    if job.source.startswith(("postgresql://", "postgres://")):
-        from bascule.batch.sources.postgresql import PostgresqlSource
-
-        return PostgresqlSource(job, signature)
-    from bascule.batch.sources.database import DatabaseSource
-
-    return DatabaseSource(job, signature)
-
-
 def _plain(query: str) -> str:
     return query.strip().rstrip(";")
 
 
-def _check_no_query(place: str, query: str) -> None:
+def _is_database(place: str, query: str) -> bool:
+    if is_database(place, query):
+        return True
     if query:
-        raise Invalid(
-            f"query: {masked(place)} is no database", hint='data = "postgresql://HOST/DB"',
-            field="query",
-        )  # fmt: skip
+        hint = 'data = "postgresql://HOST/DB"'
+        raise Invalid(f"query: {masked(place)} is no database", hint=hint, field="query")
+    return False

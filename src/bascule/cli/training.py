@@ -68,6 +68,24 @@ def run(
         say(result["deployed"])
 
 
+@_group.command()
+def manifest(
+    image: Annotated[str, typer.Option(help="With Bascule, the code and its packages.")],
+    pipeline: Annotated[str, typer.Argument(help="Its name.")] = "",
+    file: Annotated[Path, typer.Option(help="As of run; relative to the image's folder.")] = Path(
+        "pipeline.toml"
+    ),
+) -> None:
+    """Print a Job of Kubernetes that does one run."""
+    from bascule.ship import render_text, slug_of
+    from bascule.training import read_pipeline
+
+    name = read_pipeline(file, pipeline).name
+    args = ["train", "run", name, "--file", str(file), "--why", "a Job of Kubernetes"]
+    facts = {"slug": slug_of(name), "image": image, "args": args}
+    say(render_text("training/job.yaml.j2", **facts).rstrip())
+
+
 def _values(texts: list[str]) -> dict[str, Any]:
     """Each value is JSON, or else a text."""
     values = {}

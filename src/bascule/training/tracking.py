@@ -59,13 +59,13 @@ def inside_run(uri: str, pipeline: Pipeline, log: RunLog, home: Path) -> Iterato
     try:
         with _asking(uri):
             client = mlflow.MlflowClient()
-            experiment = _experiment(client, pipeline)
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or pipeline.name
+            experiment = mlflow.set_experiment(name).experiment_id
             tags = {_PIPELINE: pipeline.name, _HOME: f"{socket.gethostname()}:{home.resolve()}"}
             _end_killed(client, experiment, tags)
             run = mlflow.start_run(experiment_id=experiment, run_name=pipeline.name, tags=tags)
         run_id: str = run.info.run_id
-        variables = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_RUN_ID": run_id}
-        with run, _environment(variables if pipeline.command else {}):
+        with run:
             yield run_id
         with _asking(uri):
             _read(client, run_id, log)
@@ -156,19 +156,6 @@ def _read(client: Any, run_id: str, log: RunLog) -> None:
                 log.log(name, point.value, point.step)
 
 
-def _experiment(client: Any, pipeline: Pipeline) -> str:
-    from mlflow.exceptions import MlflowException
-
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or pipeline.name
-    try:
-        known = client.get_experiment_by_name(name)
-        return str(known.experiment_id if known else client.create_experiment(name))
-    except MlflowException as problem:
-        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return str(client.get_experiment_by_name(name).experiment_id)  # another one was sooner
-
-
 def _end_killed(client: Any, experiment: str, tags: Mapping[str, str]) -> None:
     same = [f"tags.`{name}` = {json.dumps(value)}" for name, value in tags.items()]
     runs = " AND ".join([*same, "attributes.status = 'RUNNING'"])
@@ -189,16 +176,3 @@ def _asking(uri: str) -> Iterator[None]:
             f"MLflow at {without_secrets(uri)} does not answer: {message}",
             hint="check tracking.mlflow, or leave it out",
         ) from None
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

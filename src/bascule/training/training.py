@@ -198,7 +198,7 @@ def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained
     began_s = time.monotonic()
     with Scratch("bascule-train-") as scratch:
         with inside_run(mlflow, pipeline, log, work) if mlflow else nullcontext("") as run_id:
-            model = _fitted(pipeline, fit, rows, log, scratch)
+            model = _fitted(pipeline, fit, rows, log, scratch, run_id)
         end_autologging()
         fit_s = time.monotonic() - began_s
         tell("pack")
@@ -259,10 +259,10 @@ def _check(pipeline: Pipeline, rows: Rows) -> None:
 
 
 def _fitted(
-    pipeline: Pipeline, fit: Any, rows: Rows, log: RunLog, scratch: Path
+    pipeline: Pipeline, fit: Any, rows: Rows, log: RunLog, scratch: Path, run_id: str
 ) -> Any:  # fmt: skip
     if fit is None:
-        return _by_command(pipeline, rows, scratch)
+        return _by_command(pipeline, rows, scratch, run_id)
     inputs, truth = _split(pipeline, rows.train)
     known = {"run": log} if "run" in inspect.signature(fit).parameters else {}
     try:
@@ -273,7 +273,7 @@ def _fitted(
         raise ModelFailed(f"{pipeline.fit} failed: {first_line(problem)}") from problem
 
 
-def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path) -> Any:
+def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path, run_id: str) -> Any:
     """Run the program; what it prints goes to the log of the job."""
     import pyarrow.parquet as pq
 
@@ -283,6 +283,7 @@ def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path) -> Any:
     pq.write_table(rows.train, train)
     words = [word.format(train=train, model=model) for word in pipeline.command]
     texts = {name.upper(): str(value) for name, value in pipeline.parameters.items()}
+    texts |= {"MLFLOW_RUN_ID": run_id} if run_id else {}  # the URI is in the environment
     try:
         subprocess.run(words, env={**os.environ, **texts}, check=True, stdout=sys.stderr)
     except (OSError, subprocess.CalledProcessError) as problem:
