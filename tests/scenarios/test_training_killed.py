@@ -208,7 +208,7 @@ def test_a_killed_controller_and_a_killed_run(controllers, store, tmp_path):
     until(lambda: place.fits == 1, 240.0)
     controllers[0].kill()
     controllers += [_controller(place)]
-    until(lambda: place.fits == 2 or place.jobs.get(job).is_ended, 240.0)
+    until(lambda: place.fits == 2 or place.jobs.find(stored="failed"), 240.0)
     resumed = place.jobs.get(job)
     assert (resumed.state, resumed.attempt) == ("running", 2), resumed
     (child,) = _children(controllers[1])
