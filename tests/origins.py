@@ -69,10 +69,10 @@ def _is_healthy(uri: str) -> bool:
     return False
 
 
-def dvc_command() -> Path:
-    """DVC's command, installed from its lock when it is not there yet."""
-    key = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    place = ROOT / "build" / "environments" / f"dvc-{key}"
+def environment_of(lock: Path) -> Path:
+    """An environment of a lock whose packages are not all wheels, made when it is not there yet."""
+    key = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    place = ROOT / "build" / "environments" / f"{lock.stem}-{key}"
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.with_suffix(".lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
@@ -81,12 +81,17 @@ def dvc_command() -> Path:
             subprocess.run(
                 [
                     place / "bin" / "python", "-m", "pip", "install", "--quiet",
-                    "--disable-pip-version-check", "--no-compile", "--no-deps", "-r", LOCK,
+                    "--disable-pip-version-check", "--no-compile", "--no-deps", "-r", lock,
                 ],
                 check=True,
             )  # fmt: skip
             (place / "complete").touch()
-    return place / "bin" / "dvc"
+    return place
+
+
+def dvc_command() -> Path:
+    """DVC's command."""
+    return environment_of(LOCK) / "bin" / "dvc"
 
 
 @pytest.fixture(scope="session")

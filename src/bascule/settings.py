@@ -510,6 +510,19 @@ class EdgeSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingSettings(_Section):
+    """Where training runs are recorded beside the catalogue: the section `[tracking]`.
+
+    Attributes:
+        mlflow: A tracking server or store of MLflow, such as `http://HOST:5000` or
+            `sqlite:///runs.db`; empty for none. `MLFLOW_TRACKING_USERNAME` and
+            `MLFLOW_TRACKING_PASSWORD` are the server's, and never shown.
+    """
+
+    mlflow: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything that can be set.
 
@@ -529,6 +542,7 @@ class Settings:
         usage: Section `[usage]`.
         audit: Section `[audit]`.
         edge: Section `[edge]`.
+        tracking: Section `[tracking]`.
         projects: Section `[projects]`: by the name of a project, the names of its models and
             endpoints, and prefixes of names: `fraud = ["fraud-*", "chargeback"]`.
         policies: Sections `[policies.NAME]`, by the name of a model or an endpoint: the keys that
@@ -552,6 +566,7 @@ class Settings:
     usage: UsageSettings = field(default_factory=UsageSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reviews: Mapping[str, ReviewSettings] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from .jobs import (
 from .locations import Places as Places, is_below as is_below
 from .manifest import Chunk as Chunk, Manifest as Manifest, Record as Record
 from .ports import Sink as Sink, Source as Source, Staged as Staged
+from .reading import count_place as count_place, read_place as read_place
 from .recording import MonitoringRules as MonitoringRules
 from .remote import RemoteRuns as RemoteRuns, RemoteSchedules as RemoteSchedules
 from .running import Planned as Planned, Run as Run, planned as planned, run_job as run_job
@@ -27,8 +28,6 @@ from .table_files import (
     as_trained as as_trained,
     check_growth as check_growth,
     check_output as check_output,
-    count_place as count_place,
-    read_place as read_place,
     read_rows as read_rows,
     read_stream as read_stream,
     split_truth as split_truth,

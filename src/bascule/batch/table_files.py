@@ -55,7 +55,7 @@ def read_rows(path: Path, what: str) -> Any:
         raise Invalid(f"{what} {path} cannot be read: {first_line(error)}") from None
 
 
-def read_place(place: str) -> pa.Table:
+def read_files(place: str) -> pa.Table:
     """All rows of a file, a folder, a glob or a bucket; folders such as `month=1` are columns.
 
     Raises:
@@ -68,8 +68,8 @@ def read_place(place: str) -> pa.Table:
         return table
 
 
-def count_place(place: str) -> int:
-    """How many rows are there; of Parquet, the footers are read alone. Raises as `read_place`."""
+def count_files(place: str) -> int:
+    """How many rows are there; of Parquet, the footers are read alone. Raises as `read_files`."""
     with _dataset(place) as rows:
         return int(rows.count_rows())
 

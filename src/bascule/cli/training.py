@@ -46,6 +46,9 @@ def run(
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, for this run.")
     ] = None,
     why: Annotated[str, typer.Option(help="Why it runs, for the record.")] = "by hand",
+    mlflow: Annotated[
+        str, typer.Option(help="A tracking server or store. Default: tracking.mlflow.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Train a model, push it, and compare it with the champion; a winner goes out."""
@@ -54,6 +57,7 @@ def run(
     content = {
         "file": str(file), "pipeline": pipeline, "parameters": read_values(parameter or []),
         "why": why,
+        "mlflow": mlflow,
     }  # fmt: skip
     result = result_of("train", content, as_json=as_json)
     if as_json:
@@ -64,6 +68,24 @@ def run(
     say(result["sentence"])
     if result["deployed"]:
         say(result["deployed"])
+
+
+@_group.command()
+def manifest(
+    image: Annotated[str, typer.Option(help="With Bascule, the code and its packages.")],
+    pipeline: Annotated[str, typer.Argument(help="Its name.")] = "",
+    file: Annotated[Path, typer.Option(help="As of run; relative to the image's folder.")] = Path(
+        "pipeline.toml"
+    ),
+) -> None:
+    """Print a Job of Kubernetes that does one run."""
+    from bascule.ship import render_text, slug_of
+    from bascule.training import read_pipeline
+
+    name = read_pipeline(file, pipeline).name
+    args = ["train", "run", name, "--file", str(file), "--why", "a Job of Kubernetes"]
+    facts = {"slug": slug_of(name), "image": image, "args": args}
+    say(render_text("training/job.yaml.j2", **facts).rstrip())
 
 
 @_group.command()

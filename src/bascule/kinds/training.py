@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Conflict, Invalid, Limits, NotFound, Refused
+from bascule.core import Conflict, Invalid, Limits, NotFound, Refused, Unavailable, masked
 from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.security import ANY
 from bascule.training import CHALLENGE, CHAMPION, Verdict
@@ -27,7 +27,7 @@ _DAYS_S = 7 * 86_400.0
 
 
 def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The input: a file, the pipeline in it, parameters, and why it runs. Raises `Invalid`."""
+    """The input: a file, the pipeline in it, parameters, why it runs, MLflow. Raises `Invalid`."""
     parameters = content.get("parameters", {})
     if not isinstance(parameters, Mapping):
         raise Invalid("parameters: give names and values", hint='"parameters": {"depth": 3}')
@@ -36,26 +36,31 @@ def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
         "pipeline": str(content.get("pipeline") or ""),
         "parameters": dict(parameters),
         "why": str(content.get("why") or "by hand"),
+        "mlflow": str(content.get("mlflow") or ""),
     }
 
 
 def confine(content: Mapping[str, Any], places: Sequence[str], folder: str) -> None:
-    """Code runs from the places of the settings alone."""
+    """Code runs from the places of the settings alone, and tracking servers are among them."""
     from bascule.batch import is_below
 
-    if not any(is_below(os.path.join(folder, content["file"]), place) for place in places):
-        raise Refused(
-            f"file: {content['file']} is none of the places that batch.places allows",
-            hint="add its folder to batch.places in the server's bascule.toml",
-            field="file",
-        )
+    addresses = {"file": os.path.join(folder, content["file"])}
+    if content.get("mlflow"):
+        addresses["mlflow"] = content["mlflow"]
+    for name, address in addresses.items():
+        if not any(is_below(address, place) for place in places):
+            raise Refused(
+                f"{name}: {masked(content[name])} is none of the places that batch.places allows",
+                hint="add it, or its folder, to batch.places in the server's bascule.toml",
+                field=name,
+            )
 
 
 def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     """Train, push, judge; the winner becomes the champion, and goes out as its pipeline says."""
     from bascule.app import open_registry
     from bascule.kinds.child import enter
-    from bascule.training import prepare, read_pipeline, train
+    from bascule.training import prepare, read_pipeline, train, write_to_mlflow
 
     enter(task.folder)
     chosen = task.input
@@ -67,7 +72,8 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
 
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     prepared = prepare(pipeline, tell)
-    trained = train(prepared, settings.home / "training", tell)
+    mlflow = chosen.get("mlflow") or settings.tracking.mlflow
+    trained = train(prepared, settings.home / "training", tell, mlflow=mlflow)
     facts = {**trained.facts, "metrics": _metrics(trained)}
     registry = open_registry(settings)
     tell("push")
@@ -78,10 +84,19 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     _LOG.info("%s", verdict.sentence)
     tell("deploy")
     deployed = _send_out(settings, registry, pipeline, task.by)
+    if mlflow and facts["mlflow"]["run"]:
+        tell("record")
+        outcome = {"version": reference, "sentence": verdict.sentence, "why": chosen["why"]}
+        folder = settings.home / "training" / prepared.key / "artefacts"
+        try:
+            write_to_mlflow(mlflow, facts, outcome, folder)
+        except Unavailable as problem:  # the version is there: the next run of these inputs writes
+            _LOG.warning("%s", problem)
     # The record of a run is replaced by one of equal inputs alone.
     live.begin(f"{pipeline.name} {prepared.key}", {})
     return {
-        **facts, "version": reference, "parameters": facts["pipeline"]["parameters"],
+        **facts, "version": reference,
+        "parameters": {**facts["logged"], **facts["pipeline"]["parameters"]},
         "wins": verdict.wins, "sentence": verdict.sentence, "deployed": deployed,
         "was_known": trained.was_known, "rows_seen": prepared.rows.seen,
     }  # fmt: skip
@@ -103,7 +118,7 @@ def _verdict(
     """Compare with the champion on the newest rows, and lay the verdict beside the version.
 
     A version that was judged against this champion keeps its verdict: a second look at the same
-    rows is no new evidence.
+    rows is no new evidence. So does the champion that it has become.
     """
     from bascule.training import challenges_of, confidence_of_look, judged
 
@@ -309,7 +324,9 @@ def _facts(settings: Settings, jobs: Jobs, trigger: Trigger, pipeline: Pipeline)
         for own in firing
         if own.state == "firing" and own.finding.source in ALERTS
     ]
-    return Facts(runs, alerts, count_place(pipeline.data) if trigger.reads_rows else None)
+    return Facts(
+        runs, alerts, count_place(pipeline.data, pipeline.query) if trigger.reads_rows else None
+    )
 
 
 def _model_of(content: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from .pipelines import (
 )
 from .rows import Rows as Rows, read_newest as read_newest
 from .runs import Run as Run, compared as compared
+from .tracking import write_to_mlflow as write_to_mlflow
 from .training import (
     Prepared as Prepared,
     RunLog as RunLog,

@@ -22,7 +22,10 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Attributes:
         name: Of the pipeline, and of the model in the registry.
-        data: The rows: a file, a folder, a glob or a bucket.
+        data: The rows: a file, a folder, a glob or a bucket; or a database, with `#TABLE` or with
+            `query`.
+        query: SQL of that database. Where equal rows shall be known again, it has an order, or
+            the pipeline a `time` without ties.
         target: The column that is predicted.
         time: The column by which rows are old or new; empty: they are in that order.
         held_out: The newest rows, which the model is judged by and not fitted to: their number, or
@@ -43,6 +46,7 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     name: str
     data: str
+    query: str = ""
     target: str
     time: str = ""
     held_out: Annotated[float, msgspec.Meta(gt=0)] = 0.2

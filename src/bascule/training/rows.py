@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bascule.core import Invalid
+from bascule.core import Invalid, masked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,11 +47,11 @@ def read_newest(pipeline: Pipeline) -> Rows:
 
     from bascule.batch import read_place
 
-    table = read_place(pipeline.data)
+    table = read_place(pipeline.data, pipeline.query)
     for column in filter(None, (pipeline.target, pipeline.time)):
         if column not in table.column_names:
             raise Invalid(
-                f"{pipeline.data} has no column {column!r}",
+                f"{masked(pipeline.data)} has no column {column!r}",
                 hint=f"it has {', '.join(table.column_names[:20])}",
             )
     seen = len(table)

@@ -7,14 +7,17 @@ goes on after its last step, and a second run of the same inputs fits nothing.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import inspect
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
@@ -24,14 +27,18 @@ import msgspec
 
 from bascule.core import (
     BasculeError,
+    Conflict,
     Invalid,
     MissingExtra,
     ModelFailed,
+    NotFound,
     Scratch,
     canonical_json,
     first_line,
+    masked,
     replacing,
     sha256_bytes,
+    without_secrets,
 )
 from bascule.training.pipelines import named_code
 from bascule.training.rows import Rows, read_newest
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.training.pipelines import Pipeline
 
+_LOG = logging.getLogger("bascule.jobs")
 _FACTS, _BUNDLE = "facts.json", "bundle"
 _MAX_POINTS = 2_000
 """Of a curve that are kept; a longer one is thinned."""
@@ -57,9 +65,11 @@ class RunLog:
         metrics: The latest value of each name.
         curves: Of each name, its (step, value) pairs.
         folder: Files that the code lays here are kept with the run.
+        parameters: What MLflow has noted of the model; see `tracking`.
     """
 
     folder: Path
+    parameters: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
@@ -135,19 +145,45 @@ def prepare(pipeline: Pipeline, tell: Tell = lambda _: None) -> Prepared:
     return Prepared(pipeline, rows, fit, _inputs(pipeline, rows))
 
 
-def train(prepared: Prepared, work: Path, tell: Tell = lambda _: None) -> Trained:
+def train(
+    prepared: Prepared, work: Path, tell: Tell = lambda _: None, *, mlflow: str = ""
+) -> Trained:
     """Fit and pack, unless an earlier run has done so with the same inputs.
 
     Args:
         prepared: See `prepare`.
         work: A folder for what is kept between runs; two runs of a key do not share one at a time.
         tell: Called with the name of each step when it begins.
+        mlflow: The tracking server or store of the run of MLflow that the fit happens in; empty
+            for none.
 
     Raises:
         Invalid: The code gives no model that can be packed.
         ModelFailed: The code of the pipeline failed.
+        Conflict: Another process runs it now.
+        Unavailable: MLflow does not answer; nothing was fitted.
     """
+    with _alone(work, prepared.key):
+        return _trained(prepared, work, tell, mlflow)
+
+
+@contextmanager
+def _alone(work: Path, key: str) -> Iterator[None]:
+    """Hold the folder of a key, which this process leaves by its end at the latest."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / f"{key}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Conflict(
+                "a run of the same inputs is under way", hint="wait until it has ended"
+            ) from None
+        yield
+
+
+def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained:
     from bascule.bundle import load
+    from bascule.training.tracking import end_autologging, inside_run
 
     pipeline, rows, fit = prepared.pipeline, prepared.rows, prepared.fit
     folder = work / prepared.key
@@ -161,12 +197,17 @@ def train(prepared: Prepared, work: Path, tell: Tell = lambda _: None) -> Traine
     tell("fit")
     began_s = time.monotonic()
     with Scratch("bascule-train-") as scratch:
-        model = _fitted(pipeline, fit, rows, log, scratch)
+        with inside_run(mlflow, pipeline, log, work) if mlflow else nullcontext("") as run_id:
+            model = _fitted(pipeline, fit, rows, log, scratch, run_id)
+        end_autologging()
         fit_s = time.monotonic() - began_s
         tell("pack")
-        bundle = _packed(pipeline, model, rows, log, folder / _BUNDLE)
+        origins = [*_tracked_data(pipeline), *([f"mlflow:{run_id}@{mlflow}"] if run_id else [])]
+        bundle = _packed(pipeline, model, rows, log, folder / _BUNDLE, origins)
     facts = {
-        **prepared.inputs, "metrics": log.metrics, "curves": log.thinned(), "digest": bundle.digest,
+        **prepared.inputs, "mlflow": {"run": run_id, "uri": without_secrets(mlflow)},
+        "logged": log.parameters, "metrics": log.metrics, "curves": log.thinned(),
+        "digest": bundle.digest,
         "seconds": {"fit": round(fit_s, 3), "pack": round(time.monotonic() - began_s - fit_s, 3)},
         "artefacts": sorted(file.name for file in log.folder.iterdir()),
     }  # fmt: skip
@@ -182,7 +223,7 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
     folder = Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
     installed = sorted(f"{own.name}=={own.version}" for own in distributions())
     return {
-        "pipeline": msgspec.to_builtins(pipeline),
+        "pipeline": {**msgspec.to_builtins(pipeline), "data": masked(pipeline.data)},
         "rows": {"all": len(rows), "newest": len(rows.newest), "sha256": rows.digest},
         "code": {"sha256": _code_digest(folder), **(provenance.git_state(folder) or {})},
         "environment": sha256_bytes("\n".join(installed).encode()),
@@ -198,7 +239,8 @@ def _code_digest(folder: Path) -> str:
         if (file := getattr(module, "__file__", None)) and Path(file).suffix == ".py"
     }
     digest = hashlib.sha256()
-    for file in sorted(own for own in files if own.is_relative_to(folder)):
+    # Some modules of torch name a file that is nowhere.
+    for file in sorted(own for own in files if own.is_relative_to(folder) and own.is_file()):
         digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
     return "sha256:" + digest.hexdigest()
 
@@ -211,16 +253,16 @@ def _check(pipeline: Pipeline, rows: Rows) -> None:
         check.validate(table, lazy=True) if hasattr(check, "validate") else check(table)
     except Exception as problem:  # a schema of the user may raise anything
         raise Invalid(
-            f"the rows of {pipeline.data} fail {pipeline.check}: {first_line(problem)}",
+            f"the rows of {masked(pipeline.data)} fail {pipeline.check}: {first_line(problem)}",
             hint="nothing was trained; mend the rows, or the check",
         ) from problem
 
 
 def _fitted(
-    pipeline: Pipeline, fit: Any, rows: Rows, log: RunLog, scratch: Path
+    pipeline: Pipeline, fit: Any, rows: Rows, log: RunLog, scratch: Path, run_id: str
 ) -> Any:  # fmt: skip
     if fit is None:
-        return _by_command(pipeline, rows, scratch)
+        return _by_command(pipeline, rows, scratch, run_id)
     inputs, truth = _split(pipeline, rows.train)
     known = {"run": log} if "run" in inspect.signature(fit).parameters else {}
     try:
@@ -234,7 +276,7 @@ def _fitted(
         ) from problem
 
 
-def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path) -> Any:
+def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path, run_id: str) -> Any:
     """Run the program; what it prints goes to the log of the job."""
     import pyarrow.parquet as pq
 
@@ -244,6 +286,7 @@ def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path) -> Any:
     pq.write_table(rows.train, train)
     words = [word.format(train=train, model=model) for word in pipeline.command]
     texts = {name.upper(): str(value) for name, value in pipeline.parameters.items()}
+    texts |= {"MLFLOW_RUN_ID": run_id} if run_id else {}  # the URI is in the environment
     try:
         subprocess.run(words, env={**os.environ, **texts}, check=True, stdout=sys.stderr)
     except (OSError, subprocess.CalledProcessError) as problem:
@@ -254,13 +297,30 @@ def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path) -> Any:
     return read_model(model, allow_pickle=False)
 
 
-def _packed(pipeline: Pipeline, model: Any, rows: Rows, log: RunLog, to: Path) -> Bundle:
+def _tracked_data(pipeline: Pipeline) -> list[str]:
+    """The rows as DVC knows them, where it tracks them."""
+    from bascule.packing.lineage import trace
+
+    origin = f"dvc:{pipeline.data}"
+    try:
+        trace(origin)
+    except (Invalid, NotFound):  # it does not
+        return []
+    except BasculeError as problem:
+        _LOG.warning("the record of DVC is left out: %s", problem)
+        return []
+    return [origin]
+
+
+def _packed(
+    pipeline: Pipeline, model: Any, rows: Rows, log: RunLog, to: Path, origins: list[str]
+) -> Bundle:
     from bascule.packing import pack
 
     return pack(
         model, name=pipeline.name, train=_split(pipeline, rows.train),
         test=_split(pipeline, rows.newest), to=to, parameters=pipeline.parameters,
-        metrics=log.metrics, overwrite=True,
+        metrics=log.metrics, overwrite=True, lineage=origins,
     )  # fmt: skip
 
 
