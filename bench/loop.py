@@ -28,7 +28,7 @@ from bascule.release import NotWorse, measure_against
 from bascule.training import Facts, PastRun, Pipeline, Trigger, decide, judged
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
-_QUIET = dict.fromkeys(("measure", "explain", "outliers"), False)
+_quick = partial(pack, measure=False, explain=False, outliers=False, progress=lambda _: None)
 _FITS = """
 from sklearn.ensemble import HistGradientBoostingClassifier
 from bascule.demo import flights
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--nannyml", type=Path, help="the folder of nannyml's unpacked wheel")
     parser.add_argument("--work", type=Path, required=True, help="keeps the runs")
     asked = parser.parse_args()
-    bascule.packing.pack = partial(pack, progress=lambda _: None, **_QUIET)
+    bascule.packing.pack = _quick
     asked.work.mkdir(parents=True, exist_ok=True)
     (asked.work / "fits.py").write_text(_FITS)
     stream = late(asked.work) if asked.stream == "late" else census(asked.nannyml, asked.work)
