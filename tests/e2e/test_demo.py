@@ -52,3 +52,18 @@ def test_the_story_of_devices_holds_from_the_header_to_the_refusals() -> None:
     assert 0 < summary["delta_bytes"] < summary["full_bytes"]
     assert summary["altered"].startswith("corrupted")
     assert summary["failed"].startswith("golden check")
+
+
+@pytest.mark.slow
+def test_the_story_of_the_loop_holds_from_the_drift_to_the_candidate_that_lost() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", "demo", "--loop", "--json"],
+        capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["held"]
+    assert summary["why"].startswith("late/1 on ")
+    assert summary["rollout"] == "promoted"
+    assert "not shown to be better" in summary["stopped"]
+    assert summary["area_after"] > summary["area_before"]

@@ -26,12 +26,15 @@ def demo(
     edge: Annotated[
         bool, typer.Option("--edge", help="Another story: export, publish, update and refuse.")
     ] = False,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Another story: drift, retrain, judge and replace.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the life of a model on real flights: train, pack, check, serve, watch, roll out."""
     from bascule.demo import run_demo
 
-    other = "edge" if edge else "trust" if trust else ""
+    other = "edge" if edge else "trust" if trust else "loop" if loop else ""
     raise typer.Exit(run_demo(keep=keep, as_json=as_json, other=other))
 
 

@@ -157,7 +157,7 @@ def roll_out(
     )
     registry = open_registry(home)
     book = RemoteRollouts(ControlClient(server.control_url))
-    traffic = _traffic(server, bundle, later)
+    traffic = traffic_of(server, bundle, later)
     made: list[Attempt] = []
     while True:
         with console.status("packing the next version"):
@@ -213,7 +213,7 @@ class _Id(msgspec.Struct):
 _id = msgspec.json.Decoder(_Id).decode
 
 
-def _traffic(server: Server, bundle: Bundle, later: pd.DataFrame) -> Iterator[tuple[int, int]]:
+def traffic_of(server: Server, bundle: Bundle, later: pd.DataFrame) -> Iterator[tuple[int, int]]:
     """Ask about some flights and tell their outcomes, again and again; requests and errors.
 
     Once a second at most: more requests make each look at the evidence dearer, and so rarer.
