@@ -52,6 +52,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Monitor", "outcomes", ("outcomes",)),
     ("Monitor", "drift", ("drift",)),
     ("Monitor", "performance", ("performance",)),
+    ("Monitor", "slices", ("slices",)),
     ("Monitor", "monitoring", ("monitor", "report")),
     ("Monitor", "usage", ("usage",)),
     ("Monitor", "alerts", ("alerts",)),
