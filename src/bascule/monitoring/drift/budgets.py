@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from bascule.core import Invalid
@@ -71,3 +72,27 @@ class Effect:
         if test in ("location", "spread", "slow"):
             return self.deviations
         return self.distance if test == "shape" else self.share
+
+
+def fleet_budget(
+    alarms_a_year: float,
+    model: str,
+    versions: Collection[tuple[str, str]],
+    weights: Mapping[str, float],
+) -> tuple[float, float]:
+    """What a budget for all models leaves for one, and for each version of it.
+
+    The parts of all versions add up to the budget, so that the expected number of false alarms is
+    within it however the models depend on one another (the union bound; it bounds no share of false
+    ones among the alarms). Procedures for that share, such as e-BH (Wang and Ramdas 2022), grant
+    more false alarms the more models drift.
+
+    Args:
+        alarms_a_year: False alarms of all models that are acceptable.
+        model: Whose part it is.
+        versions: Models and versions that are watched.
+        weights: Of models; 1 for others.
+    """
+    watched = {name for name, _ in versions} | {model}
+    part = alarms_a_year * weights.get(model, 1.0) / sum(weights.get(name, 1.0) for name in watched)
+    return part, part / max(1, sum(name == model for name, _ in versions))

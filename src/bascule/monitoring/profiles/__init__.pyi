@@ -1,5 +1,6 @@
 from .folding import MAX_ROWS_PER_S as MAX_ROWS_PER_S, Folding as Folding
 from .windows import (
+    CHANNELS as CHANNELS,
     RETENTION_DAYS as RETENTION_DAYS,
     ProfileFile as ProfileFile,
     read_windows as read_windows,

@@ -14,7 +14,7 @@ from bascule.stats import WindowProfile
 RETENTION_DAYS = 400
 """How long windows are kept: a year and the days to compare its ends."""
 
-_LEDGER, _CHANNELS = "ledger", "channels"
+_LEDGER, CHANNELS = "ledger", "channels"
 _MANIFEST = "manifest.json"
 _TRIES = 5
 
@@ -70,7 +70,7 @@ def read_windows(home: Path, model: str) -> list[WindowProfile]:
                 found.setdefault(
                     (one.day, one.version), WindowProfile(one.model, one.version, one.day)
                 ).merge(window)
-            for path in (home / _CHANNELS / model).glob("*/*.profile"):
+            for path in (home / CHANNELS / model).glob("*/*.profile"):
                 version, day = path.parent.name, path.stem
                 found[day, version] = _read(path, model, version, day)
         except FileNotFoundError:
@@ -115,11 +115,11 @@ def write_channel_windows(home: Path, rows: Iterable[Sequence[Any]], first_day: 
         first_day: The first that is kept.
     """
     for version, channel, day, value in rows:
-        path = home / _CHANNELS / f"{version}@{channel}" / f"{day}.profile"
+        path = home / CHANNELS / f"{version}@{channel}" / f"{day}.profile"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft:
             draft.write_bytes(msgspec.json.encode(value))
-    for path in (home / _CHANNELS).glob("*/*/*.profile"):
+    for path in (home / CHANNELS).glob("*/*/*.profile"):
         if path.stem < first_day:
             path.unlink(missing_ok=True)
 
