@@ -830,7 +830,7 @@ def false_alarms_of(settings: Settings, what: str, model: str, now: datetime) ->
     if chosen.false_alarms_of == "version":
         return chosen.false_alarms_a_year
     from bascule.monitoring.drift import fleet_budget
-    from bascule.monitoring.ledger import versions_since
+    from bascule.monitoring.profiles import versions_since
 
     watched = versions_since(settings.home, (now - _FLEET_SPAN).date())
     whole, each = fleet_budget(chosen.false_alarms_a_year, model, watched, chosen.weights)

@@ -1,14 +1,12 @@
-"""Whether one side of a comparison is wrong more often, exactly; and Holm's bound for many tests.
+"""Whether one side of a comparison is wrong more often: exact, for the small levels of many tests.
 
-Exact tests hold at the small levels that many slices leave. Two groups of rows: Fisher's test (the
-hypergeometric law). Two models on the same rows: McNemar's (the binomial law of the rows on which
-one alone is wrong).
+Two groups of rows: Fisher's test (the hypergeometric law). Two models on the same rows: McNemar's
+(the binomial law of the rows on which one alone is wrong).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -18,14 +16,9 @@ from bascule.stats.tails import hypergeometric_tail
 
 @dataclass(frozen=True, slots=True)
 class WrongShares:
-    """How many rows each side answers wrong.
+    """How many rows each side answers wrong: `wrong` of `rows`, and `others_wrong` of `others`.
 
-    Attributes:
-        rows: Of the side that may be worse.
-        wrong: Of them, how many are answered wrong.
-        others: Rows of the other side; the same ones for pairs.
-        others_wrong: Of them, how many are answered wrong.
-        both_wrong: Of the same rows, how many both sides answer wrong; None for two groups.
+    For pairs, the rows are the same, and both sides answer `both_wrong` of them wrong.
     """
 
     rows: int
@@ -47,37 +40,22 @@ class WrongShares:
         if self.both_wrong is None:
             marked, total = self.wrong + self.others_wrong, self.rows + self.others
             return hypergeometric_tail(self.wrong, self.rows, marked, total)
-        return beta_below(
-            0.5, self.wrong - self.both_wrong, self.others_wrong - self.both_wrong + 1
-        )
+        alone, beside = self.wrong - self.both_wrong, self.others_wrong - self.both_wrong
+        return beta_below(0.5, alone, beside + 1)
 
     def interval(self, share: float) -> tuple[float, float]:
-        """Both ends for the difference, each of which errs with the probability `share`.
+        """Ends for the difference that err with the probability `share` each.
 
-        Groups: Agresti and Caffo 2000. Pairs: Agresti and Min 2005.
+        Of groups by Agresti and Caffo 2000, of pairs by Agresti and Min 2005.
         """
+        rows, others = self.rows + 2, self.others + 2
         if self.both_wrong is None:
-            here, there = (
-                ((wrong + 1) / (rows + 2), rows + 2)
-                for wrong, rows in ((self.wrong, self.rows), (self.others_wrong, self.others))
-            )
-            middle = here[0] - there[0]
-            variance = sum(rate * (1 - rate) / rows for rate, rows in (here, there))
+            here, there = (self.wrong + 1) / rows, (self.others_wrong + 1) / others
+            middle = here - there
+            variance = here * (1 - here) / rows + there * (1 - there) / others
         else:
-            middle = (self.wrong - self.others_wrong) / (self.rows + 2)
+            middle = (self.wrong - self.others_wrong) / rows
             apart = self.wrong + self.others_wrong - 2 * self.both_wrong + 1
-            variance = (apart / (self.rows + 2) - middle**2) / (self.rows + 2)
+            variance = (apart / rows - middle**2) / rows
         half = -NormalDist().inv_cdf(share) * math.sqrt(variance)
         return max(-1.0, middle - half), min(1.0, middle + half)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values adjusted for their number, in their order, whatever their dependence.
-
-    Holm 1979: the chance of any false one at or below a level is at most this level.
-    """
-    adjusted, largest = [1.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
-    return adjusted

@@ -75,24 +75,14 @@ class Effect:
 
 
 def fleet_budget(
-    alarms_a_year: float,
-    model: str,
-    versions: Collection[tuple[str, str]],
-    weights: Mapping[str, float],
+    budget: float, model: str, versions: Collection[tuple[str, str]], weights: Mapping[str, float]
 ) -> tuple[float, float]:
-    """What a budget for all models leaves for one, and for each version of it.
+    """What a budget for all models leaves for one by its weight, and for each of its versions.
 
-    The parts of all versions add up to the budget, so that the expected number of false alarms is
-    within it however the models depend on one another (the union bound; it bounds no share of false
-    ones among the alarms). Procedures for that share, such as e-BH (Wang and Ramdas 2022), grant
-    more false alarms the more models drift.
-
-    Args:
-        alarms_a_year: False alarms of all models that are acceptable.
-        model: Whose part it is.
-        versions: Models and versions that are watched.
-        weights: Of models; 1 for others.
+    The parts of `versions`, models with versions, add up to it: the expected number of false alarms
+    is within the budget however models depend on one another. A bound on the share of false alarms
+    (e-BH, Wang and Ramdas 2022) would grant more of them, the more models drift.
     """
-    watched = {name for name, _ in versions} | {model}
-    part = alarms_a_year * weights.get(model, 1.0) / sum(weights.get(name, 1.0) for name in watched)
+    total = sum(weights.get(name, 1.0) for name in {name for name, _ in versions} | {model})
+    part = budget * weights.get(model, 1.0) / total
     return part, part / max(1, sum(name == model for name, _ in versions))

@@ -2,7 +2,6 @@ from .backlog import (
     Backlog as Backlog,
     newest_days as newest_days,
     read_backlog as read_backlog,
-    versions_since as versions_since,
 )
 from .blocks import (
     HASH as HASH,

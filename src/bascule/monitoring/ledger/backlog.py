@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bascule.monitoring.ledger.manifest import Progress, read_manifest
 from bascule.monitoring.ledger.spool import writers
-from bascule.monitoring.profiles import CHANNELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +49,3 @@ def newest_days(home: Path, before: date) -> Mapping[str, date]:
         if day < before:
             days[model] = max(day, days.get(model, day))
     return days
-
-
-def versions_since(home: Path, since: date) -> set[tuple[str, str]]:
-    """The models and versions, `4@stable` on devices, with answers of this UTC day or later."""
-    manifest, first = read_manifest(home), since.isoformat()
-    known = [(each.model, each.version, each.day) for each in manifest.segments]
-    known += [(each.model, each.version, each.day) for each in manifest.profiles]
-    devices = (home / CHANNELS).glob("*/*/*.profile")
-    known += [(path.parts[-3], path.parts[-2], path.stem) for path in devices]
-    return {(model, version) for model, version, day in known if day >= first}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bascule.stats import WindowProfile
 RETENTION_DAYS = 400
 """How long windows are kept: a year and the days to compare its ends."""
 
-_LEDGER, CHANNELS = "ledger", "channels"
+_LEDGER, _CHANNELS = "ledger", "channels"
 _MANIFEST = "manifest.json"
 _TRIES = 5
 
@@ -65,12 +66,12 @@ def read_windows(home: Path, model: str) -> list[WindowProfile]:
     for _ in range(_TRIES):
         try:
             found: dict[tuple[str, str], WindowProfile] = {}
-            for one in _chosen(home, model):
+            for one in (each for each in _named(home) if each.model == model):
                 window = read_window(home, one)
                 found.setdefault(
                     (one.day, one.version), WindowProfile(one.model, one.version, one.day)
                 ).merge(window)
-            for path in (home / CHANNELS / model).glob("*/*.profile"):
+            for path in (home / _CHANNELS / model).glob("*/*.profile"):
                 version, day = path.parent.name, path.stem
                 found[day, version] = _read(path, model, version, day)
         except FileNotFoundError:
@@ -115,21 +116,29 @@ def write_channel_windows(home: Path, rows: Iterable[Sequence[Any]], first_day: 
         first_day: The first that is kept.
     """
     for version, channel, day, value in rows:
-        path = home / CHANNELS / f"{version}@{channel}" / f"{day}.profile"
+        path = home / _CHANNELS / f"{version}@{channel}" / f"{day}.profile"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft:
             draft.write_bytes(msgspec.json.encode(value))
-    for path in (home / CHANNELS).glob("*/*/*.profile"):
+    for path in (home / _CHANNELS).glob("*/*/*.profile"):
         if path.stem < first_day:
             path.unlink(missing_ok=True)
 
 
-def _chosen(home: Path, model: str) -> Iterator[ProfileFile]:
+def versions_since(home: Path, since: date) -> set[tuple[str, str]]:
+    """The models and versions, `4@stable` on devices, with profiles of this UTC day or later."""
+    known = {(each.model, each.version, each.day) for each in _named(home)}
+    for path in (home / _CHANNELS).glob("*/*/*.profile"):
+        known.add((path.parts[-3], path.parts[-2], path.stem))
+    return {(model, version) for model, version, day in known if day >= since.isoformat()}
+
+
+def _named(home: Path) -> Sequence[ProfileFile]:
     path = home / _LEDGER / _MANIFEST
     try:
         named = msgspec.json.decode(path.read_bytes(), type=_Named)
     except FileNotFoundError:
-        return
+        return ()
     except msgspec.MsgspecError as error:
         raise Untrusted(f"{path} is no manifest of a ledger: {error}") from None
-    yield from (one for one in named.profiles if one.model == model)
+    return named.profiles

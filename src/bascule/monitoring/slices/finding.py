@@ -1,14 +1,15 @@
-"""Which slices of rows are worse. Pure: columns and a comparison in, slices out.
+"""Which slices of rows are worse. Pure: columns and what is compared in, slices out.
 
 Candidates are values of columns, fifths of numbers, and pairs of these (Chung et al. 2019, two
-levels deep). They depend on no answer, so that all are tested on all rows, and Holm's bound is for
-their number: with exact tests this finds more than rows of which a half proposes and a half tests.
+levels deep). They depend on no answer, so all are tested on all rows, at a level divided by their
+number (Bonferroni), which holds however they depend on one another. With exact tests this finds
+more than a half of the rows that proposes and a half that tests.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,45 +18,28 @@ from numpy.typing import NDArray
 
 from bascule.core import Columns
 from bascule.monitoring.performance import MAX_SLICE_VALUES, slicing
-from bascule.stats import ColumnProfile, WrongShares, holm
+from bascule.stats import ColumnProfile, WrongShares
 
 Mask = NDArray[np.bool_]
+_Coded = tuple[list[str], NDArray[np.int16]]
+"""The slices of a column in words, and for each row its slice; -1 for none."""
+_Places = tuple[tuple[int, int], ...]
+"""The conditions of a slice: a column, and its slice."""
 _LEVELS = 0.01, 0.04
-"""The chances of any false slice by one column, and by two; 5 % together."""
-MIN_ROWS, _MIN_SHARE = 30, 0.01
-MAX_PAIRED_COLUMNS = 20
+"""The chances of a false slice by one column, and by two, which are many more; 5 % together."""
+_MIN_ROWS, _MIN_SHARE = 30, 0.01
+_MAX_PAIRED = 20
 """Pairs are formed of the first columns alone: their number grows with the square."""
-
-_Cell = tuple[tuple[str, NDArray[np.int16], int], ...]
-"""The conditions of a slice: words, the codes of a column, and the code of its rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundSlice:
-    """Rows in which the first side is worse.
-
-    Attributes:
-        conditions: That the rows meet, in words: `wind > 13`, `carrier = AA`.
-        shares: Of wrong answers.
-        p_value: Adjusted for the number of candidates; at most 0.01, or 0.04 of two columns.
-        between: The ends for the difference; all lower ends hold at once with 95 %.
-    """
-
-    conditions: tuple[str, ...]
-    shares: WrongShares
-    p_value: float
-    between: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What is compared, by row: answers that may be worse with the answers beside them.
+    """What is compared: where answers are wrong, and the answers beside them. Shape (rows,) each.
 
     Attributes:
-        wrong: Where an answer is wrong. Shape (rows,).
-        others_wrong: Of the same rows, where the answers of another version are.
-        is_other: Which rows are the other side. Without both, a slice is compared with the rows
-            outside of it.
+        wrong: Where an answer is wrong.
+        others_wrong: Where the answers of another version to the same rows are.
+        is_other: Which rows are the other side. Without both, it is the rows outside of a slice.
     """
 
     wrong: Mask
@@ -76,51 +60,50 @@ class Sides:
 
 def find_slices(
     columns: Columns, sides: Sides, profiles: Mapping[str, ColumnProfile] | None = None
-) -> tuple[list[FoundSlice], int]:
+) -> tuple[list[dict[str, Any]], int]:
     """The slices in which the first side is worse, most evidence first; and how many were tested.
 
-    Each is worse also without the rows of those before it. Columns alone have a level of their own:
-    thousands of pairs would hide what a column alone shows.
+    `where` is in words: `wind > 13`, `carrier = AA`. All lower ends of `between` hold at once.
 
-    Args:
-        columns: By which rows are sliced; rows are independent of one another. Shape (rows,) each.
-        sides: What is compared. A slice has at least 30 rows on each, and one in 100 of the first.
-        profiles: Of the baseline, whose fifths are those of the numbers.
+    Each is worse also without the rows of those before it. A slice has at least 30 rows on both
+    sides, and one in 100 of the first. Rows must be independent of one another. `profiles` are of
+    the baseline, whose fifths are those of the numbers.
     """
     known = profiles or {}
     coded = [_coded(name, values, known.get(name)) for name, values in columns.items()]
     every = np.ones(len(sides.wrong), bool)
-    least = max(MIN_ROWS, _MIN_SHARE * sides.within(every, every).rows)
-    families: tuple[list[tuple[_Cell, WrongShares]], ...] = ([], [])
-    for cell in _cells(coded, least):
-        shares = sides.within(_mask(cell), every)
-        if shares.rows >= least and shares.others >= MIN_ROWS:
-            families[len(cell) - 1].append((cell, shares))
-    worse = []
-    for level, family in zip(_LEVELS, families, strict=True):
-        adjusted = holm([shares.p_value for _, shares in family])
-        for (cell, shares), p_value in zip(family, adjusted, strict=True):
-            if p_value <= level:
-                words, single = tuple(condition[0] for condition in cell), level / len(family)
-                found = FoundSlice(words, shares, p_value, shares.interval(single))
-                worse.append((shares.p_value, single, _mask(cell), found))
+    least = max(_MIN_ROWS, _MIN_SHARE * sides.within(every, every).rows)
+    families: tuple[list[tuple[_Places, WrongShares]], ...] = ([], [])
+    for places in _candidates(coded, least):
+        shares = sides.within(_mask(coded, places), every)
+        if shares.rows >= least and shares.others >= _MIN_ROWS:
+            families[len(places) - 1].append((places, shares))
+    worse = [
+        (shares.p_value, level / len(family), places, shares)
+        for level, family in zip(_LEVELS, families, strict=True)
+        for places, shares in family
+        if shares.p_value <= level / len(family)
+    ]
     slices = []
-    for _, single, mask, found in sorted(worse, key=lambda each: each[0]):
-        if sides.within(mask, every).p_value <= single:  # a filter: the level stays
-            slices.append(found)
+    for _, level, places, shares in sorted(worse, key=lambda each: each[0]):
+        mask = _mask(coded, places)
+        if sides.within(mask, every).p_value <= level:  # this only takes away: the level stays
             every = every & ~mask
+            slices.append({
+                "where": [coded[column][0][code] for column, code in places],
+                "rows": shares.rows, "difference": shares.difference,
+                "share": shares.wrong / shares.rows, "between": shares.interval(level),
+                "other_share": shares.others_wrong / shares.others,
+            })  # fmt: skip
     return slices, sum(map(len, families))
 
 
-def _mask(cell: _Cell) -> Mask:
-    made: Mask = np.logical_and.reduce([codes == code for _, codes, code in cell])
+def _mask(coded: Sequence[_Coded], places: _Places) -> Mask:
+    made: Mask = np.logical_and.reduce([coded[column][1] == code for column, code in places])
     return made
 
 
-def _coded(
-    name: str, values: NDArray[Any], profile: ColumnProfile | None
-) -> tuple[list[str], NDArray[np.int16]]:
-    """Words for the values of a column, and each row's place among them; -1 for rare values."""
+def _coded(name: str, values: NDArray[Any], profile: ColumnProfile | None) -> _Coded:
     is_number = values.dtype.kind in "iuf"
     masks = slicing(values if is_number else _frequent(values), name, profile)(values)
     codes = np.full(len(values), -1, np.int16)
@@ -136,17 +119,16 @@ def _frequent(values: NDArray[Any]) -> NDArray[Any]:
     return values[np.isin(texts, names[np.argsort(-counts, kind="stable")[:MAX_SLICE_VALUES]])]
 
 
-def _cells(coded: list[tuple[list[str], NDArray[np.int16]]], least: float) -> Iterator[_Cell]:
-    """The slices by one column and by two that have enough rows, both sides together."""
+def _candidates(coded: Sequence[_Coded], least: float) -> Iterator[_Places]:
+    """Slices with enough rows, both sides together."""
     sizes = [np.bincount(codes + 1, minlength=len(words) + 1) for words, codes in coded]
-    for (words, codes), counts in zip(coded, sizes, strict=True):
-        for code in np.flatnonzero(counts[1:] >= least).tolist():
-            yield ((words[code], codes, code),)
-    for i, j in itertools.combinations(range(min(len(coded), MAX_PAIRED_COLUMNS)), 2):
-        (above, first), (below, second) = coded[i], coded[j]
-        joint = np.bincount((first + 1).astype(np.int64) * len(sizes[j]) + second + 1)
-        for cell in np.flatnonzero(joint >= least).tolist():
+    for column, counts in enumerate(sizes):
+        yield from (((column, code),) for code in np.flatnonzero(counts[1:] >= least).tolist())
+    for i, j in itertools.combinations(range(min(len(coded), _MAX_PAIRED)), 2):
+        joint = (coded[i][1] + 1).astype(np.int64) * len(sizes[j]) + coded[j][1] + 1
+        counts = np.bincount(joint)
+        for cell in np.flatnonzero(counts >= least).tolist():
             a, b = divmod(cell, len(sizes[j]))
             # A pair with all the rows of one condition is that slice again.
-            if min(a, b) > 0 and joint[cell] < min(sizes[i][a], sizes[j][b]):
-                yield (above[a - 1], first, a - 1), (below[b - 1], second, b - 1)
+            if min(a, b) > 0 and counts[cell] < min(sizes[i][a], sizes[j][b]):
+                yield (i, a - 1), (j, b - 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 
 from bascule.bundle import Bundle, conform
 from bascule.core import Columns, NotFound
+from bascule.documents import Block, Bullets, Table, Text
 from bascule.metrics import Labelled
 from bascule.monitoring.performance import Reference, known_at_equal_age, read_ledger
-from bascule.monitoring.slices.finding import MAX_PAIRED_COLUMNS, Mask, Sides, find_slices
+from bascule.monitoring.slices.finding import Mask, Sides, find_slices
 
 _FAR = 0.8
 
@@ -20,9 +22,7 @@ _FAR = 0.8
 def measure_slices(
     bundle: Bundle,
     *,
-    home: Path | None = None,
-    model: str = "",
-    version: str = "",
+    ledger: tuple[Path, str, str] | None = None,
     against: Bundle | None = None,
     since: datetime | None = None,
     now: datetime | None = None,
@@ -35,12 +35,10 @@ def measure_slices(
 
     Args:
         bundle: The version.
-        home: That of the ledger, with `now`; None for the held-out rows of the bundle.
-        model: Its name in the ledger.
-        version: Its number there.
+        ledger: The home, model and version there; None for the held-out rows.
         against: The other version.
-        since: Predictions before it are left out.
-        now: Truths count at equal age then; see `known_at_equal_age`.
+        since: Of the predictions of the ledger.
+        now: Truths of the ledger count at equal age then.
 
     Raises:
         NotFound: There are no rows with truths.
@@ -48,77 +46,54 @@ def measure_slices(
     """
     reference = Reference(bundle)
     held_out = reference.held_out
-    chosen = held_out
-    if home is not None and now is not None:
-        chosen = _of_ledger(home, reference, (model, version), since, now)
+    chosen = held_out if ledger is None else _of_ledger(*ledger, reference, since, now)
     if chosen is None or not len(chosen[0]) or not chosen[1]:
         raise NotFound(
             f"{bundle.name} has no rows with inputs and truths to slice",
             hint="add outcomes, give a longer --since, or slice the rows packed with test=(X, y)",
         )
     labelled, columns = chosen
-    answered, beside = [labelled], "the other rows"
-    if against is not None:
-        answered.append(_answered(against, columns, labelled))
-        beside = "the other version"
-    elif home is not None and held_out is not None:
-        answered.append(held_out[0])
+    beside = "the other rows" if against is None else "the other version"
+    answered = [labelled] if against is None else [labelled, _answered(against, columns, labelled)]
+    wrong, far = _wrong(answered)
+    sides = Sides(*wrong)
+    if ledger is not None and against is None and held_out is not None:
         beside = "held-out rows"
         columns = {
             name: np.concatenate([values, held_out[1][name]]) for name, values in columns.items()
         }
-    wrong, far = _wrong(answered)
-    sides = Sides(*wrong)
-    if beside == "held-out rows":
-        both = np.concatenate(wrong)
-        sides = Sides(both, is_other=np.arange(len(both)) >= len(labelled))
+        wrong, far = _wrong([labelled, held_out[0]])
+        sides = Sides(both := np.concatenate(wrong), None, np.arange(len(both)) >= len(labelled))
     baseline = bundle.baseline
     profiles = None if baseline is None or baseline.inputs is None else baseline.inputs.columns
     slices, tested = find_slices(columns, sides, profiles)
-    if len(columns) > MAX_PAIRED_COLUMNS:
-        reference.notes.append(f"pairs are formed of the first {MAX_PAIRED_COLUMNS} columns")
     return {
         "beside": beside, "rows": len(labelled), "tested": tested, "notes": reference.notes,
         "wrong": "wrong answers" if far is None else f"errors over {far:.4g}",
-        "slices": [
-            {
-                "where": list(each.conditions), "rows": each.shares.rows,
-                "share": each.shares.wrong / each.shares.rows, "p_value": each.p_value,
-                "other_share": each.shares.others_wrong / each.shares.others,
-                "difference": each.shares.difference, "between": list(each.between),
-            }
-            for each in slices
-        ],
+        "slices": slices,
     }  # fmt: skip
 
 
 def _of_ledger(
-    home: Path,
-    reference: Reference,
-    served: tuple[str, str],
-    since: datetime | None,
-    now: datetime,
-) -> tuple[Labelled, Columns] | None:
+    home: Path, model: str, version: str, reference: Reference,
+    since: datetime | None, now: datetime | None,
+) -> tuple[Labelled, Columns] | None:  # fmt: skip
     signature = reference.bundle.signature
     found = read_ledger(
-        home, served[0], lambda number: reference if number == served[1] else None, since=since,
-        columns=signature.columns or [one.name for one in signature.inputs],
+        home, model, lambda number: reference if number == version else None, since=since,
+        columns=signature.columns or [field.name for field in signature.inputs],
     )  # fmt: skip
     if not found:
         return None
-    rows = found[0][1]
-    is_known, age_s = known_at_equal_age(rows, now)
+    rows, places = found[0][1], np.arange(len(found[0][1]))
+    is_known, age_s = known_at_equal_age(rows, now or datetime.now(UTC))
     reference.notes.append(f"truths count that came within {age_s / 3_600:.3g} h of the prediction")
-    places = np.arange(len(rows))
     if rows.sampling is not None:
         places = rows.sampling.uniform(places)
     places = places[is_known[places]]
-    columns = {
-        name: values[places]
-        for name, values in (rows.inputs or rows.columns).items()
-        if values.ndim == 1
-    }
-    return rows.labelled.take(places), columns
+    columns = (rows.inputs or rows.columns).items()
+    flat = {name: values[places] for name, values in columns if values.ndim == 1}
+    return rows.labelled.take(places), flat
 
 
 def _answered(against: Bundle, columns: Columns, labelled: Labelled) -> Labelled:
@@ -140,3 +115,21 @@ def _wrong(sides: list[Labelled]) -> tuple[list[Mask], float | None]:
     errors = [np.abs(side.answers - side.truth) for side in sides]
     far = float(np.nanquantile(np.concatenate(errors), _FAR))
     return [~(error <= far) for error in errors], far
+
+
+def slice_blocks(report: Mapping[str, Any]) -> tuple[Block, ...]:
+    """The slices, how sure they are, and what was not done."""
+    wrong, beside = report["wrong"], report["beside"]
+    rows = tuple(
+        (
+            " and ".join(each["where"]), f"{each['rows']:,}", f"{each['share']:.1%}",
+            f"{each['other_share']:.1%}", f"{100 * each['difference']:.1f}",
+            "{:.1f} to {:.1f}".format(*(100 * end for end in each["between"])),
+        )
+        for each in report["slices"]
+    )  # fmt: skip
+    heads = ("slice", "rows", wrong, beside, "points worse", "between")
+    of = f"{report['tested']:,} slices of {report['rows']:,} rows"
+    found = Table(heads, rows, heads[1:5], f"None of {of} is worse than {beside}.")
+    bound = f"Of {of}. The chance that any is false is at most 5 %; all intervals hold at once."
+    return (found, *[Text(bound)] * bool(rows), Bullets(tuple(report["notes"])))
