@@ -152,7 +152,7 @@ def slices(
     as_json: AsJson = False,
 ) -> None:
     """Find slices of rows in which a version is worse; exit code 1 if there is one."""
-    from bascule.monitoring.slices import slice_blocks
+    from bascule.release import slice_blocks
 
     asked = {"model": model, "against": against, "held_out": held_out}
     asked |= {"since_s": seconds_of(since, "--since")}

@@ -66,7 +66,7 @@ def _performance(home: Path, name: str, bundle_of: Any, since: timedelta) -> Any
 def _slices(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
     """Of `model`, a version, beside one that is `against` it or none; or of its held-out rows."""
     from bascule.bundle import load
-    from bascule.monitoring.slices import measure_slices
+    from bascule.release import measure_slices
 
     registry, asked, now = open_registry(settings), task.input, datetime.now(UTC)
     version = registry.resolve(asked["model"])

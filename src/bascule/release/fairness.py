@@ -21,7 +21,7 @@ from bascule.metrics import (
     says_enough,
 )
 from bascule.monitoring.alerts import Finding
-from bascule.monitoring.performance import Reference, known_at_equal_age, read_ledger
+from bascule.monitoring.performance import PredictionRows, Reference, delay_curve, read_ledger
 from bascule.release.conditional import texts_of
 from bascule.release.criteria import Criterion
 from bascule.release.gates import Measured
@@ -38,6 +38,7 @@ _PARITIES = (
     "equalized_odds_difference",
     "equal_opportunity_difference",
 )
+_MATURE = 0.9
 _ALERT_SPAN = timedelta(days=30)
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,15 @@ def fairness_findings(
                 evidence=f"bascule fairness {model} --attribute '{groups}' --from-ledger",
             ))  # fmt: skip
     return findings
+
+
+def known_at_equal_age(rows: PredictionRows, now: datetime) -> tuple[NDArray[np.bool_], float]:
+    """Which predictions are old enough and had their truth by that age, and the age in seconds."""
+    if rows.times_us is None or rows.delays_s is None or not rows.is_known.any():
+        return rows.is_known, 0.0
+    ages = now.timestamp() - rows.times_us / 1e6
+    age_s = max(0.0, delay_curve(rows.delays_s, ages).quantile(_MATURE))
+    return rows.is_known & (ages >= age_s) & (rows.delays_s <= age_s), age_s
 
 
 def join_attributes(ids: NDArray[Any], table: Any, column: str) -> Columns:

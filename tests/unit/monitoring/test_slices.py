@@ -23,10 +23,10 @@ from bascule.core import NotFound
 from bascule.documents import Document, markdown
 from bascule.jobs import Task, Unrecorded
 from bascule.kinds import KINDS
-from bascule.monitoring import Outcomes
+from bascule.monitoring import Outcomes, Sides, find_slices
 from bascule.monitoring.ledger import SpoolWriter
-from bascule.monitoring.slices import Sides, find_slices, measure_slices, slice_blocks
 from bascule.registry import open_registry
+from bascule.release import measure_slices, slice_blocks
 from bascule.serving.calls import Answer, AnsweredBy, Call
 from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 from bascule.settings import load_settings
@@ -217,8 +217,8 @@ def sides(kind, random, share, rows, worse=0.0):
         return Sides(wrong, others_wrong=before)
     if kind == "rest":
         return Sides(wrong)
-    is_other = random.random(rows) < 0.5
-    return Sides(np.where(is_other, before, wrong), is_other=is_other)
+    is_old = random.random(rows) < 0.5
+    return Sides(np.where(is_old, before, wrong), is_old=is_old)
 
 
 def false_share(kind, rows, runs, seed=0):

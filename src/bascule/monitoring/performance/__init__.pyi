@@ -1,6 +1,6 @@
 from .delays import DelayCurve as DelayCurve, delay_curve as delay_curve
 from .estimating import Estimator as Estimator, estimator_of as estimator_of
-from .ledger_rows import known_at_equal_age as known_at_equal_age, read_ledger as read_ledger
+from .ledger_rows import read_ledger as read_ledger
 from .measuring import measure_performance as measure_performance
 from .reference import Reference as Reference
 from .report import PerformanceReport as PerformanceReport

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from bascule.bundle.statements import flat_columns
 from bascule.core import Columns, Invalid, NotFound
 from bascule.monitoring.ledger import Ledger, quoted
-from bascule.monitoring.performance.delays import delay_curve
 from bascule.monitoring.performance.reference import Reference
 from bascule.monitoring.performance.rows import PredictionRows, Sampling
 
 _ABOUT = ("id", "row", "caller", "endpoint", "arm", "protocol")
 """Columns of the ledger by which rows can be sliced, beside those of the model."""
-_EQUAL_AGE = 0.9
 _ROWS = """
 SELECT version, time, kept_share, hash(id, "row") / 2.0 ** 64 AS draw, {columns},
     truth, truth_number, review_probability,
@@ -79,19 +77,6 @@ def read_ledger(
         for version, one in references.items()
     ]
     return [(one, _rows(part, version, one, columns)) for version, one, part in parts if len(part)]
-
-
-def known_at_equal_age(rows: PredictionRows, now: datetime) -> tuple[NDArray[np.bool_], float]:
-    """Which predictions are old enough and had their truth by that age, and the age in seconds.
-
-    The age is the delay within which nine of ten truths come. Without it, a group whose truths come
-    later than those of others would be seen by its early truths alone.
-    """
-    if rows.times_us is None or rows.delays_s is None or not rows.is_known.any():
-        return rows.is_known, 0.0
-    ages = now.timestamp() - rows.times_us / 1e6
-    age_s = max(0.0, delay_curve(rows.delays_s, ages).quantile(_EQUAL_AGE))
-    return rows.is_known & (ages >= age_s) & (rows.delays_s <= age_s), age_s
 
 
 def _number(version: str) -> tuple[int, str]:

@@ -13,32 +13,25 @@ from bascule.bundle import Bundle, conform
 from bascule.core import Columns, NotFound
 from bascule.documents import Block, Bullets, Table, Text
 from bascule.metrics import Labelled
-from bascule.monitoring.performance import Reference, known_at_equal_age, read_ledger
-from bascule.monitoring.slices.finding import Mask, Sides, find_slices
+from bascule.monitoring import Sides, find_slices
+from bascule.monitoring.performance import Reference, read_ledger
+from bascule.release.fairness import known_at_equal_age
 
 _FAR = 0.8
 
 
 def measure_slices(
-    bundle: Bundle,
-    *,
-    ledger: tuple[Path, str, str] | None = None,
-    against: Bundle | None = None,
-    since: datetime | None = None,
-    now: datetime | None = None,
-) -> dict[str, Any]:
+    bundle: Bundle, *, ledger: tuple[Path, str, str] | None = None, against: Bundle | None = None,
+    since: datetime | None = None, now: datetime | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The slices in which a version is worse, as JSON; see `slice_blocks`.
 
     With `against`, both versions answer the same rows. Without it, rows of the ledger are compared
     with the held-out rows in the same slice, and held-out rows with those outside of the slice. A
     number is wrong where its error is among the largest fifth of both sides.
 
-    Args:
-        bundle: The version.
-        ledger: The home, model and version there; None for the held-out rows.
-        against: The other version.
-        since: Of the predictions of the ledger.
-        now: Truths of the ledger count at equal age then.
+    `ledger` is the home, model and version there, without which the held-out rows are sliced; its
+    truths count at equal age (`known_at_equal_age`).
 
     Raises:
         NotFound: There are no rows with truths.
@@ -85,15 +78,14 @@ def _of_ledger(
     )  # fmt: skip
     if not found:
         return None
-    rows, places = found[0][1], np.arange(len(found[0][1]))
+    rows = found[0][1]
     is_known, age_s = known_at_equal_age(rows, now or datetime.now(UTC))
     reference.notes.append(f"truths count that came within {age_s / 3_600:.3g} h of the prediction")
-    if rows.sampling is not None:
-        places = rows.sampling.uniform(places)
+    places = np.arange(len(rows))
+    places = places if rows.sampling is None else rows.sampling.uniform(places)
     places = places[is_known[places]]
     columns = (rows.inputs or rows.columns).items()
-    flat = {name: values[places] for name, values in columns if values.ndim == 1}
-    return rows.labelled.take(places), flat
+    return rows.labelled.take(places), {n: v[places] for n, v in columns if v.ndim == 1}
 
 
 def _answered(against: Bundle, columns: Columns, labelled: Labelled) -> Labelled:
@@ -108,7 +100,7 @@ def _answered(against: Bundle, columns: Columns, labelled: Labelled) -> Labelled
     return Reference(against).labelled(truth, answers)
 
 
-def _wrong(sides: list[Labelled]) -> tuple[list[Mask], float | None]:
+def _wrong(sides: list[Labelled]) -> tuple[list[Any], float | None]:
     """Where the answers of each side are wrong; and of numbers, from which error on."""
     if sides[0].task == "classification":
         return [side.answers != side.truth for side in sides], None

@@ -34,23 +34,20 @@ _MAX_PAIRED = 20
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What is compared: where answers are wrong, and the answers beside them. Shape (rows,) each.
+    """Where answers are wrong, and what they are compared with. Shape (rows,) each.
 
-    Attributes:
-        wrong: Where an answer is wrong.
-        others_wrong: Where the answers of another version to the same rows are.
-        is_other: Which rows are the other side. Without both, it is the rows outside of a slice.
+    Answers of another version to the same rows, the rows that are old, or those outside of a slice.
     """
 
     wrong: Mask
     others_wrong: Mask | None = None
-    is_other: Mask | None = None
+    is_old: Mask | None = None
 
     def within(self, mask: Mask, among: Mask) -> WrongShares:
         """Both sides in the rows of a slice, among those that count."""
         here, there = mask & among, among & ~mask
-        if self.is_other is not None:
-            here, there = here & ~self.is_other, here & self.is_other
+        if self.is_old is not None:
+            here, there = here & ~self.is_old, here & self.is_old
         ours, theirs, both = self.wrong[here], self.wrong[there], None
         if self.others_wrong is not None:
             theirs = self.others_wrong[here]
