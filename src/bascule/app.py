@@ -75,6 +75,7 @@ log = logging.getLogger(__name__)
 
 _FIND_S = 120.0
 """For the control process to find a bundle that a caller wants loaded."""
+_FLEET_SPAN = timedelta(days=30)
 _RESTORING = ".restoring/ready"
 """Of the home; as `backups.restoring` names it, which is imported only where it is there."""
 _SCRIBE_NICE = 10
@@ -819,8 +820,21 @@ def judge(settings: Settings, what: str, model: str, day: date, now: datetime) -
 
         criteria = _criteria_of_groups(settings)
         return fairness_findings(settings.home, model, bundle_of, criteria, now=now)
-    budget = settings.alerts.false_alarms_a_year
+    budget = false_alarms_of(settings, what, model, now)
     return sources.JUDGED[what](settings.home, model, bundle_of, budget, day, now)
+
+
+def false_alarms_of(settings: Settings, what: str, model: str, now: datetime) -> float:
+    """A year: of a model's `performance`, or of the `drift` of each version of it."""
+    chosen = settings.alerts
+    if chosen.false_alarms_of == "version":
+        return chosen.false_alarms_a_year
+    from bascule.monitoring.drift import fleet_budget
+    from bascule.monitoring.profiles import versions_since
+
+    watched = versions_since(settings.home, (now - _FLEET_SPAN).date())
+    whole, each = fleet_budget(chosen.false_alarms_a_year, model, watched, chosen.weights)
+    return each if what == "drift" else whole
 
 
 def _criteria_of_groups(settings: Settings) -> list[Criterion]:

@@ -344,6 +344,9 @@ class AlertSettings(_Section):
         latency_p99_ms: The limit for the 99th percentile of latency; 0 compares with the last 24
             hours.
         false_alarms_a_year: How many are acceptable for a model, of drift and of performance each.
+        false_alarms_of: What that is for: each "version", or the "fleet" of all versions that have
+            answered in the last 30 days.
+        weights: Of models in the budget of a fleet; 1 for others.
         every_s: How often health and ledger are looked at, and notifications are sent.
         for_s: How long something is wrong with the server before its alert fires.
         keep_firing_s: How long nothing is wrong with the server before its alert is resolved.
@@ -359,6 +362,8 @@ class AlertSettings(_Section):
     refused_share: Annotated[float, Gt(0), Le(1)] = 0.01
     latency_p99_ms: Annotated[float, Ge(0)] = 0.0
     false_alarms_a_year: Annotated[float, Gt(0)] = 4.0
+    false_alarms_of: Literal["version", "fleet"] = "version"
+    weights: Mapping[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
     every_s: Annotated[float, Ge(1), Le(300)] = 15.0
     for_s: Annotated[float, Ge(0)] = 60.0
     keep_firing_s: Annotated[float, Ge(0)] = 300.0

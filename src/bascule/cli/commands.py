@@ -51,7 +51,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Monitor", "replaying", ("replay",)),
     ("Monitor", "outcomes", ("outcomes",)),
     ("Monitor", "drift", ("drift",)),
-    ("Monitor", "performance", ("performance",)),
+    ("Monitor", "performance", ("performance", "slices")),
     ("Monitor", "monitoring", ("monitor", "report")),
     ("Monitor", "usage", ("usage",)),
     ("Monitor", "alerts", ("alerts",)),

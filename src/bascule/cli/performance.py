@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, RefOrPath
+from bascule.cli.context import AsJson, Ref, RefOrPath
+from bascule.cli.jobs import result_of
 from bascule.cli.monitoring import production, say_report
+from bascule.cli.screen import print_blocks, print_json
 from bascule.core import seconds_of
 
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
+    """Add the commands to `app`."""
     app.command()(performance)
+    app.command()(slices)
 
 
 def performance(
@@ -135,3 +138,28 @@ def _effects(written: list[str]) -> dict[str, float]:
         if not sign:
             raise Invalid(f"--effect {text!r} is not METRIC=NUMBER", hint="--effect accuracy=0.05")
     return made
+
+
+def slices(
+    model: Ref,
+    against: Annotated[
+        str, typer.Option(help="A version that answers the same rows: late/3, late@champion.")
+    ] = "",
+    since: Annotated[str, typer.Option(help="How far back the ledger is read: 24h, 7d.")] = "30d",
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Of the held-out rows in place of the ledger.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find slices of rows in which a version is worse; exit code 1 if there is one."""
+    from bascule.release import slice_blocks
+
+    asked = {"model": model, "against": against, "held_out": held_out}
+    asked |= {"since_s": seconds_of(since, "--since")}
+    report = result_of("slices", asked, as_json=as_json)
+    if as_json:
+        print_json(report)
+    else:
+        print_blocks(*slice_blocks(report))
+    if report["slices"]:
+        raise typer.Exit(1)

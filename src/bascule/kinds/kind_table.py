@@ -15,6 +15,7 @@ KINDS = Kinds(
         "monitor": "bascule.kinds.reports:MONITOR",
         "drift": "bascule.kinds.reports:DRIFT",
         "performance": "bascule.kinds.reports:PERFORMANCE",
+        "slices": "bascule.kinds.reports:SLICES",
         "callers": "bascule.kinds.reports:CALLERS",
         "incident": "bascule.kinds.reports:INCIDENT",
         "replay": "bascule.kinds.reports:REPLAY",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bascule.app import callers_by_name, open_catalogue, open_ledger, open_registry, usage_said
-from bascule.core import Limits
+from bascule.core import Limits, Reference
 from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.security import ANY
 
@@ -61,6 +61,23 @@ def _performance(home: Path, name: str, bundle_of: Any, since: timedelta) -> Any
 
     now = datetime.now(UTC)
     return measure_performance(home, name, bundle_of=bundle_of, since=now - since, now=now)
+
+
+def _slices(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
+    """Of `model`, a version, beside one that is `against` it or none; or of its held-out rows."""
+    from bascule.bundle import load
+    from bascule.release import measure_slices
+
+    registry, asked, now = open_registry(settings), task.input, datetime.now(UTC)
+    version = registry.resolve(asked["model"])
+    other = registry.resolve(asked["against"]) if asked.get("against") else None
+    ledger = (settings.home, version.model, str(version.number))
+    report = measure_slices(
+        load(registry.path(version)), ledger=None if asked.get("held_out") else ledger,
+        against=None if other is None else load(registry.path(other)),
+        since=now - timedelta(seconds=asked.get("since_s", 2_592_000)), now=now,
+    )  # fmt: skip
+    return {"model": str(version), "against": str(other or ""), **report}
 
 
 def _callers(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
@@ -189,6 +206,14 @@ def _model(content: Mapping[str, Any]) -> str:
     return str(content["model"]).partition("/")[0]
 
 
+def _both_models(content: Mapping[str, Any]) -> str:
+    """All models, where two are compared."""
+    names = {
+        Reference.parse(name).model for key in ("model", "against") if (name := content.get(key))
+    }
+    return names.pop() if len(names) == 1 else ANY
+
+
 def _kind(name: str, run: Any, **how: Any) -> Kind:
     chosen: dict[str, Any] = {"limits": _REPORT, "right": "read", "model_of": _model}
     return Kind(name=name, run=run, **chosen | how)
@@ -199,6 +224,7 @@ MONITOR = _kind(
 )  # pages show the latest with its time while a new one is made
 DRIFT = _kind("drift", _measuring(_drift), is_open=True)
 PERFORMANCE = _kind("performance", _measuring(_performance), is_open=True)
+SLICES = _kind("slices", _slices, model_of=_both_models, is_open=True)
 CALLERS = _kind("callers", _callers)
 INCIDENT = _kind("incident", _incident, model_of=_any_model)  # it tells of alerts and models
 DOCUMENT = _kind("document", _document)

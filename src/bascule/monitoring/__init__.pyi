@@ -32,6 +32,7 @@ from .replaying import (
     explain_prediction as explain_prediction,
     replay_prediction as replay_prediction,
 )
+from .slices import Sides as Sides, find_slices as find_slices
 from .terms import Prices as Prices, Terms as Terms
 from .traffic import Traffic as Traffic, traffic_by_endpoint as traffic_by_endpoint
 from .usage import (

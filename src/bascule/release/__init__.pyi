@@ -25,3 +25,4 @@ from .mitigation import (
 from .passports import claims_of as claims_of
 from .quality import KIND as KIND, measure_quality as measure_quality
 from .reports import FORMS as FORMS, parse_output as parse_output
+from .slices import measure_slices as measure_slices, slice_blocks as slice_blocks

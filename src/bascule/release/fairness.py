@@ -117,7 +117,7 @@ def production_fairness(
         chosen = np.arange(len(rows))
         if rows.sampling is not None:
             chosen = rows.sampling.uniform(chosen)
-        is_known, age_s = _known_at_equal_age(rows, now)
+        is_known, age_s = known_at_equal_age(rows, now)
         texts = {name: texts_of(values[name][chosen]) for name in names}
         groupings = {
             name: group_rows(
@@ -171,7 +171,7 @@ def fairness_findings(
     return findings
 
 
-def _known_at_equal_age(rows: PredictionRows, now: datetime) -> tuple[NDArray[np.bool_], float]:
+def known_at_equal_age(rows: PredictionRows, now: datetime) -> tuple[NDArray[np.bool_], float]:
     """Which predictions are old enough and had their truth by that age, and the age in seconds."""
     if rows.times_us is None or rows.delays_s is None or not rows.is_known.any():
         return rows.is_known, 0.0

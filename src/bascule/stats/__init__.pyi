@@ -85,6 +85,7 @@ from .sketches import (
     Quantiles as Quantiles,
     Value as Value,
 )
+from .slices import WrongShares as WrongShares
 from .tails import hypergeometric_tail as hypergeometric_tail, student_tail as student_tail
 from .two_sample import (
     CategoryBaseline as CategoryBaseline,

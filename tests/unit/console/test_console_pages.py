@@ -296,6 +296,14 @@ def test_the_plots_of_a_version_are_drawn_once_by_another_process(settings, serv
     assert drawn == ["rain/1"]
 
 
+def test_the_slices_of_a_version_are_found_in_its_held_out_rows(settings, server):
+    jobs = JobRunner(open_catalogue(settings), KINDS, partial(Inline, settings))
+    with browsing(control(settings, server, jobs=jobs)) as client:
+        assert 'hx-get="/models/rain/1/slices"' in client.get("/models/rain/1").text
+        text = client.get("/models/rain/1/slices").text
+    assert "is worse than the other rows." in text or "points worse" in text
+
+
 def test_a_version_has_its_compliance_documents_to_download(pages):
     assert "/models/rain/1/documents/annex-iv?form=html" in pages.get("/models/rain/1").text
     answer = pages.get("/models/rain/1/documents/article-12?form=markdown")

@@ -17,8 +17,9 @@ from bascule.console.facts import endpoints_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, page_router, render, see
 from bascule.core import BasculeError, Reference
-from bascule.documents import Plot, Section, words
+from bascule.documents import Block, Plot, Section, Text, words
 from bascule.jobs import Task
+from bascule.release import slice_blocks
 from bascule.release.compliance import known_lists
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ router = page_router(
     {
         "GET /models/{model}/{number}": ("read", "{model}"),
         "GET /models/{model}/{number}/plots": ("read", "{model}"),
+        "GET /models/{model}/{number}/slices": ("read", "{model}"),
         "GET /models/{model}/{number}/documents/{document}": ("read", "{model}"),
     }
 )
@@ -114,6 +116,24 @@ def plots(request: Request, model: _Name, number: _Number) -> Response:
     except BasculeError as error:
         problem = str(error)
     return render(request, "plots.html", str(version), figures=figures, problem=problem)
+
+
+@router.get("/models/{model}/{number}/slices")
+def slices(request: Request, model: _Name, number: _Number) -> Response:
+    """Of the held-out rows, the slices that are worse than the others; found once for a digest."""
+    console = console_of(request)
+    version = context_of(request).registry().resolve(Reference(model, number=number), retired=True)
+    asked = {"model": str(version), "held_out": True}
+    task = Task(kind="slices", input=asked, title=f"slices of {version}")
+
+    def find() -> tuple[Block, ...]:
+        return slice_blocks(console.context.jobs().answer(task))
+
+    try:
+        blocks = console.kept.get(("slices", version.digest), find)
+    except BasculeError as problem:
+        blocks = (Text(f"No slices: {problem}"),)
+    return render(request, "slices.html", str(version), blocks=blocks)
 
 
 @router.get("/models/{model}/{number}/documents/{document}")

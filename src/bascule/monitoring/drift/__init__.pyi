@@ -1,4 +1,4 @@
-from .budgets import Budget as Budget, Effect as Effect
+from .budgets import Budget as Budget, Effect as Effect, fleet_budget as fleet_budget
 from .columns import read_current as read_current, times_of as times_of
 from .comparing import acceptable as acceptable, measure_drift as measure_drift
 from .deciding import ColumnWatch as ColumnWatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from bascule.core import Invalid
@@ -71,3 +72,17 @@ class Effect:
         if test in ("location", "spread", "slow"):
             return self.deviations
         return self.distance if test == "shape" else self.share
+
+
+def fleet_budget(
+    budget: float, model: str, versions: Collection[tuple[str, str]], weights: Mapping[str, float]
+) -> tuple[float, float]:
+    """What a budget for all models leaves for one by its weight, and for each of its versions.
+
+    The parts of `versions`, models with versions, add up to it: the expected number of false alarms
+    is within the budget however models depend on one another. A bound on the share of false alarms
+    (e-BH, Wang and Ramdas 2022) would grant more of them, the more models drift.
+    """
+    total = sum(weights.get(name, 1.0) for name in {name for name, _ in versions} | {model})
+    part = budget * weights.get(model, 1.0) / total
+    return part, part / max(1, sum(name == model for name, _ in versions))

@@ -10,5 +10,9 @@ from .results import (
     TrackRecord as TrackRecord,
     WindowPerformance as WindowPerformance,
 )
-from .rows import PredictionRows as PredictionRows
+from .rows import (
+    MAX_SLICE_VALUES as MAX_SLICE_VALUES,
+    PredictionRows as PredictionRows,
+    slicing as slicing,
+)
 from .view import MetricView as MetricView, metrics_of as metrics_of

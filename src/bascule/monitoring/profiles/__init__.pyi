@@ -3,5 +3,6 @@ from .windows import (
     RETENTION_DAYS as RETENTION_DAYS,
     ProfileFile as ProfileFile,
     read_windows as read_windows,
+    versions_since as versions_since,
     write_channel_windows as write_channel_windows,
 )

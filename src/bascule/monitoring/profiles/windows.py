@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def read_windows(home: Path, model: str) -> list[WindowProfile]:
     for _ in range(_TRIES):
         try:
             found: dict[tuple[str, str], WindowProfile] = {}
-            for one in _chosen(home, model):
+            for one in (each for each in _named(home) if each.model == model):
                 window = read_window(home, one)
                 found.setdefault(
                     (one.day, one.version), WindowProfile(one.model, one.version, one.day)
@@ -124,12 +125,20 @@ def write_channel_windows(home: Path, rows: Iterable[Sequence[Any]], first_day: 
             path.unlink(missing_ok=True)
 
 
-def _chosen(home: Path, model: str) -> Iterator[ProfileFile]:
+def versions_since(home: Path, since: date) -> set[tuple[str, str]]:
+    """The models and versions, `4@stable` on devices, with profiles of this UTC day or later."""
+    known = {(each.model, each.version, each.day) for each in _named(home)}
+    for path in (home / _CHANNELS).glob("*/*/*.profile"):
+        known.add((path.parts[-3], path.parts[-2], path.stem))
+    return {(model, version) for model, version, day in known if day >= since.isoformat()}
+
+
+def _named(home: Path) -> Sequence[ProfileFile]:
     path = home / _LEDGER / _MANIFEST
     try:
         named = msgspec.json.decode(path.read_bytes(), type=_Named)
     except FileNotFoundError:
-        return
+        return ()
     except msgspec.MsgspecError as error:
         raise Untrusted(f"{path} is no manifest of a ledger: {error}") from None
-    yield from (one for one in named.profiles if one.model == model)
+    return named.profiles
