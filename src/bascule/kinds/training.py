@@ -40,15 +40,17 @@ def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def confine(content: Mapping[str, Any], places: Sequence[str], folder: str) -> None:
-    """Code runs from the places of the settings alone."""
+def confine(
+    content: Mapping[str, Any], places: Sequence[str], folder: str, field: str = "file"
+) -> None:
+    """Code runs, and tables are read, from the places of the settings alone."""
     from bascule.batch import is_below
 
-    if not any(is_below(os.path.join(folder, content["file"]), place) for place in places):
+    if not any(is_below(os.path.join(folder, content[field]), place) for place in places):
         raise Refused(
-            f"file: {content['file']} is none of the places that batch.places allows",
+            f"{field}: {content[field]} is none of the places that batch.places allows",
             hint="add its folder to batch.places in the server's bascule.toml",
-            field="file",
+            field=field,
         )
 
 
@@ -79,7 +81,7 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     deployed = ""
     if verdict.wins:
         tell("deploy")
-        deployed = _take_over(settings, registry, version, pipeline, verdict, task.by)
+        deployed = take_over(settings, registry, version, pipeline, verdict, task.by)
     facts = dict(trained.facts)
     # The record of a run is replaced by one of equal inputs alone.
     live.begin(f"{pipeline.name} {prepared.key}", {})
@@ -108,7 +110,7 @@ def _verdict(
     known = [own for own in challenges_of(registry, version.model) if own["champion"] == name]
     if own := [body for body in known if body["challenger"] == str(version)]:
         return Verdict(own[0]["wins"], own[0]["sentence"])
-    passes = _passes_gates(settings, registry, version, pipeline, by)
+    passes = passes_gates(settings, registry, version, pipeline, by)
     lower, note = None, ""
     confidence = confidence_of_look(len(known) + 1)
     if passes and champion is not None:
@@ -138,9 +140,10 @@ def _champion(settings: Settings, registry: Registry, pipeline: Pipeline) -> Ver
     return None
 
 
-def _passes_gates(
+def passes_gates(
     settings: Settings, registry: Registry, version: Version, pipeline: Pipeline, by: str
 ) -> bool:
+    """Whether a version passes the gates of the settings and of its pipeline; both are recorded."""
     from bascule.bundle import load
     from bascule.release import check_and_record
 
@@ -173,7 +176,7 @@ def _compared(
     return measured.value, measured.note
 
 
-def _take_over(
+def take_over(
     settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
     verdict: Verdict, by: str,
 ) -> str:  # fmt: skip

@@ -1,3 +1,9 @@
+from .automl import (
+    Candidate as Candidate,
+    Outcome as Outcome,
+    Plan as Plan,
+    automl as automl,
+)
 from .judging import (
     CHALLENGE as CHALLENGE,
     Verdict as Verdict,

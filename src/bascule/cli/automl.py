@@ -1,0 +1,79 @@
+"""The command that searches for a model of a table, and deploys it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bascule.cli.context import AsJson
+from bascule.cli.jobs import result_of
+from bascule.cli.screen import print_json, print_table, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(automl)
+
+
+def automl(
+    table: Annotated[str, typer.Argument(help="A file, a folder, a glob or a bucket of rows.")],
+    target: Annotated[str, typer.Option(help="The column that is predicted.")],
+    metric: Annotated[
+        str, typer.Option(help="roc_auc, accuracy, rmse...; the usual one of the target if empty.")
+    ] = "",
+    budget: Annotated[str, typer.Option(help="For all of it: 60s, 10m, 2h.")] = "10m",
+    limit: Annotated[
+        list[str] | None, typer.Option(help="'latency_p50 <= 1 ms', 'size <= 2 MB'; each a gate.")
+    ] = None,
+    time: Annotated[str, typer.Option(help="A column: its newest rows judge.")] = "",
+    group: Annotated[str, typer.Option(help="A column: rows of a value stay together.")] = "",
+    leave_out: Annotated[list[str] | None, typer.Option(help="A column that is no input.")] = None,
+    model: Annotated[str, typer.Option(help="Its name; that of the target if empty.")] = "",
+    deploy: Annotated[str, typer.Option(help="The endpoint that gets the model.")] = "",
+    chart: Annotated[
+        Path | None, typer.Option(help="Draw latency and quality as SVG here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best model of a table within limits of cost; exit code 1 if none passes."""
+    from bascule.core import seconds_of, writing
+
+    content = {
+        "table": table, "target": target, "model": model, "metric": metric,
+        "budget_s": seconds_of(budget, "--budget"), "limits": limit or [], "time": time,
+        "group": group, "leave_out": leave_out or [], "deploy": deploy,
+    }  # fmt: skip
+    result = result_of("automl", content, as_json=as_json)
+    if chart is not None:
+        with writing(chart):
+            chart.write_text(result["chart"] or "", encoding="utf-8")
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+    if not result["passes"]:
+        raise typer.Exit(1)
+
+
+def _print(result: dict[str, Any]) -> None:
+    def figure(value: float | None) -> str:
+        return "" if value is None else f"{value:.4g}"
+
+    print_table(
+        ("model", result["metric"], "ms", "MB", "", "why not"),
+        [
+            (
+                own["kind"], figure(own["quality"]), figure(own["latency_ms"]),
+                figure(own["size_mb"]),
+                "chosen" if own["is_chosen"] else "front" if own["on_front"] else "",
+                own["problem"],
+            )
+            for own in result["candidates"]
+        ],
+        right=(result["metric"], "ms", "MB"),
+    )  # fmt: skip
+    say(result["sentence"])
+    if result["deployed"]:
+        say(result["deployed"])
