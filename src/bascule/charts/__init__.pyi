@@ -18,4 +18,4 @@ from .flows import (
     split as split,
 )
 from .frame import SIZE as SIZE, Chart as Chart, Svg as Svg, grid as grid
-from .fronts import front as front, non_dominated as non_dominated
+from .fronts import non_dominated as non_dominated

@@ -11,6 +11,8 @@ from bascule.cli.context import AsJson
 from bascule.cli.jobs import result_of
 from bascule.cli.screen import print_json, print_table, say
 
+_Texts = list[str] | None
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -20,21 +22,15 @@ def register(app: typer.Typer) -> None:
 def automl(
     table: Annotated[str, typer.Argument(help="A file, a folder, a glob or a bucket of rows.")],
     target: Annotated[str, typer.Option(help="The column that is predicted.")],
-    metric: Annotated[
-        str, typer.Option(help="roc_auc, accuracy, rmse...; the usual one of the target if empty.")
-    ] = "",
+    metric: Annotated[str, typer.Option(help="roc_auc, accuracy, rmse...")] = "",
     budget: Annotated[str, typer.Option(help="For all of it: 60s, 10m, 2h.")] = "10m",
-    limit: Annotated[
-        list[str] | None, typer.Option(help="'latency_p50 <= 1 ms', 'size <= 2 MB'; each a gate.")
-    ] = None,
+    limit: Annotated[_Texts, typer.Option(help="'latency_p50 <= 1 ms', 'size <= 2 MB'.")] = None,
     time: Annotated[str, typer.Option(help="A column: its newest rows judge.")] = "",
     group: Annotated[str, typer.Option(help="A column: rows of a value stay together.")] = "",
-    leave_out: Annotated[list[str] | None, typer.Option(help="A column that is no input.")] = None,
+    leave_out: Annotated[_Texts, typer.Option(help="A column that is no input.")] = None,
     model: Annotated[str, typer.Option(help="Its name; that of the target if empty.")] = "",
     deploy: Annotated[str, typer.Option(help="The endpoint that gets the model.")] = "",
-    chart: Annotated[
-        Path | None, typer.Option(help="Draw latency and quality as SVG here.")
-    ] = None,
+    chart: Annotated[Path | None, typer.Option(help="Draw latency and quality here, SVG.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the best model of a table within limits of cost; exit code 1 if none passes."""
@@ -58,22 +54,13 @@ def automl(
 
 
 def _print(result: dict[str, Any]) -> None:
-    def figure(value: float | None) -> str:
-        return "" if value is None else f"{value:.4g}"
-
-    print_table(
-        ("model", result["metric"], "ms", "MB", "", "why not"),
-        [
-            (
-                own["kind"], figure(own["quality"]), figure(own["latency_ms"]),
-                figure(own["size_mb"]),
-                "chosen" if own["is_chosen"] else "front" if own["on_front"] else "",
-                own["problem"],
-            )
-            for own in result["candidates"]
-        ],
-        right=(result["metric"], "ms", "MB"),
-    )  # fmt: skip
+    rows = []
+    for own in result["candidates"]:
+        figures = (own[name] for name in ("quality", "latency_ms", "size_mb"))
+        texts = ("" if value is None else f"{value:.4g}" for value in figures)
+        mark = "chosen" if own["is_chosen"] else "front" if own["on_front"] else ""
+        rows.append((own["kind"], *texts, mark, own["problem"]))
+    print_table(("model", result["metric"], "ms", "MB", "", "why not"), rows)
     say(result["sentence"])
     if result["deployed"]:
         say(result["deployed"])

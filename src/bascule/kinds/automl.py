@@ -56,20 +56,18 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     with Scratch("bascule-automl-") as work:
         outcome = automl(plan, work, _LOG.info)
         facts = {**outcome.to_json(), "version": "", "passes": False, "deployed": ""}
-        if outcome.winner is None or outcome.bundle is None:
+        if (winner := outcome.winner) is None:
             return {**facts, "sentence": "no candidate is within the limits"}
         registry = open_registry(settings)
-        version = registry.push(outcome.bundle.path, by=task.by)
+        version = registry.push(work / winner.kind, by=task.by)
     pipeline = Pipeline(
         name=plan.model, data=plan.table, target=plan.target, criteria=plan.limits,
         endpoint=plan.deploy,
     )  # fmt: skip
     passes = passes_gates(settings, registry, version, pipeline, task.by)
-    verdict = Verdict(
-        passes,
-        f"{version} is {outcome.winner.kind}, {outcome.metric} {outcome.judged:.4g} on rows that "
-        f"nothing has seen; its gates have {'passed' if passes else 'failed'}",
-    )
+    judged = f"{outcome.metric} {outcome.judged:.4g} on rows that nothing has seen"
+    gates = f"its gates have {'passed' if passes else 'failed'}"
+    verdict = Verdict(passes, f"{version} is {winner.kind}, {judged}; {gates}")
     facts |= {"version": str(version), "passes": passes, "sentence": verdict.sentence}
     if passes and plan.deploy:
         facts["deployed"] = take_over(settings, registry, version, pipeline, verdict, task.by)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bascule.charts import Lane, Svg, front, non_dominated
+from bascule.charts import Lane, Series, Svg, lines, non_dominated
 from bascule.edge import Timing
 
 _UNKNOWN = (float("inf"), -float("inf"))
@@ -73,10 +73,11 @@ def front_of(candidates: Sequence[Candidate]) -> list[Candidate]:
 def draw(candidates: Sequence[Candidate], margin: float, metric: str) -> Svg | None:
     """Size against quality: the front as a line, every candidate as a dot; None without any."""
     known = [own for own in candidates if own.losses[0] < float("inf")]
-    best = front_of(known)
-    listed = "; ".join(f"{own.words}: {own.figures}" for own in best)
-    return front(
-        [(own.size_mb, own.worst) for own in known], [(own.size_mb, own.worst) for own in best],
+    front = front_of(known)
+    dots = [Series([(own.size_mb, own.worst)], "line c2") for own in known]
+    listed = "; ".join(f"{own.words}: {own.figures}" for own in front)
+    return lines(
+        [Series([(own.size_mb, own.worst) for own in front]), *dots],
         ("MB", f"{metric}, beside the parent"), f"{len(known)} candidates, the front of {listed}",
         lanes=[Lane(-margin)],
     )  # fmt: skip

@@ -74,9 +74,7 @@ def _scores_of_columns(
     if not targets:
         return single_scores(columns, truth, numbers=bundle.task == "regression")
     each = [
-        single_scores(
-            columns, np.asarray(truth[:, place].tolist()), numbers=target.classes is None
-        )
+        single_scores(columns, np.asarray(truth[:, place].tolist()), numbers=target.classes is None)
         for place, target in enumerate(targets)
     ]
     return {name: max(scores[name] for scores in each) for name in each[0]}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bascule.core import Invalid, MissingExtra
+from bascule.core import Invalid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,10 +68,7 @@ def examined(plan: Plan, table: pa.Table, *, is_number: bool | None) -> Examined
     inputs = [name for name, (is_input, _) in looks.items() if is_input]
     if not inputs:
         raise Invalid("no column is left to predict from", hint="; ".join(findings))
-    try:
-        frame = known.select([*special, *inputs]).to_pandas()
-    except ImportError:
-        raise MissingExtra("pandas is missing", hint="pip install 'bascule[automl]'") from None
+    frame = known.select([*special, *inputs]).to_pandas()
     distinct, kind = frame[plan.target].nunique(), frame[plan.target].dtype.kind
     if is_number is None:
         is_number = kind == "f" or (kind in "iu" and distinct > _MOST_CLASSES)
