@@ -3,6 +3,7 @@ from .figures import (
     Series as Series,
     histogram as histogram,
     lines as lines,
+    non_dominated as non_dominated,
     ranked as ranked,
     roc as roc,
     sparkline as sparkline,
@@ -18,4 +19,3 @@ from .flows import (
     split as split,
 )
 from .frame import SIZE as SIZE, Chart as Chart, Svg as Svg, grid as grid
-from .fronts import non_dominated as non_dominated

@@ -67,7 +67,8 @@ class Candidate:
 
 def front_of(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that no other one beats; the largest first."""
-    return sorted(non_dominated(candidates), key=lambda own: (-own.size_mb, -own.worst))
+    front = [candidates[place] for place in non_dominated([own.losses for own in candidates])]
+    return sorted(front, key=lambda own: (-own.size_mb, -own.worst))
 
 
 def draw(candidates: Sequence[Candidate], margin: float, metric: str) -> Svg | None:

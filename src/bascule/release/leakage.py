@@ -85,13 +85,7 @@ def single_scores(
 ) -> dict[str, float]:
     """How well each column predicts the truth by itself: ROC AUC, or R2 of numbers, on unseen rows.
 
-    Args:
-        columns: Numbers or texts by name. Shape (rows,).
-        truth: Labels or numbers. Shape (rows,).
-        numbers: Whether the truth is numbers.
-
-    Raises:
-        ValueError: A class has under three rows, or there is one class alone.
+    Columns and truth have the shape (rows,). Raises `ValueError` where a class has under 3 rows.
     """
     from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor

@@ -24,7 +24,7 @@ from bascule.training.tables import Examined, examined
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
-    from bascule.release import Criterion, Result
+    from bascule.release import Criterion, GateReport
 
 _FLAML = {
     "accuracy": "accuracy", "average_precision": "ap", "f1": "f1", "f1_macro": "macro_f1",
@@ -39,14 +39,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What is searched.
 
     Attributes:
-        table: A file, a folder, a glob or a bucket; `target` is the column that is predicted.
-        model: Its name in the registry.
+        table: A file, a folder, a glob or a bucket; `target` is a column, `model` a name to give.
         metric: What is best; empty: `roc_auc` of two classes, `accuracy` of more, else `rmse`.
         budget_s: For all of it. The fit and the packing of one candidate may exceed it.
         limits: Criteria. Those of cost are asked of each candidate, the others of the chosen one.
-        time: The column by which the newest rows are held out.
+        time: The column by which the newest rows are held out; `leave_out` are no inputs.
         group: The column of which equal values stay in one part of the rows.
-        leave_out: Columns that are no inputs.
         deploy: The endpoint that gets the chosen model; empty: none does.
     """
 
@@ -83,8 +81,9 @@ class Candidate:
     @property
     def losses(self) -> tuple[float, float, float]:
         """What is made small; infinite where it was not measured."""
-        quality = -math.inf if self.quality is None else self.sign * self.quality
-        return -quality, self.latency_ms or math.inf, self.size_mb or math.inf
+        if self.quality is None or self.latency_ms is None or self.size_mb is None:
+            return math.inf, math.inf, math.inf
+        return -self.sign * self.quality, self.latency_ms, self.size_mb
 
     def __str__(self) -> str:
         figures = f"{self.quality}, {self.latency_ms} ms, {self.size_mb} MB"
@@ -110,15 +109,15 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """With the chart of latency and quality: the front as a line, each candidate as a dot."""
-        measured = [own for own in self.candidates if own.quality is not None]
-        best = non_dominated(measured)
-        points = {own.kind: (own.losses[1], own.quality or 0.0) for own in measured}
-        dots = [Series([point], "line c2") for point in points.values()]
-        line = Series(sorted(points[own.kind] for own in best))
+        measured = [own for own in self.candidates if own.losses[0] < math.inf]
+        best = non_dominated([own.losses for own in measured])
+        points = [(own.losses[1], own.quality or 0.0) for own in measured]
+        dots = [Series([point], "line c2") for point in points]
+        line = Series(sorted(points[place] for place in best))
         chart = lines([line, *dots], ("ms for one row", self.metric), "; ".join(map(str, measured)))
         rows = [
-            {**asdict(own), "on_front": own in best, "is_chosen": own is self.winner}
-            for own in self.candidates
+            {**asdict(own), "on_front": place in best, "is_chosen": own is self.winner}
+            for place, own in enumerate(self.candidates)
         ]
         facts = {"metric": self.metric, "findings": self.findings, "judged": self.judged}
         return {**facts, "candidates": rows, "chart": chart}
@@ -127,14 +126,8 @@ class Outcome:
 def automl(plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: None) -> Outcome:
     """Search for the best model of a table that is within limits of cost.
 
-    Args:
-        plan: See there.
-        work: The folder of the candidates' bundles, by their kinds.
-        tell: Called with a sentence for each finding and candidate.
-
-    Raises:
-        Invalid: The table, a limit or the metric is not what can be used.
-        MissingExtra: FLAML is not installed.
+    The bundles of the candidates are in `work`, by their kinds; `tell` hears each finding and
+    candidate. Raises `Invalid` for a table, limit or metric that cannot be used, `MissingExtra`.
     """
     try:
         from flaml import AutoML
@@ -170,8 +163,8 @@ def automl(plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: Non
     outcome = Outcome(metric.name, table.findings, sorted(candidates, key=lambda own: own.losses))
     if outcome.winner is None:
         return outcome
-    results = _measured(load(work / outcome.winner.kind), [], metric.name, None)
-    return replace(outcome, judged=results[0].value)
+    report = _measured(load(work / outcome.winner.kind), [], metric.name, None)
+    return replace(outcome, judged=report.results[0].value)
 
 
 def _tried(
@@ -189,7 +182,7 @@ def _tried(
             warnings.simplefilter("ignore")
             model = make_pipeline(_preparation(table), estimator).fit(*train)
         bundle = pack(model, name=plan.model, train=train, test=table.split(2), to=to)
-        results = _measured(bundle, costs, metric, table.split(1))
+        results = _measured(bundle, costs, metric, table.split(1)).results
     except (BasculeError, ValueError) as error:
         return replace(own, problem=first_line(error))
     problem = "; ".join(result.reason for result in results if not result.passed)
@@ -197,9 +190,7 @@ def _tried(
     return replace(own, quality=quality, latency_ms=latency, size_mb=size, problem=problem)
 
 
-def _measured(
-    bundle: Bundle, costs: Sequence[Criterion], metric: str, rows: Any
-) -> Sequence[Result]:
+def _measured(bundle: Bundle, costs: Sequence[Criterion], metric: str, rows: Any) -> GateReport:
     """Quality, latency and size, then the limits of cost; nothing is recorded: it is no gate."""
     from bascule.release import Criterion, check
 
@@ -208,16 +199,16 @@ def _measured(
         Criterion("size", "<", math.inf), *costs,
     ]  # fmt: skip
     now = datetime.now(UTC)
-    return check(bundle, criteria, test=rows, now=now, by="", record=lambda _: None).results
+    return check(bundle, criteria, test=rows, now=now, by="", record=lambda _: None)
 
 
 def _models(
     engine: Any, plan: Plan, table: Examined, metric: str, deadline_s: float
 ) -> Iterator[tuple[str, Any]]:
-    """A linear model, and the best of each kind that FLAML has time for, best first; not fitted.
+    """A linear model, then the best of each kind that FLAML has time for, best first; not fitted.
 
-    What the caller does with the first tells how long it takes with each other; the search has the
-    rest of the time, and a quarter at least.
+    The time that the caller takes for the first is kept for each; the search has the rest, and a
+    quarter at least.
     """
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline

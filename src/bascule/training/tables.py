@@ -84,12 +84,11 @@ def _plain(table: pa.Table) -> pa.Table:
     """Flags as 0 and 1, categories as their values."""
     import pyarrow as pa
 
-    for place, field in enumerate(table.schema):
-        if pa.types.is_boolean(field.type):
-            table = table.set_column(place, field.name, table[place].cast(pa.int64()))
-        elif pa.types.is_dictionary(field.type):
-            table = table.set_column(place, field.name, table[place].cast(field.type.value_type))
-    return table
+    def plain(kind: Any) -> Any:
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        return pa.int64() if pa.types.is_boolean(kind) else kind
+
+    return table.cast(pa.schema([(field.name, plain(field.type)) for field in table.schema]))
 
 
 def _look(name: str, column: pa.ChunkedArray) -> tuple[bool, str]:
