@@ -51,7 +51,7 @@ def measure(name: str, budget_s: float) -> str:
     load, metric = TABLES[name]
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "rows.parquet"
-        load().to_parquet(table)
+        load().to_parquet(table, index=False)
         plan = Plan(
             table=str(table), target="target", model=name.replace("_", "-"), metric=metric,
             budget_s=budget_s, limits=LIMITS,

@@ -1,7 +1,6 @@
 from .automl import (
     Candidate as Candidate,
     Outcome as Outcome,
-    Plan as Plan,
     automl as automl,
 )
 from .judging import (
@@ -14,6 +13,7 @@ from .judging import (
 from .pipelines import Pipeline as Pipeline, pipeline as pipeline, read_pipeline as read_pipeline
 from .rows import Rows as Rows, read_newest as read_newest
 from .runs import Run as Run, compared as compared
+from .tables import Plan as Plan
 from .training import (
     Prepared as Prepared,
     RunLog as RunLog,

@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from bascule.charts import Series, lines, non_dominated
 from bascule.core import BasculeError, Invalid, MissingExtra, first_line
-from bascule.training.tables import Examined, examined
+from bascule.training.tables import Examined, Plan, examined
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -33,31 +31,6 @@ _FLAML = {
 }  # fmt: skip
 """By metric, what FLAML calls it."""
 _TREES = ("lgbm", "xgboost", "rf", "extra_tree")
-
-
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is searched.
-
-    Attributes:
-        table: A file, a folder, a glob or a bucket; `target` is a column, `model` a name to give.
-        metric: What is best; empty: `roc_auc` of two classes, `accuracy` of more, else `rmse`.
-        budget_s: For all of it. The fit and the packing of one candidate may exceed it.
-        limits: Criteria. Those of cost are asked of each candidate, the others of the chosen one.
-        time: The column by which the newest rows are held out; `leave_out` are no inputs.
-        group: The column of which equal values stay in one part of the rows.
-        deploy: The endpoint that gets the chosen model; empty: none does.
-    """
-
-    table: str
-    target: str
-    model: str = ""
-    metric: str = ""
-    budget_s: Annotated[float, msgspec.Meta(ge=10)] = 600.0
-    limits: tuple[str, ...] = ()
-    time: str = ""
-    group: str = ""
-    leave_out: tuple[str, ...] = ()
-    deploy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +59,8 @@ class Candidate:
         return -self.sign * self.quality, self.latency_ms, self.size_mb
 
     def __str__(self) -> str:
-        figures = f"{self.quality}, {self.latency_ms} ms, {self.size_mb} MB"
+        loss, latency_ms, size_mb = self.losses
+        figures = f"{-self.sign * loss:.4g}, {latency_ms:.3g} ms, {size_mb:.3g} MB"
         return f"{self.kind}: {self.problem or figures}"
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import numpy as np
 
 from bascule.core import Invalid
@@ -18,11 +19,34 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from bascule.training.automl import Plan
-
 _CUTS = (0.8, 0.9)
 _FEWEST_ROWS, _MOST_CLASSES = 100, 20
 _TELLS = 0.98  # of ROC AUC or R2
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is searched.
+
+    Attributes:
+        table: A file, a folder, a glob or a bucket; `target` is a column, `model` a name to give.
+        metric: What is best; empty: `roc_auc` of two classes, `accuracy` of more, else `rmse`.
+        budget_s: For all of it. The fit and the packing of one candidate may exceed it.
+        limits: Criteria. Those of cost are asked of each candidate, the others of the chosen one.
+        time: The column by which the newest rows are held out; `leave_out` are no inputs.
+        group: The column of which equal values stay in one part of the rows.
+        deploy: The endpoint that gets the chosen model; empty: none does.
+    """
+
+    table: str
+    target: str
+    model: str = ""
+    metric: str = ""
+    budget_s: Annotated[float, msgspec.Meta(ge=10)] = 600.0
+    limits: tuple[str, ...] = ()
+    time: str = ""
+    group: str = ""
+    leave_out: tuple[str, ...] = ()
+    deploy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
