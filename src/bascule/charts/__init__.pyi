@@ -3,6 +3,7 @@ from .figures import (
     Series as Series,
     histogram as histogram,
     lines as lines,
+    non_dominated as non_dominated,
     ranked as ranked,
     roc as roc,
     sparkline as sparkline,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import le
 
 from bascule.charts.frame import Chart, Point, Range, Svg, drawing
 
@@ -43,6 +44,16 @@ class Lane:
 
     y: float
     style: str = "limit"
+
+
+def non_dominated(losses: Sequence[Sequence[float]]) -> list[int]:
+    """The places of the points that no other one equals in all losses and beats in one."""
+
+    def is_beaten(own: Sequence[float]) -> bool:
+        no_worse = (all(map(le, other, own)) and other != own for other in losses)
+        return any(no_worse)
+
+    return [place for place, own in enumerate(losses) if not is_beaten(own)]
 
 
 def lines(

@@ -25,6 +25,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Build", "building", ("pack", "check", "rebuild")),
     ("Build", "optimising", ("optimize",)),
     ("Build", "training", ("train", "trigger", "loop")),
+    ("Build", "automl", ("automl",)),
     (
         "Registry",
         "registering",

@@ -29,5 +29,6 @@ KINDS = Kinds(
         "train": "bascule.kinds.training:TRAIN",
         "trigger": "bascule.kinds.training:TRIGGER",
         "optimise": "bascule.kinds.optimising:OPTIMISE",
+        "automl": "bascule.kinds.automl:AUTOML",
     }
 )

@@ -40,11 +40,13 @@ def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def confine(content: Mapping[str, Any], places: Sequence[str], folder: str) -> None:
-    """Code runs from the places of the settings alone, and tracking servers are among them."""
+def confine(
+    content: Mapping[str, Any], places: Sequence[str], folder: str, field: str = "file"
+) -> None:
+    """Code runs, and tables are read, from the places of the settings; tracking is there too."""
     from bascule.batch import is_below
 
-    addresses = {"file": os.path.join(folder, content["file"])}
+    addresses = {field: os.path.join(folder, content[field])}
     if content.get("mlflow"):
         addresses["mlflow"] = content["mlflow"]
     for name, address in addresses.items():
@@ -132,7 +134,7 @@ def _verdict(
         return Verdict(own[0]["wins"], own[0]["sentence"])
     if name == str(version):
         return Verdict(False, f"{version} is the champion already")
-    passes = _passes_gates(settings, registry, version, pipeline, by)
+    passes = passes_gates(settings, registry, version, pipeline, by)
     lower, note = None, ""
     confidence = confidence_of_look(len(known) + 1)
     if passes and champion is not None:
@@ -161,9 +163,10 @@ def _champion(settings: Settings, registry: Registry, pipeline: Pipeline) -> Ver
     return None
 
 
-def _passes_gates(
+def passes_gates(
     settings: Settings, registry: Registry, version: Version, pipeline: Pipeline, by: str
 ) -> bool:
+    """Whether a version passes the gates of the settings and of its pipeline; both are recorded."""
     from bascule.bundle import load
     from bascule.release import check_and_record
 
@@ -212,20 +215,27 @@ def _send_out(settings: Settings, registry: Registry, pipeline: Pipeline, by: st
     if won is None or _went_out(settings, registry, pipeline, won):
         return ""
     try:
-        return _sent_out(settings, registry, pipeline, won, by)
+        version = registry.resolve(won["challenger"])
+        return promote(settings, registry, pipeline, version, won["sentence"], by)
     except (Conflict, NotFound, Refused) as problem:
         waits = f"{won['challenger']} waits, and the next run or trigger tries again"
         return f"{waits}: {problem.message}"
 
 
-def _sent_out(
-    settings: Settings, registry: Registry, pipeline: Pipeline, won: Mapping[str, Any], by: str
-) -> str:
+def promote(
+    settings: Settings, registry: Registry, pipeline: Pipeline, version: Version, reason: str,
+    by: str,
+) -> str:  # fmt: skip
+    """The version goes to the endpoint of the pipeline; without one, the alias moves to it.
+
+    Raises:
+        Conflict: A rollout is under way there.
+        Refused: It needs an approval.
+    """
     from bascule.app import open_rollouts
     from bascule.endpoints import by_nobody
     from bascule.release.rollouts import RolloutRequest
 
-    version, reason = registry.resolve(won["challenger"]), won["sentence"]
     if not pipeline.endpoint:
         registry.set_alias(version.model, CHAMPION, version.number, by=by, reason=reason)
         return f"{version.model}@{CHAMPION} is {version} now"

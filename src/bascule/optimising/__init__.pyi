@@ -1,5 +1,5 @@
 from .devices import Device as Device, read_device as read_device
-from .front import Candidate as Candidate, draw as draw, non_dominated as non_dominated
+from .front import Candidate as Candidate, draw as draw, front_of as front_of
 from .searching import (
     Optimised as Optimised,
     criteria_of as criteria_of,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bascule.charts import Lane, Series, Svg, lines
+from bascule.charts import Lane, Series, Svg, lines, non_dominated
 from bascule.edge import Timing
 
 _UNKNOWN = (float("inf"), -float("inf"))
@@ -65,24 +65,16 @@ class Candidate:
         return {**known, "words": self.words}
 
 
-def non_dominated(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other one equals in all losses and beats in one; the largest first."""
-
-    def is_beaten(own: Candidate) -> bool:
-        return any(
-            other.losses != own.losses
-            and all(a <= b for a, b in zip(other.losses, own.losses, strict=True))
-            for other in candidates
-        )
-
-    front = [own for own in candidates if not is_beaten(own)]
+def front_of(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that no other one beats; the largest first."""
+    front = [candidates[place] for place in non_dominated([own.losses for own in candidates])]
     return sorted(front, key=lambda own: (-own.size_mb, -own.worst))
 
 
 def draw(candidates: Sequence[Candidate], margin: float, metric: str) -> Svg | None:
     """Size against quality: the front as a line, every candidate as a dot; None without any."""
     known = [own for own in candidates if own.losses[0] < float("inf")]
-    front = non_dominated(known)
+    front = front_of(known)
     dots = [Series([(own.size_mb, own.worst)], "line c2") for own in known]
     listed = "; ".join(f"{own.words}: {own.figures}" for own in front)
     return lines(

@@ -40,7 +40,7 @@ from bascule.core import (
     user_name,
 )
 from bascule.optimising.devices import MEASURED, Device, measure_on
-from bascule.optimising.front import Candidate, draw, non_dominated
+from bascule.optimising.front import Candidate, draw, front_of
 from bascule.packing import DerivedGraph, pack
 from bascule.release import (
     FIRST_CRITERION,
@@ -80,7 +80,7 @@ class Optimised:
     compared: NotWorse
 
     def to_json(self) -> dict[str, Any]:
-        front = non_dominated([own for own in self.candidates if not own.problem])
+        front = front_of([own for own in self.candidates if not own.problem])
         return {
             "parent": self.parent.to_json(),
             "candidates": [
@@ -257,7 +257,7 @@ class _Search:
         return chosen
 
     def _front(self) -> list[Candidate]:
-        return non_dominated([own for own in self.tried.values() if not own.problem])
+        return front_of([own for own in self.tried.values() if not own.problem])
 
     def packed(self, candidate: Candidate, to: Path, *, measure: bool) -> Bundle:
         """As any model is packed, explained where its parent is."""

@@ -15,6 +15,7 @@ from .fairness import (
     production_fairness as production_fairness,
 )
 from .gates import GateReport as GateReport, Measured as Measured, evaluate as evaluate
+from .leakage import single_scores as single_scores
 from .membership import audit_membership as audit_membership
 from .mitigation import (
     METHODS as METHODS,

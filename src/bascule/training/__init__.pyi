@@ -1,3 +1,8 @@
+from .automl import (
+    Candidate as Candidate,
+    Outcome as Outcome,
+    automl as automl,
+)
 from .judging import (
     CHALLENGE as CHALLENGE,
     CHAMPION as CHAMPION,
@@ -16,6 +21,7 @@ from .pipelines import (
 )
 from .rows import Rows as Rows, read_newest as read_newest
 from .runs import Run as Run, compared as compared
+from .tables import Plan as Plan
 from .tracking import write_to_mlflow as write_to_mlflow
 from .training import (
     Prepared as Prepared,

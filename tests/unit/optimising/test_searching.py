@@ -16,7 +16,7 @@ from bascule.optimising import (
     Device,
     criteria_of,
     draw,
-    non_dominated,
+    front_of,
     optimise,
     read_device,
 )
@@ -146,7 +146,7 @@ def test_the_front_has_what_no_other_candidate_beats():
     small = Candidate({"way": "a"}, 1.0, 1.0, 1.0, -0.02)
     good = Candidate({"way": "b"}, 2.0, 1.0, 1.0, 0.0)
     beaten = replace(good, size_mb=3.0)
-    assert non_dominated([small, beaten, good]) == [good, small]
+    assert front_of([small, beaten, good]) == [good, small]
     assert "a: 1 MB" in draw([small, beaten, good], 0.01, "accuracy")
 
 
