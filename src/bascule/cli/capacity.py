@@ -32,27 +32,13 @@ def register(app: typer.Typer) -> None:
 
 def capacity(
     model: RefOrPath,
-    traffic: Annotated[
-        str, typer.Option(help="'200 per second', or a CSV file with a column requests_per_s.")
-    ] = "",
-    goal: Annotated[
-        list[str] | None,
-        typer.Option(help="'p99 <= 50 ms', 'availability >= 99.9 %'; may be repeated."),
-    ] = None,
+    traffic: Annotated[str, typer.Option(help="'200 per second', or a CSV file.")] = "",
+    goal: Annotated[list[str] | None, typer.Option(help="'p99 <= 50 ms'; repeatable.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a request.")] = 1,
-    prices: Annotated[
-        Path | None, typer.Option(help="Instances and prices as TOML. Default: an example.")
-    ] = None,
-    device_factor: Annotated[
-        float | None,
-        typer.Option(min=1e-3, help="Devices could answer, this many times as slowly."),
-    ] = None,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="First load a local server for some seconds.")
-    ] = False,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Compare with the running server, and correct.")
-    ] = False,
+    prices: Annotated[Path | None, typer.Option(help="A TOML file of instances.")] = None,
+    device_factor: Annotated[float, typer.Option(min=0, help="Devices take so many times.")] = 0,
+    measure: Annotated[bool, typer.Option("--measure", help="Load a server first.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Correct by a server.")] = False,
     over: Annotated[float, typer.Option(min=1, help="Seconds that --compare looks.")] = 30.0,
     as_json: AsJson = False,
 ) -> None:
@@ -74,9 +60,9 @@ def capacity(
     if measure:
         with bascule.serve(bundle, workers=1) as server:
             service = load_test(server.url, server.control_url, bundle, rows)
-        _record(version or bundle, service)
+        _record(version, bundle, service)
     if compare:
-        _compare(version or bundle, bundle, over, as_json=as_json)
+        _compare(version, bundle, over, as_json=as_json)
         return
     service, cost = replace(service_of(bundle), rows=rows), bundle.cost
     if not service.scales and not as_json:
@@ -94,18 +80,17 @@ def capacity(
         raise typer.Exit(1)
 
 
-def _record(about: Version | Bundle, service: Service) -> None:
+def _record(version: Version | None, bundle: Bundle, service: Service) -> None:
     from msgspec import to_builtins
 
-    from bascule.bundle import Bundle
     from bascule.planning import CAPACITY_KIND
 
-    body, now = to_builtins(service, str_keys=True), datetime.now(UTC)
-    if isinstance(about, Bundle):
-        about.add_statement(CAPACITY_KIND, body, at=now, by=context.user())
+    body, now, by = to_builtins(service, str_keys=True), datetime.now(UTC), context.user()
+    if version is None:
+        bundle.add_statement(CAPACITY_KIND, body, at=now, by=by)
     else:
         registry = context.local_registry("capacity")
-        registry.add_statement(about, CAPACITY_KIND, body, at=now, by=context.user())
+        registry.add_statement(version, CAPACITY_KIND, body, at=now, by=by)
 
 
 def _show(plans: list[Plan], table: Prices) -> None:
@@ -133,31 +118,32 @@ def _words(estimate: Estimate) -> str:
     return f"{middle} (90 % interval {low} to {high})"
 
 
-def _compare(about: Version | Bundle, bundle: Bundle, over_s: float, *, as_json: bool) -> None:
+def _compare(version: Version | None, bundle: Bundle, over_s: float, *, as_json: bool) -> None:
     """Corrects the time of a worker by its CPU time, where there are enough requests.
 
     Not by durations: those of the server begin when a request was read, after some of its wait.
     """
     from bascule.cli.running import server_client
-    from bascule.control.operations import LOAD
+    from bascule.control import operations
     from bascule.operations import Remote
     from bascule.planning import forecast, service_of
     from bascule.serving.telemetry import load_between
 
     server = Remote(server_client(None, None, ""))
-    before = server.ask(LOAD)
+    before = server.ask(operations.LOAD)
     time.sleep(over_s)
-    load = load_between(before, server.ask(LOAD))
-    number = str(getattr(about, "number", 1))
+    load = load_between(before, server.ask(operations.LOAD))
+    number = str(version.number if version else 1)
     own = next((v for v in load.versions if (v.model, v.version) == (bundle.name, number)), None)
     if own is None or not own.requests_per_s:
-        raise Unavailable(f"the server answered nothing by {bundle.name} in {over_s:g} s")
+        problem = f"the server answered nothing by {bundle.name} in {over_s:g} s"
+        raise Unavailable(problem, hint="look longer: --over 300")
     service = replace(service_of(bundle), rows=round(own.rows_per_s / own.requests_per_s) or 1)
     expected = forecast(service, own.requests_per_s / len(load.workers))
     busy = sum(worker.cpu_percent for worker in load.workers) / 100 / len(load.workers)
     is_enough = own.requests_per_s * load.over_s >= _LEAST_REQUESTS
     if is_enough := is_enough and load.inference.requests_per_s <= own.requests_per_s * 1.01:
-        _record(about, service.scaled(busy / expected.busy))
+        _record(version, bundle, service.scaled(busy / expected.busy))
     if as_json:
         facts = {"forecast": expected._asdict(), "measured": asdict(own), "busy": busy}
         print_json({**facts, "is_corrected": is_enough})

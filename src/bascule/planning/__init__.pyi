@@ -11,6 +11,7 @@ from .measuring import (
     CAPACITY_KIND as CAPACITY_KIND,
     measure as measure,
     measured_of as measured_of,
+    request_body as request_body,
     service_of as service_of,
 )
 from .queueing import (

@@ -96,7 +96,8 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         try:
             return msgspec.toml.decode(content, type=cls)
         except msgspec.MsgspecError as problem:
-            raise Invalid(f"the price table cannot be read: {first_line(problem)}") from None
+            words = f"the price table cannot be read: {first_line(problem)}"
+            raise Invalid(words, hint="see docs/how-to/plan-capacity.md") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +135,12 @@ class Load:
     pod: Resources
 
 
-def choose(load: Load, prices: Prices, device_factor: float | None = None) -> list[Plan]:
+def choose(load: Load, prices: Prices, device_factor: float = 0.0) -> list[Plan]:
     """All plans within the goals, the cheapest first; empty where there is none.
 
-    `device_factor`: how many times as long devices of the callers take; None for no devices.
+    `device_factor`: how many times as long devices of the callers take; 0 for no devices.
     """
-    plans = []
+    plans: list[Plan] = []
     if device_factor:
         slow = load.service.scaled(device_factor)
         alone = forecast(slow, 1e-3 / slow.batches_s()[0], tuple(load.goals.limits_s))
@@ -164,14 +165,11 @@ def instances_for(needed: int, available: float, goal: float) -> int:
 
     The exact tail of a binomial law. What takes many away at once is not in it: zones, releases.
     """
-    count, works = needed, available**needed
-    while works < goal:
-        # The last of `count + 1` is the one that makes it `needed`.
-        works += (
-            math.comb(count, needed - 1)
-            * available**needed
-            * (1 - available) ** (count + 1 - needed)
-        )
+    count = needed
+    works = exactly = available**needed
+    while works < goal and exactly > 0:  # which ends where it is too small for a float
+        exactly *= (1 - available) * count / (count + 1 - needed)
+        works += exactly
         count += 1
     return count
 

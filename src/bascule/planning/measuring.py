@@ -51,7 +51,7 @@ def measure(url: str, control_url: str, bundle: Bundle, rows: int) -> Service:
         Unavailable: The server refuses a request.
     """
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
-    body, heads = _body(bundle, rows), {"Content-Type": "application/json"}
+    body, heads = request_body(bundle, rows), {"Content-Type": "application/json"}
     control = ControlClient(control_url, key=os.environ.get("BASCULE_KEY", ""))
 
     def took_s(*request: Any) -> float:
@@ -60,7 +60,8 @@ def measure(url: str, control_url: str, bundle: Bundle, rows: int) -> Service:
         response = connection.getresponse()
         content = response.read()
         if response.status != http.client.OK:
-            raise Unavailable(f"the server answered {response.status}: {content[:200]!r}")
+            problem = f"the server answered {response.status}: {content[:200]!r}"
+            raise Unavailable(problem, hint="bascule predict shows what it refuses")
         return time.perf_counter() - before
 
     def period(length_s: float) -> tuple[Floats, float]:
@@ -81,14 +82,15 @@ def measured_of(periods: Sequence[tuple[Floats, float]], service: Service) -> Se
     """From seconds of requests without and with a model, (requests, 2), and CPU time, by period.
 
     The time of a worker is CPU time: a clock counts other work of the machine as well. The spread
-    of single times is that of the quietest period. What exceeds the run of the rows is overhead.
+    of single times is that of the quietest period, around its mean, as CPU time over requests is
+    one: where others hold the worker up, it must not seem busier. What exceeds the run is overhead.
     """
     cpu_s = np.array([max(spent / len(times), 2 * _PLAIN_S) - _PLAIN_S for times, spent in periods])
     request_s = float(np.median(cpu_s))
     quiet = min((times for times, _ in periods), key=lambda times: float(np.median(times)))
     outside_s = max(0.0, float(np.median(quiet[:, 0])) - _PLAIN_S)
     single_s = np.maximum(quiet[:, 1] - outside_s, _PLAIN_S)
-    spread = np.quantile(single_s / np.median(single_s), np.arange(0.0025, 1, 0.005))
+    spread = np.quantile(single_s / single_s.mean(), np.arange(0.0025, 1, 0.005))
     ran_s = float(replace(service, overhead_s=0.0).batches_s()[0])
     return replace(
         service.scaled(min(1.0, request_s / (ran_s + _PLAIN_S))), outside_s=outside_s,
@@ -103,7 +105,7 @@ def _cpu_s(control: ControlClient) -> float:
     return float(sum(worker["cpu_s"] for worker in look["workers"]))
 
 
-def _body(bundle: Bundle, rows: int) -> bytes:
+def request_body(bundle: Bundle, rows: int) -> bytes:
     """The example request of a bundle, its rows repeated."""
     request = json.loads(read_file(bundle.path, bundle.manifest, EXAMPLE))
     for column in request["inputs"]:

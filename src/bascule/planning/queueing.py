@@ -36,8 +36,8 @@ class Service:
         rows: Rows of a request.
         overhead_s: Seconds of a worker for a request beside the run.
         outside_s: Seconds of client and network, which occupy no worker.
-        spread: Times of single requests as multiples of their median.
-        scales: The same of whole periods: how fast a machine is for minutes.
+        spread: Times of single requests as multiples of their mean.
+        scales: Means of whole periods as multiples of their median: the machine varies.
     """
 
     run_s: Mapping[int, float]
@@ -75,12 +75,11 @@ class Estimate(NamedTuple):
 class Forecast(NamedTuple):
     """Seconds from request to answer by share of the requests; the share of time a worker is busy.
 
-    The interval is that of one period of a few minutes; `mean_s` is the time in the worker.
+    The interval is that of one period of a few minutes.
     """
 
     latencies_s: Mapping[float, Estimate]
     busy: float
-    mean_s: float
 
 
 def simulate(
@@ -101,7 +100,7 @@ def simulate(
     begins, sizes = np.full(len(runs), -np.inf), np.zeros(len(runs), int)
     server, factor = np.zeros(len(runs), int), np.ones(len(runs))
     for request, now in enumerate(arrivals):
-        # The newest batch takes whatever arrives before it begins.
+        # The newest batch takes all that arrive before it begins.
         joins[request] = waits = (now <= begins) & (sizes < len(batches_s))
         server = np.where(waits, server, free.argmin(axis=1))
         begins = np.where(waits, begins, np.maximum(now, free[runs, server]))
@@ -129,12 +128,10 @@ def forecast(
     spread, scales = _law(service.spread, _SPREAD), _law(service.scales, _SCALE)
     factors = spread[(draws * len(spread)).astype(int)] * scales[periods * len(scales) // _RUNS]
     took_s, busy_s = simulate(arrivals, service.batches_s(), factors)
-    counted_s = took_s[_WARM_REQUESTS:]
-    quantiles_s = np.quantile(counted_s, shares, axis=0) + service.outside_s
+    quantiles_s = np.quantile(took_s[_WARM_REQUESTS:], shares, axis=0) + service.outside_s
     ends = np.quantile(quantiles_s, (0.05, 0.5, 0.95), axis=1).T.tolist()
     latencies_s = {share: Estimate(*values) for share, values in zip(shares, ends, strict=True)}
-    busy = float(np.median(busy_s / (arrivals + took_s)[-1]))
-    return Forecast(latencies_s, busy, float(np.median(counted_s.mean(axis=0))))
+    return Forecast(latencies_s, float(np.median(busy_s / (arrivals + took_s)[-1])))
 
 
 def _law(measured: Sequence[float], deviation: float) -> Floats:
