@@ -35,7 +35,7 @@ def capacity(
     traffic: Annotated[str, typer.Option(help="'200 per second', or a CSV file.")] = "",
     goal: Annotated[list[str] | None, typer.Option(help="'p99 <= 50 ms'; repeatable.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a request.")] = 1,
-    prices: Annotated[Path | None, typer.Option(help="A TOML file of instances.")] = None,
+    prices: Annotated[Path | None, typer.Option(exists=True, help="Instances (TOML).")] = None,
     device_factor: Annotated[float, typer.Option(min=0, help="Devices take so many times.")] = 0,
     measure: Annotated[bool, typer.Option("--measure", help="Load a server first.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Correct by a server.")] = False,
@@ -44,33 +44,29 @@ def capacity(
 ) -> None:
     """Plan instances, pods and autoscaling for a forecast of requests; exit code 1 if none."""
     import bascule
-    from bascule.planning import (
-        Goals,
-        Load,
-        Prices,
-        choose,
-        measure as load_test,
-        rates_of,
-        service_of,
-    )
+    from bascule import planning
     from bascule.ship import resources_of
 
     version, path = context.find(model)
     bundle = bascule.load(path)
     if measure:
         with bascule.serve(bundle, workers=1) as server:
-            service = load_test(server.url, server.control_url, bundle, rows)
+            service = planning.measure(server.url, server.control_url, bundle, rows)
         _record(version, bundle, service)
     if compare:
         _compare(version, bundle, over, as_json=as_json)
         return
-    service, cost = replace(service_of(bundle), rows=rows), bundle.cost
+    service, cost = replace(planning.service_of(bundle), rows=rows), bundle.cost
     if not service.scales and not as_json:
         note("times are those of packing, with an assumed spread; --measure measures them here")
-    table = Prices.parse((prices or files("bascule.planning") / "prices.toml").read_bytes())
-    rates = rates_of(Path(traffic).read_text() if traffic.endswith(".csv") else traffic)
+    table_file = prices or files("bascule.planning") / "prices.toml"
+    table = planning.Prices.parse(table_file.read_bytes())
+    if Path(traffic).is_file():
+        traffic = Path(traffic).read_text("utf-8-sig", errors="replace")
+    rates = planning.rates_of(traffic)
     pod = resources_of(cost.peak_memory_bytes if cost else None, service.run_s.get(1, 0.0) * 1e6)
-    plans = choose(Load(service, rates, Goals.parse(goal or ()), pod), table, device_factor)
+    load = planning.Load(service, rates, planning.Goals.parse(goal or ()), pod)
+    plans = planning.choose(load, table, device_factor)
     if as_json:
         print_json({"as_of": table.as_of, "plans": [asdict(plan) for plan in plans]})
     elif plans:

@@ -36,6 +36,15 @@ def test_a_goal_that_no_instance_meets_ends_with_exit_code_1(run, bundle):
     assert (code, json.loads(out)["plans"]) == (1, [])
 
 
+def test_a_forecast_or_prices_that_are_not_there_are_refused(run, bundle):
+    goal = "--goal", "p99 <= 50 ms"
+    code, _, messages = run("capacity", str(bundle.path), "--traffic", "missing.csv", *goal)
+    assert code == 2
+    assert "no rate" in messages
+    code, _, messages = run("capacity", str(bundle.path), "--prices", "missing.toml", *goal)
+    assert code == 2
+
+
 @pytest.mark.slow
 def test_a_load_test_and_a_comparison_are_statements_of_the_version(run, bundle, monkeypatch):
     bascule.push(bundle.path)
