@@ -434,6 +434,7 @@ class ShipSettings(_Section):
             machine that builds.
         replicas: Pods of each arm, at least.
         max_replicas: Pods of each arm, at most.
+        target_cpu_percent: Of the CPU that a pod requests: above, the autoscaler adds pods.
         overlay: The overlay of `kubernetes` that is applied.
         namespace: Of Kubernetes.
         pull_secrets: Names of secrets with which images are pulled.
@@ -451,6 +452,7 @@ class ShipSettings(_Section):
     platforms: tuple[str, ...] = ()
     replicas: Annotated[int, Ge(1)] = 2
     max_replicas: Annotated[int, Ge(1)] = 10
+    target_cpu_percent: Annotated[int, Ge(1)] = 80
     overlay: Literal["production", "plain", "staging", "keda", "agent"] = "production"
     namespace: Annotated[str, MinLen(1)] = "bascule"
     pull_secrets: tuple[str, ...] = ()

@@ -42,6 +42,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Deploy", "incidents", ("incident",)),
     ("Deploy", "configuring", ("apply",)),
     ("Deploy", "shipping", ("ship",)),
+    ("Deploy", "capacity", ("capacity",)),
     ("Deploy", "pipelines", ("ci",)),
     ("Deploy", "edge", ("edge",)),
     ("Serve", "calling", ("predict", "snippet")),

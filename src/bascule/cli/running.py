@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 def _load_as(role: str, bundle: str, host: str | None, port: int | None, key: str) -> Any:
     wanted = str(Path(bundle).expanduser().resolve()) if context.is_path(bundle) else bundle
     wish = {"reference": wanted, "role": role}
-    return _client(host, port, key).do("POST /api/v1/server/services", wish)["items"]
+    return server_client(host, port, key).do("POST /api/v1/server/services", wish)["items"]
 
 
 def load(
@@ -90,7 +90,7 @@ def unload(
 ) -> None:
     """Unload a version from a running server; what it has under way is answered."""
     name, _, version = model.partition("/")
-    served = _client(host, control_port, key).do(
+    served = server_client(host, control_port, key).do(
         "DELETE /api/v1/server/services/{model}", model=name, version=version or None
     )
     _show(served["items"], as_json=as_json)
@@ -113,7 +113,7 @@ def top(
     from bascule.control import operations
     from bascule.operations import Remote
 
-    server = Remote(_client(host, control_port, key, timeout_s=_LOOK_PATIENCE_S))
+    server = Remote(server_client(host, control_port, key, timeout_s=_LOOK_PATIENCE_S))
     show_load(lambda: server.ask(operations.LOAD), every_s=every, once=once, as_json=as_json)
 
 
@@ -127,7 +127,7 @@ def _show(served: list[dict[str, Any]], *, as_json: bool) -> None:
         say("nothing is served")
 
 
-def _client(
+def server_client(
     host: str | None, port: int | None, key: str, *, timeout_s: float = _PATIENCE_S
 ) -> ControlClient:
     """The control API of `--host` and `--control-port`, of `--server`, or of the settings."""

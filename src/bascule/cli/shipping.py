@@ -233,7 +233,7 @@ def _shipment(
         context.registry(), what, plan=_plan_of(what), candidate=candidate, images=images,
         replicas=chosen.replicas, max_replicas=chosen.max_replicas, cluster=cluster,
     )  # fmt: skip
-    return shipment, chosen.overlay
+    return replace(shipment, target_cpu_percent=chosen.target_cpu_percent), chosen.overlay
 
 
 def _plan_of(name: str) -> Plan | None:

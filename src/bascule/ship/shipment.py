@@ -163,6 +163,7 @@ class Shipment:
         shadow: The version that gets copies of a share of the requests; None for none.
         replicas: Pods of each version, at least.
         max_replicas: Pods of each version, at most.
+        target_cpu_percent: Of the CPU that a pod requests: above, the autoscaler adds pods.
         cluster: Where in Kubernetes.
         python: The Python in images, such as 3.11: the one of this machine.
         base: The image to build on.
@@ -173,6 +174,7 @@ class Shipment:
     shadow: Shipped | None = None
     replicas: int = 2
     max_replicas: int = 10
+    target_cpu_percent: int = 80
     cluster: Cluster = field(default_factory=Cluster)
     python: str = "3.11"
     base: str = ""

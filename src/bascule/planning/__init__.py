@@ -1,0 +1,5 @@
+"""How many servers a forecast of requests needs, and what they cost."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

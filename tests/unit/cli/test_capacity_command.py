@@ -1,0 +1,76 @@
+"""`bascule capacity`: a plan from a packed model, or exit code 1; a statement by a load test."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+import bascule
+from bascule.planning import service_of
+
+
+@pytest.fixture
+def bundle(run, tmp_path):
+    X = np.random.default_rng(0).standard_normal((200, 3))
+    model = LogisticRegression().fit(X, X[:, 0] > 0)
+    return bascule.pack(model, name="late", train=X, to=tmp_path / "late", explain=False)
+
+
+def test_a_plan_names_what_ship_takes(run, bundle, tmp_path):
+    (tmp_path / "forecast.csv").write_text("requests_per_s\n10\n200\n")
+    options = "--traffic", "forecast.csv", "--goal", "p99 <= 50 ms, availability 99.9 %, cost min"
+    code, out, _ = run("capacity", str(bundle.path), *options)
+    assert code == 0
+    assert "[ship]\nreplicas = 2\nmax_replicas = " in out
+    code, out, _ = run("capacity", str(bundle.path), *options, "--json")
+    assert json.loads(out)["plans"][0]["way"] == "real time"
+
+
+def test_a_goal_that_no_instance_meets_ends_with_exit_code_1(run, bundle):
+    goal = "--traffic", "1 per day", "--goal", "p50 <= 0.001 ms"
+    code, out, _ = run("capacity", str(bundle.path), *goal, "--json")
+    assert (code, json.loads(out)["plans"]) == (1, [])
+
+
+def test_a_forecast_or_prices_that_are_not_there_are_refused(run, bundle):
+    goal = "--goal", "p99 <= 50 ms"
+    code, _, messages = run("capacity", str(bundle.path), "--traffic", "missing.csv", *goal)
+    assert code == 2
+    assert "no rate" in messages
+    code, _, messages = run("capacity", str(bundle.path), "--prices", "missing.toml", *goal)
+    assert code == 2
+
+
+@pytest.mark.slow
+def test_a_load_test_and_a_comparison_are_statements_of_the_version(run, bundle, monkeypatch):
+    bascule.push(bundle.path)
+    goal = "--traffic", "10 per second", "--goal", "p99 <= 1 s"
+    code, _, messages = run("capacity", "late/1", *goal, "--measure")
+    assert code == 0, messages
+    measured = service_of(bascule.load("late/1"))
+    assert measured.scales
+    with bascule.serve("late/1", workers=1) as server, server.client() as client:
+        monkeypatch.setenv("BASCULE_SERVING__CONTROL_PORT", server.control_url.rpartition(":")[2])
+        ends = threading.Event()
+
+        def ask():
+            while not ends.is_set():
+                client.predict(np.zeros((1, 3)))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            code, out, messages = run("capacity", "late/1", "--compare", "--over", "8", "--json")
+        finally:
+            ends.set()
+            asking.join()
+    assert code == 0, messages
+    compared = json.loads(out)
+    assert compared["is_corrected"]
+    corrected = service_of(bascule.load("late/1"))
+    factor = compared["busy"] / compared["forecast"]["busy"]
+    assert corrected.overhead_s == pytest.approx(measured.overhead_s * factor)
