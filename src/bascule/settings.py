@@ -344,6 +344,8 @@ class AlertSettings(_Section):
         latency_p99_ms: The limit for the 99th percentile of latency; 0 compares with the last 24
             hours.
         false_alarms_a_year: How many are acceptable for a model, of drift and of performance each.
+        losses: Whether growing losses of answers raise alerts as their truths arrive; needs the
+            extra `online`. False alarms have a budget of their own.
         every_s: How often health and ledger are looked at, and notifications are sent.
         for_s: How long something is wrong with the server before its alert fires.
         keep_firing_s: How long nothing is wrong with the server before its alert is resolved.
@@ -359,6 +361,7 @@ class AlertSettings(_Section):
     refused_share: Annotated[float, Gt(0), Le(1)] = 0.01
     latency_p99_ms: Annotated[float, Ge(0)] = 0.0
     false_alarms_a_year: Annotated[float, Gt(0)] = 4.0
+    losses: bool = False
     every_s: Annotated[float, Ge(1), Le(300)] = 15.0
     for_s: Annotated[float, Ge(0)] = 60.0
     keep_firing_s: Annotated[float, Ge(0)] = 300.0

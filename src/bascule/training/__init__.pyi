@@ -1,3 +1,14 @@
+from .continuous import (
+    State as State,
+    arrival as arrival,
+    arrived as arrived,
+    count_outcomes as count_outcomes,
+    key_of as key_of,
+    learn as learn,
+    new_batches as new_batches,
+    open_state as open_state,
+    save_state as save_state,
+)
 from .judging import (
     CHALLENGE as CHALLENGE,
     Verdict as Verdict,
@@ -5,7 +16,13 @@ from .judging import (
     confidence_of_look as confidence_of_look,
     judged as judged,
 )
-from .pipelines import Pipeline as Pipeline, pipeline as pipeline, read_pipeline as read_pipeline
+from .learnable import packable as packable
+from .pipelines import (
+    Learner as Learner,
+    Pipeline as Pipeline,
+    pipeline as pipeline,
+    read_pipeline as read_pipeline,
+)
 from .rows import Rows as Rows, read_newest as read_newest
 from .runs import Run as Run, compared as compared
 from .training import (

@@ -10,5 +10,5 @@ from .results import (
     TrackRecord as TrackRecord,
     WindowPerformance as WindowPerformance,
 )
-from .rows import PredictionRows as PredictionRows
+from .rows import PredictionRows as PredictionRows, places_of_labels as places_of_labels
 from .view import MetricView as MetricView, metrics_of as metrics_of
