@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from bascule.core import Conflict, NotFound, Scratch
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bascule.bundle import Bundle
     from bascule.jobs import Live, Task
     from bascule.registry import Registry, Version
@@ -28,17 +26,10 @@ Judge = Callable[["Registry", "Version", "Bundle", int], tuple["Verdict", str]]
 def run_learner(
     settings: Settings, task: Task, live: Live, learner: Learner, judge: Judge
 ) -> dict[str, Any]:
-    """Learn what has arrived. A snapshot is judged before later outcomes are learnt.
+    """Learn what has arrived; a snapshot is judged before later outcomes are learnt.
 
-    Args:
-        settings: Of the home, in which the state is.
-        task: Of the kind `train`.
-        live: Of it.
-        learner: What learns.
-        judge: Gives the verdict on a version that has learnt so many rows, and what was deployed.
-
-    Raises:
-        Conflict: The learner has its state in another home.
+    `judge` gives the verdict on a version that has learnt so many rows, and what was deployed.
+    Raises `Conflict` where the learner has its state in another home.
     """
     from bascule import training
     from bascule.app import open_registry
@@ -47,7 +38,12 @@ def run_learner(
     registry, key = open_registry(settings), training.key_of(learner)
     file = settings.home / "training" / f"{key}.state"
     state = training.open_state(file, learner)
-    _refuse_other_home(registry, learner, key, state, file)
+    for version, body in _snapshots(registry, learner, key):
+        if body["state"] != state.id:
+            raise Conflict(
+                f"{version} is a snapshot of this learner in another home",
+                hint=f"run it there, or bring its training/{file.name} to {file.parent}",
+            )
     ledger, before = Ledger(settings.home), state.learned
     sentences, curve = [], []
     result: dict[str, Any] = {"version": "", "wins": False, "deployed": ""}
@@ -68,28 +64,29 @@ def run_learner(
         if live.stopped:
             break
     training.save_state(file, state)
-    weighted, told = training.arrival(training.arrived(ledger, learner))
+    # Without labels in the ledger, nothing is known of what was served.
+    counts = training.arrived(ledger, learner) if state.served.tested else []
+    weighted, told = training.arrival(counts)
     sentence = "; ".join(filter(None, [
         f"{state.learned - before:,} outcomes learnt, {state.learned:,} in all", *sentences, told,
     ]))  # fmt: skip
     _LOG.info("%s", sentence)
     if result["version"]:  # the record of a run that has pushed nothing is replaced by the next
         live.begin(f"{learner.name} {result['version']}", {})
-    name = "error_rate" if learner.classes else "mae"
     metrics = {
-        f"prequential_{name}": state.prequential.mean(), f"served_{name}": state.served.mean(),
-        "served_weighted_error_rate": 1 - weighted, "learned": state.learned,
+        "prequential_error_rate": state.prequential.mean(), "learned": state.learned,
+        "served_error_rate": state.served.mean(), "served_weighted_error_rate": 1 - weighted,
         "unknown_truths": state.unknown,
     }  # fmt: skip
     return {
         **result, "sentence": sentence, "parameters": learner.parameters, "was_known": False,
         "metrics": {name: value for name, value in metrics.items() if value == value},
-        "curves": {f"prequential_{name}": curve}, "rows_seen": state.learned,
+        "curves": {"prequential_error_rate": curve}, "rows_seen": state.learned,
     }  # fmt: skip
 
 
 def _snapshots(registry: Registry, learner: Learner, key: str) -> list[tuple[Version, Any]]:
-    """Of this learner, in the order of their numbers, with what is said of each."""
+    """Of this learner, in the order of their numbers, with the body of each statement."""
     with suppress(NotFound):
         return [
             (version, own.body)
@@ -98,17 +95,6 @@ def _snapshots(registry: Registry, learner: Learner, key: str) -> list[tuple[Ver
             if own.body["learner"] == key
         ]
     return []
-
-
-def _refuse_other_home(
-    registry: Registry, learner: Learner, key: str, state: State, file: Path
-) -> None:  # fmt: skip
-    for version, body in _snapshots(registry, learner, key):
-        if body["state"] != state.id:
-            raise Conflict(
-                f"{version} is a snapshot of this learner in another home",
-                hint=f"run it there, or bring its training/{file.name} to {file.parent}",
-            )
 
 
 def _pushed(

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid, canonical_json, replacing, sha256_bytes
+from bascule.core import canonical_json, replacing, sha256_bytes
 from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.performance import places_of_labels
 from bascule.stats import mcnemar
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 LOOKBACK = timedelta(hours=24)
 """An outcome that can be read so much later than it was received is learnt all the same."""
 _UNLIKE = 1.1
-"""Shares of truths that have come differ so many times before it is told."""
+"""Shares of truths that have come differ so many times before a run says so."""
 _OUTCOMES = """
 SELECT endpoint || chr(10) || id || '#' || row AS key, truth_first_received_at AS received_at,
-    truth, truth_number, COLUMNS('^(input[.].*|output[.](label|prediction))$')
+    truth, COLUMNS('^(input[.].*|output[.]label)$')
 FROM newest_predictions
 WHERE model = {model} AND status BETWEEN 200 AND 299 AND is_outcome {since}
 ORDER BY truth_first_received_at, time, endpoint, id, row
@@ -60,7 +60,7 @@ GROUP BY answer ORDER BY answer
 
 @dataclass(slots=True)
 class Tally:
-    """Answers that were tested, and their losses: 1 for a wrong label, or the absolute error."""
+    """Answers that were tested, and how many of them were wrong."""
 
     tested: int = 0
     lost: float = 0.0
@@ -91,7 +91,7 @@ class State:
         look: The number of the comparison with this champion; one lasts from snapshot to snapshot.
         losses: Outcomes of this comparison in which the model was worse.
         wins: Those in which it was better.
-        unknown: Outcomes whose truth is none of the classes, or no number.
+        unknown: Outcomes whose truth is none of the classes.
     """
 
     model: Any
@@ -190,16 +190,15 @@ def learn(learner: Learner, state: State, batch: pa.Table) -> str:
 
     inputs = batch.select([name for name in batch.column_names if name.startswith("input.")])
     inputs = inputs.rename_columns([name.removeprefix("input.") for name in inputs.column_names])
-    truths = _known(learner, batch["truth" if learner.classes else "truth_number"])
+    truths = _classes(learner, batch["truth"])
     others = None if state.champion is None else answers_of(state.champion, inputs, learner.classes)
-    own = _losses(learner, tested_then_learnt(state.model, inputs, truths, learner.classes), truths)
+    own = _losses(tested_then_learnt(state.model, inputs, truths, learner.classes), truths)
     state.prequential.add(own)
-    output = "output.label" if learner.classes else "output.prediction"
-    if output in batch.column_names:
-        state.served.add(_losses(learner, _known(learner, batch[output]), truths))
+    if "output.label" in batch.column_names:
+        state.served.add(_losses(_classes(learner, batch["output.label"]), truths))
     state.unknown += truths.count(None)
     state.take(learner, batch, inputs.append_column("truth", pa.array(truths)))
-    sentence = "" if others is None else _compare(state, own, _losses(learner, others, truths))
+    sentence = "" if others is None else _compare(state, own, _losses(others, truths))
     state.model = _copy(state.model)  # see the module
     if state.learned % learner.every == 0:
         state.snapshot, state.snapshot_at = _copy(state.model), state.learned
@@ -229,24 +228,18 @@ def _compare(
     return sentence
 
 
-def _known(learner: Learner, column: pa.ChunkedArray) -> list[Any]:
-    """Classes, or numbers; None for what is neither."""
-    values: list[Any] = column.to_pylist()
-    if not learner.classes:
-        return values
-    places = places_of_labels(values, learner.classes)
+def _classes(learner: Learner, column: pa.ChunkedArray) -> list[Any]:
+    """None for what is no class."""
+    places = places_of_labels(column.to_pylist(), learner.classes)
     return [None if place < 0 else learner.classes[place] for place in places]
 
 
-def _losses(
-    learner: Learner, answers: Sequence[Any], truths: Sequence[Any]
-) -> list[float | None]:  # fmt: skip
-    def loss(answer: Any, truth: Any) -> float | None:
-        if answer is None or truth is None:
-            return None
-        return float(answer != truth) if learner.classes else abs(answer - truth)
-
-    return [loss(*pair) for pair in zip(answers, truths, strict=True)]
+def _losses(answers: Sequence[Any], truths: Sequence[Any]) -> list[float | None]:
+    """1 for a wrong answer; None where answer or truth is not there."""
+    return [
+        None if answer is None or truth is None else float(answer != truth)
+        for answer, truth in zip(answers, truths, strict=True)
+    ]
 
 
 def _copy(model: Any) -> Any:
@@ -255,12 +248,8 @@ def _copy(model: Any) -> Any:
 
 def arrived(ledger: Ledger, learner: Learner) -> list[tuple[str, int, int, int]]:
     """Of each label that was answered: how often, with a truth, and rightly."""
-    try:
-        sql = _ARRIVED.format(model=quoted(learner.name))
-        rows = ledger.query(sql, model=learner.name).to_pylist()
-    except Invalid:  # there is no such output
-        return []
-    return [tuple(row.values()) for row in rows]
+    table = ledger.query(_ARRIVED.format(model=quoted(learner.name)), model=learner.name)
+    return [tuple(row.values()) for row in table.to_pylist()]
 
 
 def arrival(counts: Sequence[tuple[str, int, int, int]]) -> tuple[float, str]:

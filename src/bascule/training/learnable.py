@@ -38,12 +38,12 @@ def tested_then_learnt(
     learnt = frame.notna().all(axis=1).to_numpy() & is_known
     if learnt.any():
         known = [truth for truth, is_learnt in zip(truths, learnt, strict=True) if is_learnt]
-        model.partial_fit(frame[learnt], known, **({"classes": list(classes)} if classes else {}))
+        model.partial_fit(frame[learnt], known, classes=list(classes))
     return answers
 
 
 def answers_of(model: Any, inputs: pa.Table, classes: Sequence[Any]) -> list[Any]:
-    """Classes, or numbers; None where the model has no answer yet."""
+    """Classes; None where the model has no answer yet."""
     if _is_of_river(model):
         return [_river_answer(model, row, classes) for row in _river_rows(inputs)]
     from sklearn.exceptions import NotFittedError
@@ -81,7 +81,7 @@ def packable(model: Any, classes: Sequence[Any], names: Sequence[str], folder: P
     return PythonModel(
         entry="served_river:Model", code=Path(__file__).with_name("served_river.py"),
         files={file.name: file}, requirements=(f"river=={version('river')}",),
-        classes=tuple(classes) or None, task="classification" if classes else "regression",
+        classes=tuple(classes), task="classification",
     )  # fmt: skip
 
 

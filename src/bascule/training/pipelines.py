@@ -70,7 +70,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
         every: Outcomes from one snapshot to the next.
         held_out: Outcomes after a snapshot, which it has not learnt and is judged by.
         batch: Outcomes that are learnt at once.
-        classes: The labels, in the order of the probabilities; empty for a regression.
+        classes: The labels, in the order of the probabilities.
     """
 
     data: str = "the ledger"
@@ -78,7 +78,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
     every: Annotated[int, msgspec.Meta(ge=1)]
     held_out: Annotated[float, msgspec.Meta(ge=1)] = 1_000
     batch: Annotated[int, msgspec.Meta(ge=1)] = 100
-    classes: tuple[str | int | float | bool, ...] = ()
+    classes: Annotated[tuple[str | int | float | bool, ...], msgspec.Meta(min_length=2)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,6 @@ class Model:
             }
             for row in values
         ]
-        if not self.classes:
-            numbers = [self.model.predict_one(row) for row in rows]
-            return {"prediction": np.array(numbers, np.float64)}
         keys = (False, True) if len(self.classes) == 2 else self.classes
         chances = np.zeros((len(rows), len(keys)))
         for place, row in enumerate(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from river import datasets, linear_model, metrics, naive_bayes, preprocessing
+from river import datasets, linear_model, metrics, naive_bayes, preprocessing, tree
 from sklearn.linear_model import SGDClassifier
 from tests.learners import record, tell
 from tests.ledger_rows import killed_at
@@ -32,6 +33,7 @@ from bascule.training import (
     open_state,
     packable,
     read_pipeline,
+    save_state,
 )
 from bascule.training.learnable import answers_of, tested_then_learnt as learnt_rows
 
@@ -138,7 +140,7 @@ def test_an_outcome_is_learnt_once_when_it_is_late_sent_twice_or_corrected(home)
     assert learnt(home, own, state).learned == 400
 
 
-def test_a_run_pushes_snapshots_with_their_parents_and_the_first_is_the_champion(home):
+def test_a_run_pushes_snapshots_with_their_parents(home):
     fill(home, 550)
     result = run(home)
 
@@ -151,6 +153,39 @@ def test_a_run_pushes_snapshots_with_their_parents_and_the_first_is_the_champion
     assert run(home)["version"] == ""
 
 
+@pytest.mark.parametrize("start", ["logistic", "bayes", "hoeffding", "sgd"])
+def test_a_model_depends_on_its_outcomes_and_not_on_where_runs_began(home, start):
+    inputs, truths = phishing(500)
+    ids = record(home, inputs, [0] * 500)
+    own = learner(fit=f"learn.py:{start}")
+    pieces = open_state(home / "pieces", own)
+    for first, last in ((0, 120), (120, 130), (130, 420), (420, 500)):
+        tell(home, ids[first:last], truths[first:last])
+        learnt(home, own, pieces)
+        save_state(home / "pieces", pieces)
+        pieces = open_state(home / "pieces", own)
+    whole = learnt(home, own, open_state(home / "whole", own))
+    assert whole.learned == pieces.learned == 500
+    assert pickle.dumps(whole.model) == pickle.dumps(pieces.model)
+    assert pickle.dumps(whole.snapshot) == pickle.dumps(pieces.snapshot)
+
+
+def test_of_many_classes_the_prequential_accuracy_is_that_of_river_alone(home):
+    pairs = list(datasets.Shuttle())[:1000]
+    inputs = [{name: float(value) for name, value in row.items()} for row, _ in pairs]
+    truths = [int(truth) for _, truth in pairs]
+    tell(home, record(home, inputs, [0] * 1000), truths)
+    own = learner(fit="learn.py:hoeffding", classes=tuple(sorted(set(truths))))
+    state = learnt(home, own, open_state(home / "state", own))
+    model, right = tree.HoeffdingTreeClassifier(grace_period=50), 0
+    for row, truth in zip(inputs, truths, strict=True):
+        right += model.predict_one(row) == truth
+        model.learn_one(row, truth)
+    assert state.learned == 1000
+    assert state.prequential.tested - state.prequential.lost == right
+
+
+@pytest.mark.slow  # packs six times
 def test_a_killed_run_is_done_again_and_ends_in_the_same_snapshot(home, tmp_path):
     fill(tmp_path / "twin", 350)
     run(tmp_path / "twin")

@@ -5,7 +5,7 @@ change. Each has half of the budget of false alarms. Page-Hinkley is a CUSUM of 
 threshold ln(A) / t, where E exp(t (X - p - d)) = 1, at least A outcomes pass between two false
 alarms on average (Lorden 1971). ADWIN errs at each of its looks with its `delta` at most. Both
 assume independent losses. p is measured, so that d has three standard errors of it. A loss is 1 for
-a wrong label; of a regression, for an error over the usual median.
+a wrong label.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ _LEAST_SHIFT, _ERRORS, _CLOCK = 0.02, 3.0, 32
 _AT = "truth_first_received_at"
 _YEAR_S = 365 * 86_400.0
 _MODELS = "SELECT DISTINCT model FROM predictions_with_outcomes WHERE is_outcome ORDER BY model"
-_LABEL = """1 - coalesce(truth_number = TRY_CAST("output.label"::VARCHAR AS DOUBLE),
-    truth = "output.label"::VARCHAR)::INT"""
-_NUMBER = 'abs(truth_number - "output.prediction")'
 _LOSSES = """
-SELECT version, epoch(time) AS time_s, truth_first_received_at, ({loss})::DOUBLE AS loss
-FROM newest_predictions WHERE model = {model} AND is_outcome AND loss IS NOT NULL {since}
+SELECT version, epoch(time) AS time_s, truth_first_received_at, NOT coalesce(
+    truth_number = TRY_CAST("output.label"::VARCHAR AS DOUBLE), truth = "output.label"::VARCHAR
+) AS is_wrong
+FROM newest_predictions WHERE model = {model} AND is_outcome AND is_wrong IS NOT NULL {since}
 ORDER BY truth_first_received_at, time, endpoint, id, row
 """
 
@@ -52,26 +51,26 @@ class LossDetectors:
         self._drift: Any = drift  # without types
         self._budget, self._a_year = false_alarms_a_year / 2, 0.0
         self._tests: tuple[Any, Any] | None = None
-        self._chunk: list[tuple[float, float]] = []
+        self._chunk: list[tuple[bool, float]] = []
 
-    def add(self, loss: float, time_s: float) -> str:
+    def add(self, is_wrong: bool, time_s: float) -> str:
         """A sentence where a test has raised an alarm; all begins anew then.
 
         Args:
-            loss: Of an answer, >= 0.
+            is_wrong: Whether an answer was.
             time_s: When it was given, in seconds: says how many outcomes there are in a year.
         """
-        self._chunk.append((loss, time_s))
+        self._chunk.append((is_wrong, time_s))
         sentence = ""
         if self._tests is not None:
             page, adwin = self._tests
             for test in self._tests:
-                test.update(float(loss > self._limit))
+                test.update(float(is_wrong))
             if page.drift_detected or (adwin.drift_detected and adwin.estimation > self._usual):
                 name = "Page-Hinkley" if page.drift_detected else "ADWIN"
-                newest = np.mean([own > self._limit for own, _ in self._chunk])
-                what = f"{newest:.1%} of the newest {len(self._chunk)} outcomes, usually "
-                sentence = f"{name}: {what}{self._usual:.1%}, are {self._words}"
+                newest = np.mean([own for own, _ in self._chunk])
+                what = f"{newest:.1%} of the newest {len(self._chunk)} answers were wrong"
+                sentence = f"{name}: {what}, usually {self._usual:.1%}"
             if sentence or adwin.drift_detected:
                 self._tests, self._chunk = None, []
         if len(self._chunk) == REFERENCE:
@@ -85,21 +84,18 @@ class LossDetectors:
         a_year = len(losses) / max(float(np.ptp(times)), 1.0) * _YEAR_S
         if self._tests is not None and a_year < 2 * self._a_year:
             return
-        is_label = bool(np.isin(losses, (0, 1)).all())
-        self._limit = 0.5 if is_label else float(np.median(losses))
-        self._words = "wrong" if is_label else f"wrong by over {self._limit:.3g}"
-        self._a_year, values = a_year, (losses > self._limit).astype(float)
-        self._usual = float(values.sum() + 0.5) / (len(values) + 1)  # nothing is impossible
-        error = math.sqrt(self._usual * (1 - self._usual) / len(values))
+        self._a_year = a_year
+        self._usual = float(losses.sum() + 0.5) / (len(losses) + 1)  # nothing is impossible
+        error = math.sqrt(self._usual * (1 - self._usual) / len(losses))
         shift = max(_LEAST_SHIFT, _ERRORS * error)
         threshold = math.log(max(a_year / self._budget, 2.0)) / tilt(self._usual, shift)
         self._tests = (
             self._drift.PageHinkley(REFERENCE + 1, shift, threshold, alpha=1.0, mode="up"),
             self._drift.ADWIN(min(self._budget * _CLOCK / a_year, 0.5), clock=_CLOCK),
         )
-        for value in values:
+        for loss in losses:
             for test in self._tests:
-                test.update(value)
+                test.update(float(loss))
 
 
 def tilt(p: float, shift: float) -> float:
@@ -137,15 +133,14 @@ class LossSource(Source):
         for model in models:
             for row in self._new_losses(model):
                 label = model, row["version"]
-                if sentence := self._detectors[label].add(row["loss"], row["time_s"]):
+                if sentence := self._detectors[label].add(row["is_wrong"], row["time_s"]):
                     self._alarms[label] = sentence, row[_AT]
         return [Observation(self.name, "", own, tuple(self._findings(own, now))) for own in models]
 
     def _new_losses(self, model: str) -> list[dict[str, Any]]:
         ledger = self._ledger
         columns = ledger.query("SELECT * FROM predictions LIMIT 0", model=model).column_names
-        loss = _LABEL if "output.label" in columns else _NUMBER
-        if not {"output.label", "output.prediction"} & set(columns):
+        if "output.label" not in columns:
             return []
         since = self._looked_at.get(model)
         after = (
@@ -153,7 +148,7 @@ class LossSource(Source):
             if since is None
             else f"AND truth_first_received_at > TIMESTAMPTZ '{since.isoformat()}'"
         )
-        sql = _LOSSES.format(loss=loss, model=quoted(model), since=after)
+        sql = _LOSSES.format(model=quoted(model), since=after)
         rows: list[dict[str, Any]] = ledger.query(sql, model=model).to_pylist()
         if rows:
             self._looked_at[model] = rows[-1][_AT]
