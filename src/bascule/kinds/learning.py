@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -108,9 +109,10 @@ def _pushed(
     table = state.rows.to_pandas()
     inputs, truth = table.drop(columns="truth"), table["truth"]
     cut = len(table) - int(learner.held_out)
+    snapshot = pickle.loads(state.snapshot)
     with Scratch("bascule-learn-") as scratch:
         bundle = pack(
-            packable(state.snapshot, learner.classes, list(inputs), scratch), name=learner.name,
+            packable(snapshot, learner.classes, list(inputs), scratch), name=learner.name,
             train=(inputs[:cut], truth[:cut]), test=(inputs[cut:], truth[cut:]),
             to=scratch / "bundle", parameters=learner.parameters,
         )  # fmt: skip

@@ -27,7 +27,7 @@ from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.performance import places_of_labels
 from bascule.stats import mcnemar
 from bascule.training.judging import confidence_of_look
-from bascule.training.learnable import answers_of, tested_then_learnt
+from bascule.training.learnable import answers_of, seeded, tested_then_learnt
 from bascule.training.pipelines import named_code
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class State:
     """What is kept between runs.
 
     Attributes:
-        model: Has learnt `learned` outcomes.
+        model: Has learnt `learned` outcomes. A pickle, and so are the others: each is made once, so
+            that how a state was saved and opened is not in it.
         id: Tells the state from one of the same learner in another home.
         received_at: When the newest outcome of them was received.
         keys: Of their predictions, with that time, as far as `LOOKBACK` goes.
@@ -94,15 +95,15 @@ class State:
         unknown: Outcomes whose truth is none of the classes.
     """
 
-    model: Any
+    model: bytes
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     learned: int = 0
     received_at: datetime | None = None
     keys: dict[str, datetime] = field(default_factory=dict)
     rows: Any = None
-    snapshot: Any = None
+    snapshot: bytes = b""
     snapshot_at: int = 0
-    champion: Any = None
+    champion: bytes = b""
     champion_version: str = ""
     prequential: Tally = field(default_factory=Tally)
     served: Tally = field(default_factory=Tally)
@@ -120,7 +121,7 @@ class State:
         if wins:
             self.champion, self.champion_version = self.snapshot, version
             self.look, self.losses, self.wins = 1, 0, 0
-        self.snapshot, self.snapshot_at = None, 0
+        self.snapshot, self.snapshot_at = b"", 0
 
     def take(self, learner: Learner, batch: pa.Table, rows: pa.Table) -> None:
         """Note what is learnt, so that nothing of it is learnt again."""
@@ -149,7 +150,9 @@ def open_state(file: Path, learner: Learner) -> State:
     The file is a pickle: this home's trainer wrote it, and it is trusted as the code of `fit`.
     """
     if not file.is_file():
-        save_state(file, State(named_code(learner.fit, "fit")(**learner.parameters)))
+        with seeded(-1):
+            model = named_code(learner.fit, "fit")(**learner.parameters)
+        save_state(file, State(pickle.dumps(model)))
     state: State = pickle.loads(file.read_bytes())
     return state
 
@@ -191,17 +194,21 @@ def learn(learner: Learner, state: State, batch: pa.Table) -> str:
     inputs = batch.select([name for name in batch.column_names if name.startswith("input.")])
     inputs = inputs.rename_columns([name.removeprefix("input.") for name in inputs.column_names])
     truths = _classes(learner, batch["truth"])
-    others = None if state.champion is None else answers_of(state.champion, inputs, learner.classes)
-    own = _losses(tested_then_learnt(state.model, inputs, truths, learner.classes), truths)
+    with seeded(state.learned):
+        model = pickle.loads(state.model)
+        own = _losses(tested_then_learnt(model, inputs, truths, learner.classes), truths)
+        state.model = pickle.dumps(model)
     state.prequential.add(own)
     if "output.label" in batch.column_names:
         state.served.add(_losses(_classes(learner, batch["output.label"]), truths))
     state.unknown += truths.count(None)
     state.take(learner, batch, inputs.append_column("truth", pa.array(truths)))
-    sentence = "" if others is None else _compare(state, own, _losses(others, truths))
-    state.model = _copy(state.model)  # see the module
+    sentence = ""
+    if state.champion:
+        others = answers_of(pickle.loads(state.champion), inputs, learner.classes)
+        sentence = _compare(state, own, _losses(others, truths))
     if state.learned % learner.every == 0:
-        state.snapshot, state.snapshot_at = _copy(state.model), state.learned
+        state.snapshot, state.snapshot_at = state.model, state.learned
         state.look, state.losses, state.wins = state.look + 1, 0, 0
     return sentence
 
@@ -240,10 +247,6 @@ def _losses(answers: Sequence[Any], truths: Sequence[Any]) -> list[float | None]
         None if answer is None or truth is None else float(answer != truth)
         for answer, truth in zip(answers, truths, strict=True)
     ]
-
-
-def _copy(model: Any) -> Any:
-    return pickle.loads(pickle.dumps(model))
 
 
 def arrived(ledger: Ledger, learner: Learner) -> list[tuple[str, int, int, int]]:

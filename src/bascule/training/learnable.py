@@ -6,8 +6,12 @@ compiled. Any other of river is packed as code of the user's own, with the model
 
 from __future__ import annotations
 
+import itertools
 import pickle
-from collections.abc import Sequence
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +19,24 @@ from bascule.core import Invalid
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@contextmanager
+def seeded(number: int) -> Iterator[None]:
+    """A `random.Random()` without a seed has one of `number` and a count, not one of the system.
+
+    River's distributions have one each, which would be in the pickle of the model.
+    """
+    real, count = random.Random.seed, itertools.count()
+
+    def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
+        real(self, f"{number} {next(count)}" if a is None else a, version)
+
+    random.Random.seed = seed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        random.Random.seed = real  # type: ignore[method-assign]
 
 
 def tested_then_learnt(
@@ -116,10 +138,18 @@ def _is_of_river(model: Any) -> bool:
 
 
 def _river_rows(inputs: pa.Table) -> list[dict[str, Any]]:
-    """A value that is missing is left out, as river has it."""
+    """A value that is missing is left out, as river has it.
+
+    Equal texts are one object: which of them are would be in the pickle of the model.
+    """
+    columns = {sys.intern(name): inputs[name].to_pylist() for name in inputs.column_names}
     return [
-        {name: value for name, value in row.items() if value is not None and value == value}
-        for row in inputs.to_pylist()
+        {
+            name: sys.intern(value) if isinstance(value, str) else value
+            for name, value in zip(columns, row, strict=True)
+            if value is not None and value == value
+        }
+        for row in zip(*columns.values(), strict=True)
     ]
 
 
