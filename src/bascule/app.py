@@ -918,6 +918,7 @@ def watcher_of(
         Watching,
         sources,
     )
+    from bascule.monitoring.ledger import Ledger
     from bascule.release.rollouts import RolloutStore
 
     home, registry = settings.home, cache(partial(open_registry, settings))
@@ -942,6 +943,8 @@ def watcher_of(
         shared += [sources.DailySource(what, days, partial(judge, what)) for what in daily]
         if guarded:
             shared.append(queries_source_of(settings, guarded))
+        if chosen.losses:
+            shared.append(sources.LossSource(Ledger(home), chosen.false_alarms_a_year))
     catalogue = open_catalogue(settings)
     shared.append(
         sources.BatchSource(lambda now: facts_of_schedules(Schedules(catalogue).list(), now))

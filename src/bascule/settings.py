@@ -347,6 +347,8 @@ class AlertSettings(_Section):
         false_alarms_of: What that is for: each "version", or the "fleet" of all versions that have
             answered in the last 30 days.
         weights: Of models in the budget of a fleet; 1 for others.
+        losses: Whether growing losses of answers raise alerts as their truths arrive; needs the
+            extra `online`. False alarms have a budget of their own.
         every_s: How often health and ledger are looked at, and notifications are sent.
         for_s: How long something is wrong with the server before its alert fires.
         keep_firing_s: How long nothing is wrong with the server before its alert is resolved.
@@ -364,6 +366,7 @@ class AlertSettings(_Section):
     false_alarms_a_year: Annotated[float, Gt(0)] = 4.0
     false_alarms_of: Literal["version", "fleet"] = "version"
     weights: Mapping[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
+    losses: bool = False
     every_s: Annotated[float, Ge(1), Le(300)] = 15.0
     for_s: Annotated[float, Ge(0)] = 60.0
     keep_firing_s: Annotated[float, Ge(0)] = 300.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,7 +62,8 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     """Train, push, judge; the winner becomes the champion, and goes out as its pipeline says."""
     from bascule.app import open_registry
     from bascule.kinds.child import enter
-    from bascule.training import prepare, read_pipeline, train, write_to_mlflow
+    from bascule.kinds.learning import run_learner
+    from bascule.training import Learner, Trained, prepare, read_pipeline, train, write_to_mlflow
 
     enter(task.folder)
     chosen = task.input
@@ -72,7 +73,15 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     def tell(step: str) -> None:
         live.tell({"step": step})
 
+    def judge(
+        registry: Registry, version: Version, bundle: Bundle, rows: int
+    ) -> tuple[Verdict, str]:  # fmt: skip
+        learnt = Trained(bundle, {"rows": {"all": rows}}, was_known=False)
+        return _judged(settings, registry, version, pipeline, learnt, task.by, tell)
+
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
+    if isinstance(pipeline, Learner):
+        return run_learner(settings, task, live, pipeline, judge)
     prepared = prepare(pipeline, tell)
     mlflow = chosen.get("mlflow") or settings.tracking.mlflow
     trained = train(prepared, settings.home / "training", tell, mlflow=mlflow)
@@ -81,11 +90,7 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     tell("push")
     version = registry.push(trained.bundle.path, by=task.by)
     reference = f"{version.model}/{version.number}"
-    tell("judge")
-    verdict = _verdict(settings, registry, version, pipeline, trained, task.by)
-    _LOG.info("%s", verdict.sentence)
-    tell("deploy")
-    deployed = _send_out(settings, registry, pipeline, task.by)
+    verdict, deployed = _judged(settings, registry, version, pipeline, trained, task.by, tell)
     if mlflow and facts["mlflow"]["run"]:
         tell("record")
         outcome = {"version": reference, "sentence": verdict.sentence, "why": chosen["why"]}
@@ -111,6 +116,18 @@ def _metrics(trained: Trained) -> dict[str, float]:
     overall = (measure_quality(trained.bundle) or {}).get("overall", {})
     newest = {f"held_out_{name}": value for name, value in overall.items() if value is not None}
     return {**trained.facts["metrics"], **newest}
+
+
+def _judged(
+    settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
+    trained: Trained, by: str, tell: Callable[[str], None],
+) -> tuple[Verdict, str]:  # fmt: skip
+    """The verdict, and what went out."""
+    tell("judge")
+    verdict = _verdict(settings, registry, version, pipeline, trained, by)
+    _LOG.info("%s", verdict.sentence)
+    tell("deploy")
+    return verdict, _send_out(settings, registry, pipeline, by)
 
 
 def _verdict(
@@ -321,7 +338,8 @@ def pull(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
 def _facts(settings: Settings, jobs: Jobs, trigger: Trigger, pipeline: Pipeline) -> Facts:
     from bascule.app import open_alerts
     from bascule.batch import count_place
-    from bascule.training import ALERTS, Facts, PastRun
+    from bascule.monitoring.ledger import Ledger
+    from bascule.training import ALERTS, Facts, Learner, PastRun, count_outcomes
 
     runs = [
         PastRun(job.created_at, not job.is_ended, (job.result or {}).get("rows_seen"))
@@ -334,9 +352,11 @@ def _facts(settings: Settings, jobs: Jobs, trigger: Trigger, pipeline: Pipeline)
         for own in firing
         if own.state == "firing" and own.finding.source in ALERTS
     ]
-    return Facts(
-        runs, alerts, count_place(pipeline.data, pipeline.query) if trigger.reads_rows else None
-    )
+    if not trigger.reads_rows:
+        return Facts(runs, alerts)
+    if isinstance(pipeline, Learner):
+        return Facts(runs, alerts, count_outcomes(Ledger(settings.home), pipeline))
+    return Facts(runs, alerts, count_place(pipeline.data, pipeline.query))
 
 
 def _model_of(content: Mapping[str, Any]) -> str:

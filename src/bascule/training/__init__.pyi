@@ -3,6 +3,17 @@ from .automl import (
     Outcome as Outcome,
     automl as automl,
 )
+from .continuous import (
+    State as State,
+    arrival as arrival,
+    arrived as arrived,
+    count_outcomes as count_outcomes,
+    key_of as key_of,
+    learn as learn,
+    new_batches as new_batches,
+    open_state as open_state,
+    save_state as save_state,
+)
 from .judging import (
     CHALLENGE as CHALLENGE,
     CHAMPION as CHAMPION,
@@ -12,8 +23,10 @@ from .judging import (
     judged as judged,
     winner_over as winner_over,
 )
+from .learnable import packable as packable
 from .loops import Loop as Loop, loop_of as loop_of
 from .pipelines import (
+    Learner as Learner,
     Pipeline as Pipeline,
     pipeline as pipeline,
     read_pipeline as read_pipeline,

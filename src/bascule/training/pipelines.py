@@ -67,6 +67,26 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return msgspec.structs.replace(self, parameters={**self.parameters, **parameters})
 
 
+class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A pipeline with `every`: its model goes on learning, from the outcomes in the ledger.
+
+    Attributes:
+        fit: `FILE.py:FUNCTION` of the parameters, which gives the model to begin with: of river,
+            or of scikit-learn with `partial_fit`.
+        every: Outcomes from one snapshot to the next.
+        held_out: Outcomes after a snapshot, which it has not learnt and is judged by.
+        batch: Outcomes that are learnt at once.
+        classes: The labels, in the order of the probabilities.
+    """
+
+    data: str = "the ledger"
+    target: str = "truth"
+    every: Annotated[int, msgspec.Meta(ge=1)]
+    held_out: Annotated[float, msgspec.Meta(ge=1)] = 1_000
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 100
+    classes: Annotated[tuple[str | int | float | bool, ...], msgspec.Meta(min_length=2)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Declared:
     options: Mapping[str, Any]
@@ -130,7 +150,8 @@ def parsed(name: str, content: Any) -> Pipeline:
     """Raises `Invalid`, with the name of the field."""
     check_name(name, what="pipeline")
     try:
-        result = msgspec.convert({"name": name, **content}, Pipeline)
+        kind = Learner if "every" in content else Pipeline
+        result = msgspec.convert({"name": name, **content}, kind)
     except (msgspec.ValidationError, TypeError) as problem:
         raise Invalid(
             f"pipeline {name}: {first_line(problem)}", hint="data, target and fit are needed"
@@ -141,6 +162,13 @@ def parsed(name: str, content: Any) -> Pipeline:
         raise Invalid(
             f"pipeline {name}: a command needs model_file", hint='model_file = "model.ubj"'
         )
+    if isinstance(result, Learner):
+        whole = (result.every % result.batch, result.held_out % result.batch) == (0, 0)
+        if not whole or result.held_out >= result.every or not result.fit:
+            raise Invalid(
+                f"pipeline {name}: every and held_out are to be whole batches, of {result.batch}",
+                hint="held_out is to be less than every, and fit is needed",
+            )
     return result
 
 

@@ -17,7 +17,7 @@ import msgspec
 from bascule.core import Invalid, first_line
 
 _MONTH = timedelta(days=30)
-ALERTS = ("drift", "performance")
+ALERTS = ("drift", "performance", "losses")
 """The sources of alerts that a trigger can wait for."""
 _CONDITION = re.compile(r"(?P<rows>[1-9]\d*) new rows|new data|time|" + "|".join(ALERTS))
 
@@ -28,7 +28,7 @@ class Trigger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     Attributes:
         file: Of the pipeline.
         pipeline: Its name; empty where the file has one alone.
-        on: Any of them starts a run: `drift` and `performance` (an alert of the model fires),
+        on: Any of them starts a run: `drift`, `performance`, `losses` (an alert of it fires),
             `5000 new rows`, `new data` (rows or files differ from those of the last run), `time`.
         cool_down_h: Hours since the last run began, before which none starts.
         budget: Runs in 30 days at most.

@@ -13,6 +13,7 @@ from .results import (
 from .rows import (
     MAX_SLICE_VALUES as MAX_SLICE_VALUES,
     PredictionRows as PredictionRows,
+    places_of_labels as places_of_labels,
     slicing as slicing,
 )
 from .view import MetricView as MetricView, metrics_of as metrics_of

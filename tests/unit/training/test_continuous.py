@@ -1,0 +1,309 @@
+"""A model learns each outcome once, in order; what it becomes depends on nothing else."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from river import datasets, linear_model, metrics, naive_bayes, preprocessing, tree
+from sklearn.linear_model import SGDClassifier
+from tests.learners import record, tell
+from tests.ledger_rows import killed_at
+
+from bascule import training
+from bascule.app import open_registry
+from bascule.bundle import load
+from bascule.core import Conflict, Invalid
+from bascule.jobs import Task, Unrecorded
+from bascule.kinds import KINDS
+from bascule.monitoring.ledger import Ledger
+from bascule.settings import Settings
+from bascule.training import (
+    arrival,
+    arrived,
+    key_of,
+    learn,
+    new_batches,
+    open_state,
+    packable,
+    read_pipeline,
+    save_state,
+)
+from bascule.training.learnable import answers_of, tested_then_learnt as learnt_rows
+
+CODE = """
+from river import linear_model, naive_bayes, preprocessing, tree
+from sklearn.linear_model import SGDClassifier
+
+def logistic():
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+def bayes():
+    return naive_bayes.GaussianNB()
+
+def hoeffding():
+    return tree.HoeffdingTreeClassifier(grace_period=50)
+
+def sgd():
+    return SGDClassifier(loss="log_loss", random_state=0)
+"""
+TOML = """
+[pipeline.late]
+fit = "learn.py:logistic"
+every = 200
+held_out = 100
+batch = 50
+classes = [0, 1]
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("learn.py").write_text(CODE)
+    Path("pipeline.toml").write_text(TOML)
+    return tmp_path / "home"
+
+
+def learner(**changes):
+    return msgspec.structs.replace(read_pipeline(Path("pipeline.toml")), **changes)
+
+
+def phishing(rows=1250):
+    pairs = list(datasets.Phishing())[:rows]
+    inputs = [{name: float(value) for name, value in row.items()} for row, _ in pairs]
+    return inputs, [int(truth) for _, truth in pairs]
+
+
+def fill(home, rows=1250, **options):
+    inputs, truths = phishing(rows)
+    ids = record(home, inputs, [0] * rows, **options)
+    tell(home, ids, truths)
+    return ids, truths
+
+
+def learnt(home, own, state):
+    for batch in new_batches(Ledger(home), own, state):
+        learn(own, state, batch)
+    return state
+
+
+def run(home):
+    task = Task(
+        kind="train", input=KINDS["train"].parse({}), title="train", by="me", folder=str(Path.cwd())
+    )
+    return KINDS["train"].run(Settings(home=home), task, Unrecorded())
+
+
+@pytest.mark.parametrize(
+    ("start", "model"),
+    [
+        ("logistic", preprocessing.StandardScaler() | linear_model.LogisticRegression()),
+        ("bayes", naive_bayes.GaussianNB()),
+    ],
+)
+def test_without_delay_the_prequential_accuracy_is_that_of_river_alone(home, start, model):
+    fill(home)
+    accuracy = metrics.Accuracy()
+    for row, truth in zip(*phishing(), strict=True):
+        accuracy.update(truth, model.predict_one(row))
+        model.learn_one(row, bool(truth))
+
+    own = learner(fit=f"learn.py:{start}")
+    state = learnt(home, own, open_state(home / "state", own))
+
+    tested = accuracy.cm.n_samples
+    assert state.learned == tested == 1250
+    assert state.prequential.tested - state.prequential.lost == accuracy.cm.total_true_positives
+
+
+def test_an_outcome_is_learnt_once_when_it_is_late_sent_twice_or_corrected(home):
+    inputs, truths = phishing(400)
+    ids = record(home, inputs, [0] * 400)
+    tell(home, ids[100:300], truths[100:300])
+    own = learner()
+    state = learnt(home, own, open_state(home / "state", own))
+    assert state.learned == 200
+    tell(home, ids[100:300], [1 - truth for truth in truths[100:300]])
+    learnt(home, own, state)
+    assert state.learned == 200
+    tell(home, ids[:130], truths[:130])
+    learnt(home, own, state)
+    assert state.learned == 300
+    tell(home, ids[300:], truths[300:])
+    assert learnt(home, own, state).learned == 400
+
+
+def test_a_run_pushes_snapshots_with_their_parents(home):
+    fill(home, 550)
+    result = run(home)
+
+    registry = open_registry(Settings(home=home))
+    bodies = [registry.statements(own, "snapshot")[0].body for own in registry.versions("late")]
+    assert [(own["learned"], own["parent"]) for own in bodies] == [(200, ""), (400, "late/1")]
+    assert registry.resolve("late@champion").number in (1, 2)
+    assert "550 outcomes learnt" in result["sentence"]
+    assert result["metrics"]["learned"] == 550
+    assert run(home)["version"] == ""
+
+
+@pytest.mark.parametrize("start", ["logistic", "bayes", "hoeffding", "sgd"])
+def test_a_model_depends_on_its_outcomes_and_not_on_where_runs_began(home, start):
+    inputs, truths = phishing(500)
+    ids = record(home, inputs, [0] * 500)
+    own = learner(fit=f"learn.py:{start}")
+    pieces = open_state(home / "pieces", own)
+    for first, last in ((0, 120), (120, 130), (130, 420), (420, 500)):
+        tell(home, ids[first:last], truths[first:last])
+        learnt(home, own, pieces)
+        save_state(home / "pieces", pieces)
+        pieces = open_state(home / "pieces", own)
+    whole = learnt(home, own, open_state(home / "whole", own))
+    assert whole.learned == pieces.learned == 500
+    assert (whole.model, whole.snapshot) == (pieces.model, pieces.snapshot)
+
+
+def test_of_many_classes_the_prequential_accuracy_is_that_of_river_alone(home):
+    pairs = list(datasets.Shuttle())[:1000]
+    inputs = [{name: float(value) for name, value in row.items()} for row, _ in pairs]
+    truths = [int(truth) for _, truth in pairs]
+    tell(home, record(home, inputs, [0] * 1000), truths)
+    own = learner(fit="learn.py:hoeffding", classes=tuple(sorted(set(truths))))
+    state = learnt(home, own, open_state(home / "state", own))
+    model, right = tree.HoeffdingTreeClassifier(grace_period=50), 0
+    for row, truth in zip(inputs, truths, strict=True):
+        right += model.predict_one(row) == truth
+        model.learn_one(row, truth)
+    assert state.learned == 1000
+    assert state.prequential.tested - state.prequential.lost == right
+
+
+@pytest.mark.slow  # packs six times
+def test_a_killed_run_is_done_again_and_ends_in_the_same_snapshot(home, tmp_path):
+    fill(tmp_path / "twin", 350)
+    run(tmp_path / "twin")
+    fill(home, 350)
+    registry = type(open_registry(Settings(home=home)))
+    steps = [(training, "learn", True), (registry, "push", True), (registry, "add_statement", True),
+             (registry, "set_alias", True), (training, "save_state", False)]  # fmt: skip
+    for owner, step, after in steps:
+        with killed_at(owner, step, after=after):
+            run(home)
+    run(home)
+    (version,) = open_registry(Settings(home=home)).versions("late")
+    (other,) = open_registry(Settings(home=tmp_path / "twin")).versions("late")
+    state = open_state(home / "training" / f"{key_of(learner())}.state", learner())
+    assert version.digest == other.digest
+    assert (state.learned, state.champion_version) == (350, "late/1")
+    assert (state.prequential.tested, len(state.keys)) == (350, 350)
+
+
+def test_a_learner_with_a_state_in_another_home_is_refused(home, tmp_path):
+    fill(home, 350)
+    run(home)
+    (file,) = (home / "training").glob("*.state")
+    file.unlink()
+    with pytest.raises(Conflict, match="late/1 is a snapshot of this learner in another home"):
+        run(home)
+
+
+def test_a_model_that_is_worse_than_its_champion_is_given_up(home):
+    """After a change of the truths and back, what was learnt in between is worth nothing."""
+    inputs, truths = phishing(1250)
+    own, wrong = learner(), [1 - truth for truth in truths]
+    tell(home, record(home, inputs[:300], [0] * 300), truths[:300])
+    state = learnt(home, own, open_state(home / "state", own))
+    state.settle("late/1", wins=True)
+    tell(home, record(home, inputs[300:900], [0] * 600, first=300), wrong[300:900])
+    learnt(home, own, state)
+    tell(home, record(home, inputs[900:], [0] * 350, first=900), truths[900:])
+    sentences = [learn(own, state, batch) for batch in new_batches(Ledger(home), own, state)]
+    (told,) = filter(None, sentences)
+    assert "the model was given up for late/1, which was better" in told
+
+
+def test_truths_that_depend_on_the_answer_are_told_and_weighed(home):
+    """Of answers 1 all truths come, and of answers 0 one in four."""
+    rng = np.random.default_rng(0)
+    answers = rng.integers(0, 2, 4000)
+    right = rng.random(4000) < np.where(answers == 1, 0.9, 0.6)
+    truths = np.where(right, answers, 1 - answers)
+    ids = record(home, [{"x": float(own)} for own in rng.normal(size=4000)], answers.tolist())
+    comes = (answers == 1) | (rng.random(4000) < 0.25)
+    tell(home, np.array(ids)[comes], truths[comes])
+    weighted, told = arrival(arrived(Ledger(home), learner()))
+    assert abs(right[comes].mean() - right.mean()) > 0.08
+    assert abs(weighted - right.mean()) < 0.02
+    assert told.startswith("truths came for 100% of the answers 1 and 2")
+    alike = np.bincount(answers), np.bincount(answers) // 2
+    assert (
+        arrival([(str(own), int(alike[0][own]), int(alike[1][own]), 9) for own in (0, 1)])[1] == ""
+    )
+
+
+def test_a_model_of_scikit_learn_learns_a_batch_at_a_time_and_skips_rows_that_lack_an_input(home):
+    inputs, truths = phishing(400)
+    for row in inputs[:10]:
+        row["https"] = math.nan
+    tell(home, record(home, inputs, [0] * 400), truths)
+    own = learner(fit="learn.py:sgd")
+    state = learnt(home, own, open_state(home / "state", own))
+    alone = SGDClassifier(loss="log_loss", random_state=0)
+    frame, truth = pd.DataFrame(inputs)[sorted(inputs[0])], np.array(truths)
+    for start in range(0, 400, 50):
+        rows = slice(max(start, 10), start + 50)
+        alone.partial_fit(frame[rows], truth[rows], classes=[0, 1])
+    assert state.learned == 400
+    model = pickle.loads(state.model)
+    place = {name: at for at, name in enumerate(alone.feature_names_in_)}
+    expected = [alone.coef_[0][place[name]] for name in model.feature_names_in_]
+    assert model.coef_[0].tolist() == pytest.approx(expected)
+    assert state.prequential.tested == 350
+
+
+def test_a_compiled_logistic_regression_answers_as_river_does(home, tmp_path):
+    inputs, truths = phishing(400)
+    for row in inputs:
+        row["still"] = 3.0
+    table = pa.Table.from_pylist(inputs)
+    model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+    learnt_rows(model, table, truths, (0, 1))
+    linear = packable(model, (0, 1), table.column_names, tmp_path)
+    assert linear.predict(table.to_pandas()).tolist() == answers_of(model, table, (0, 1))
+    chances = [model.predict_proba_one({**row, "still": 9.0})[True] for row in inputs]
+    other = table.to_pandas().assign(still=9.0)
+    assert linear.predict_proba(other)[:, 1].tolist() == pytest.approx(chances, abs=1e-12)
+
+
+@pytest.mark.parametrize("change", ["every = 220", "held_out = 200", "batch = 0"])
+def test_batches_that_do_not_fit_are_refused(home, change):
+    name = change.split(" ")[0]
+    lines = [change if line.startswith(name) else line for line in TOML.splitlines()]
+    Path("pipeline.toml").write_text("\n".join(lines))
+    with pytest.raises(Invalid, match=name):
+        learner()
+
+
+def test_a_model_that_cannot_go_on_learning_is_refused(home):
+    with pytest.raises(Invalid, match="neither learn_one nor partial_fit"):
+        answers_of(object(), pa.table({"x": [1.0]}), (0, 1))
+
+
+@pytest.mark.slow  # builds an environment with river
+def test_a_tree_of_river_is_served_as_code_of_its_own(home):
+    fill(home, 350)
+    Path("pipeline.toml").write_text(TOML.replace("logistic", "hoeffding"))
+    assert run(home)["version"] == "late/1"
+    bundle = load(open_registry(Settings(home=home)).path("late/1"))
+    own = learner()
+    state = open_state(home / "training" / f"{key_of(own)}.state", own)
+    inputs, _ = phishing(300)
+    columns = {name: np.array([row[name] for row in inputs]) for name in inputs[0]}
+    expected = answers_of(pickle.loads(state.champion), pa.Table.from_pylist(inputs), (0, 1))
+    assert bundle.predict(columns)["label"].tolist() == expected
