@@ -64,7 +64,7 @@ def test_a_load_test_and_a_comparison_are_statements_of_the_version(run, bundle,
         asking = threading.Thread(target=ask)
         asking.start()
         try:
-            code, out, messages = run("capacity", "late/1", "--compare", "--over", "8", "--json")
+            code, out, messages = run("capacity", "late/1", "--compare", "--over", "30", "--json")
         finally:
             ends.set()
             asking.join()
