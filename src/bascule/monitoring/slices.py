@@ -2,8 +2,7 @@
 
 Candidates are values of columns, fifths of numbers, and pairs of these (Chung et al. 2019, two
 levels deep). They depend on no answer, so all are tested on all rows, at a level divided by their
-number (Bonferroni), which holds however they depend on one another. With exact tests this finds
-more than a half of the rows that proposes and a half that tests.
+number (Bonferroni), which holds however they depend on one another.
 """
 
 from __future__ import annotations
@@ -117,7 +116,6 @@ def _frequent(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _candidates(coded: Sequence[_Coded], least: float) -> Iterator[_Places]:
-    """Slices with enough rows, both sides together."""
     sizes = [np.bincount(codes + 1, minlength=len(words) + 1) for words, codes in coded]
     for column, counts in enumerate(sizes):
         yield from (((column, code),) for code in np.flatnonzero(counts[1:] >= least).tolist())

@@ -1,7 +1,6 @@
-"""Whether one side of a comparison is wrong more often: exact, for the small levels of many tests.
+"""Whether one side of a comparison is wrong more often, exactly: many tests have small levels.
 
-Two groups of rows: Fisher's test (the hypergeometric law). Two models on the same rows: McNemar's
-(the binomial law of the rows on which one alone is wrong).
+Two groups of rows are compared by Fisher's test, two models on the same rows by McNemar's.
 """
 
 from __future__ import annotations

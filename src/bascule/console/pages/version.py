@@ -17,7 +17,7 @@ from bascule.console.facts import endpoints_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, console_of, context_of, page_router, render, see
 from bascule.core import BasculeError, Reference
-from bascule.documents import Block, Plot, Section, Text, words
+from bascule.documents import Plot, Section, Text, words
 from bascule.jobs import Task
 from bascule.release import slice_blocks
 from bascule.release.compliance import known_lists
@@ -125,12 +125,9 @@ def slices(request: Request, model: _Name, number: _Number) -> Response:
     version = context_of(request).registry().resolve(Reference(model, number=number), retired=True)
     asked = {"model": str(version), "held_out": True}
     task = Task(kind="slices", input=asked, title=f"slices of {version}")
-
-    def find() -> tuple[Block, ...]:
-        return slice_blocks(console.context.jobs().answer(task))
-
+    key, jobs = ("slices", version.digest), console.context.jobs()
     try:
-        blocks = console.kept.get(("slices", version.digest), find)
+        blocks = console.kept.get(key, lambda: slice_blocks(jobs.answer(task)))
     except BasculeError as problem:
         blocks = (Text(f"No slices: {problem}"),)
     return render(request, "slices.html", str(version), blocks=blocks)
