@@ -7,11 +7,11 @@ from .judging import (
 )
 from .pipelines import Pipeline as Pipeline, pipeline as pipeline, read_pipeline as read_pipeline
 from .rows import Rows as Rows, read_newest as read_newest
+from .run_log import RunLog as RunLog
 from .runs import Run as Run, compared as compared
 from .tracking import write_to_mlflow as write_to_mlflow
 from .training import (
     Prepared as Prepared,
-    RunLog as RunLog,
     Trained as Trained,
     prepare as prepare,
     train as train,
