@@ -113,7 +113,7 @@ def host() -> Iterator[TrainingHost]:
         yield host
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_at_any_line_is_done_by_the_next(host, store, kills, tmp_path):
     place = Place(tmp_path / "undisturbed", store)
     lines = host.do(place.folder)["lines"]
@@ -145,6 +145,7 @@ def _another(store: str, number: int) -> str:
     return f"{server}/{name}_{number}"
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_are_one_training(host, store, tmp_path):
     place = Place(tmp_path / "here", store)
     host.begin(place.folder)

@@ -2,8 +2,8 @@
 
 A champion is compared with every challenger in turn, on rows of which later ones share some. So the
 k-th comparison errs at most with probability `ERROR` * 6 / (pi k)^2, and all of them together at
-most with `ERROR`, for any number of them and any dependence (Bonferroni with
-summable weights). The count begins anew with each champion.
+most with `ERROR`, for any number of them and any dependence (Bonferroni with summable weights). The
+count begins anew with each champion.
 """
 
 from __future__ import annotations
