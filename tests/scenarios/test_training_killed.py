@@ -116,7 +116,7 @@ def host() -> Iterator[TrainingHost]:
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_at_any_line_is_done_by_the_next(host, store, kills, tmp_path):
     place = Place(tmp_path / "undisturbed", store)
-    lines = host.do(place.folder)["lines"]
+    lines = host.do(place.folder, kill_at=-1)["lines"]
     place.check()
     moments = random.Random(kills)
     for number in range(kills):
@@ -172,7 +172,7 @@ def test_another_host_waits_for_the_lease_and_trains_the_same_version(
     host, postgresql_url, tmp_path
 ):
     here, there = (Place(tmp_path / name, postgresql_url) for name in ("here", "there"))
-    lines = host.do(Place(tmp_path / "undisturbed").folder)["lines"]
+    lines = host.do(Place(tmp_path / "undisturbed").folder, kill_at=-1)["lines"]
     with closing(TrainingHost(is_own_container=True)) as other:
         assert host.do(here.folder, kill_at=lines * 2 // 3) == {"kind": "killed"}
         refused = other.do(there.folder)
