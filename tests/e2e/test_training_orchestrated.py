@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -42,14 +43,14 @@ def test_a_component_of_kubeflow_is_compiled_and_run_by_its_local_runner(
     )
     pq.write_table(table(), tmp_path / "rows.parquet")
     started = serve(table_bundle, env={"BASCULE_HOME": str(tmp_path / "home")})
-    packages = tmp_path / "packages"
-    packages.mkdir()
-    (packages / "bascule_client").symlink_to(ROOT / "src" / "bascule_client")
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", ROOT / "packages/client"]
+    subprocess.run([*wheel, "--wheel-dir", tmp_path / "wheels"], check=True, cwd=tmp_path)
     environment = {
         **os.environ, "CONTROL": f"http://127.0.0.1:{started.control_port}", "NO_PROXY": "*",
         "FILE": str(tmp_path / "pipeline.toml"),
-        "PYTHONPATH": f"{packages}{os.pathsep}{ROOT / 'integrations' / 'kfp'}",
-        "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1",
+        "PYTHONPATH": str(ROOT / "integrations/kfp"),
+        # The runner installs what the component names.
+        "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels"),
     }  # fmt: skip
 
     python = environment_of(ROOT / "tests/environments/kfp.txt") / "bin" / "python"

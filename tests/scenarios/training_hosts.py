@@ -32,7 +32,10 @@ class TrainingHost(Host):
         )  # fmt: skip
 
     def begin(self, folder: Path, kind: str = "train", kill_at: int = 0, **content: Any) -> None:
-        """Begin a job of a kind, which kills itself at a line of the watched modules."""
+        """Begin a job of a kind, which kills itself at a line of the watched modules.
+
+        At -1 the lines are counted alone.
+        """
         self._say({"folder": str(folder), "kind": kind, "kill_at": kill_at, "content": content})
 
     def do(self, folder: Path, kind: str = "train", kill_at: int = 0) -> dict[str, Any]:
@@ -74,7 +77,8 @@ def _done(asked: dict[str, Any]) -> dict[str, Any]:
     content = kind.parse(asked["content"])
     task = Task(kind=kind.name, input=content, title=kind.name, by="ada", folder=folder)
     holder = Holder(jobs, jobs.start(task))
-    sys.settrace(lines.enter)
+    if asked["kill_at"]:
+        sys.settrace(lines.enter)
     try:
         result = kind.run(settings, task, holder)
     except BasculeError as error:

@@ -33,12 +33,12 @@ from .pipelines import (
     read_values as read_values,
 )
 from .rows import Rows as Rows, read_newest as read_newest
+from .run_log import RunLog as RunLog
 from .runs import Run as Run, compared as compared
 from .tables import Plan as Plan
 from .tracking import write_to_mlflow as write_to_mlflow
 from .training import (
     Prepared as Prepared,
-    RunLog as RunLog,
     Trained as Trained,
     prepare as prepare,
     train as train,

@@ -22,7 +22,7 @@ from bascule.core import Unavailable, canonical_json, first_line, without_secret
 
 if TYPE_CHECKING:
     from bascule.training.pipelines import Pipeline
-    from bascule.training.training import RunLog
+    from bascule.training.run_log import RunLog
 
 _PIPELINE, _HOME, _WRITTEN = "bascule.pipeline", "bascule.home", "bascule.written"
 _NO_NAME = re.compile(r"[^\w./ :-]")
