@@ -173,7 +173,9 @@ def add(
     name: _Name,
     on: Annotated[
         list[str],
-        typer.Option(help="drift, performance, '5000 new rows', 'new data' or time; any of them."),
+        typer.Option(
+            help="drift, performance, '5000 new rows', '20 % new rows', 'new data' or time."
+        ),
     ],
     pipeline: Annotated[str, typer.Option(help="Which of the file.")] = "",
     file: Annotated[Path, typer.Option(help="The pipeline's file.")] = Path("pipeline.toml"),
