@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from bascule.bundle import conform, load
 from bascule.bundle.statements import column_names
-from bascule.core import ModelFailed, TimedOut
+from bascule.core import ModelFailed, TimedOut, Unavailable
 from bascule.demo import flights
 from bascule.demo.flights import NAME, TARGET
 from bascule.demo.rollouts import traffic_of
@@ -244,9 +245,11 @@ def _areas(
 
 
 def _awaited(look: Callable[[], T | None], what: str, every_s: float = _LOOK_S) -> T:
+    """What a look gives in the end; a control process that is late to answer is asked again."""
     until_s = time.monotonic() + _WITHIN_S
-    while (seen := look()) is None:
-        if time.monotonic() > until_s:
-            raise TimedOut(f"{what} took over {_WITHIN_S:g} s", hint="see server.log")
+    while time.monotonic() < until_s:
+        with suppress(Unavailable):
+            if (seen := look()) is not None:
+                return seen
         time.sleep(every_s)
-    return seen
+    raise TimedOut(f"{what} took over {_WITHIN_S:g} s", hint="see server.log")
