@@ -227,7 +227,7 @@ def main() -> None:
         _show(f"every {every}", plain(stream, every))
     _show("every 1, newest held out", plain(stream, 1, behind=1))
     for margin in (0.0, 0.002, 0.005, 0.01):
-        for on in (("drift", "performance"), ("performance",), ("new data",)):
+        for on in (("drift", "performance"), ("20 % new rows",), ("new data",)):
             trigger = Trigger(on=on, cool_down_h=1.5 * window_h)
             _show(f"{' or '.join(on)}, margin {margin}", looped(stream, trigger, margin))
         for name, plant in _plants(stream).items():

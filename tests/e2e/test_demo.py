@@ -65,5 +65,5 @@ def test_the_story_of_the_loop_holds_from_the_drift_to_the_candidate_that_lost()
     assert summary["held"]
     assert summary["why"].startswith("late/1 on ")
     assert summary["rollout"] == "promoted"
-    assert "not shown to be better" in summary["stopped"]
+    assert "loses to late" in summary["stopped"]
     assert summary["area_after"] > summary["area_before"]

@@ -190,7 +190,9 @@ def add(
     name: _Name,
     on: Annotated[
         list[str],
-        typer.Option(help="drift, performance, losses, '5000 new rows', 'new data', time: any."),
+        typer.Option(
+            help="drift, performance, losses, '5000 new rows', '20 % new rows', 'new data', time."
+        ),
     ],
     pipeline: Annotated[str, typer.Option(help="Which of the file.")] = "",
     file: Annotated[Path, typer.Option(help="The pipeline's file.")] = Path("pipeline.toml"),

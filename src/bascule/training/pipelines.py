@@ -31,7 +31,7 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         held_out: The newest rows, which the model is judged by and not fitted to: their number, or
             their share if it is under 1. What is held out is not learned: on a year of flights,
             a month of them costs 0.009 of the area under the curve, more than every second
-            training does (`bench.loop`).
+            training does (bench/loop.py).
         fit: `FILE.py:FUNCTION` of the rows, the target and the parameters, which gives a fitted
             model. Empty where `command` is there.
         command: A program, in place of `fit`. `{train}` stands for a Parquet file of the rows with

@@ -49,6 +49,8 @@ def test_cool_down_budget_and_a_run_under_way_hold_a_run_back(runs, starts, sent
         ("5000 new rows", 10_000, 15_000, True),
         ("5000 new rows", None, 10, True),
         ("5000 new rows", 10_000, 100, True),
+        ("30 % new rows", 10_000, 12_999, False),
+        ("30% new rows", 10_000, 13_000, True),
         ("new data", 10_000, 10_000, False),
         ("new data", 10_000, 10_001, True),
     ],
@@ -60,7 +62,13 @@ def test_new_rows_are_counted_from_the_last_run_that_had_read_some(on, before, n
 
 @pytest.mark.parametrize(
     "content",
-    [{"on": []}, {"on": ["dritf"]}, {"on": ["0 new rows"]}, {"on": ["drift"], "budget": 0}],
+    [
+        {"on": []},
+        {"on": ["dritf"]},
+        {"on": ["0 new rows"]},
+        {"on": ["0 % new rows"]},
+        {"on": ["drift"], "budget": 0},
+    ],
 )
 def test_a_trigger_that_could_never_start_is_refused(content):
     with pytest.raises(Invalid):
