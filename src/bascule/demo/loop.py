@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SPRING, _SUMMER, _EVERY = 1, 4, 3
+_FIRST, _SECOND, _EVERY = 1, 4, 3
 """The last month of the first training, and of the second; every so-manieth flight takes part."""
 _WITHIN_S, _LOOK_S = 300.0, 0.5
 _DAY_NS, _AT_ONCE = 86_400 * 10**9, 50
@@ -96,14 +96,14 @@ def tell_loop(folder: Path, console: Console) -> dict[str, Any]:
     year = flights.load_flights().iloc[::_EVERY]
 
     heading(console, "The first version learns January")
-    first = load(registry.path(registry.resolve(_trained(console, folder, year, _SPRING))))
+    first = load(registry.path(registry.resolve(_trained(console, folder, year, _FIRST))))
 
     heading(console, "February to April are answered, a month a day; their truths come")
     _answer(home, first, year)
     limits = ("--cool-down-h", "0", "--budget", "2")
     words = ("trigger", "add", "decay", "--on", "drift", "--cron", "* * * * *", *limits)
     command(console, folder, *words, as_json=False)
-    _write(folder, year, _SUMMER)
+    _write(folder, year, _SECOND)
     server = start(NAME, home=home, folder=folder, records=True)
     try:
         heading(console, "Drift starts a training run")
@@ -114,7 +114,7 @@ def tell_loop(folder: Path, console: Console) -> dict[str, Any]:
 
         heading(console, "The winner is a canary")
         with console.status("asking about May"):
-            rollout, asked, errors = _rolled_out(server, first, year[year["month"] == _SUMMER + 1])
+            rollout, asked, errors = _rolled_out(server, first, year[year["month"] == _SECOND + 1])
         state = "none" if rollout.latest is None else type(rollout.latest.state).__name__.lower()
         console.print(f"{state} after {asked:,} requests, {errors} failed", markup=False)
 
@@ -169,9 +169,9 @@ def _answer(home: Path, bundle: Bundle, year: pd.DataFrame) -> None:
     names = column_names(bundle.signature, bundle.classes, bundle.targets)
     label, by = MetricLabels(NAME, "1"), AnsweredBy(NAME, "1", "onnx", tuple(names.items()))
     ids, truths = [], []
-    for month in range(_SPRING + 1, _SUMMER + 1):
+    for month in range(_FIRST + 1, _SECOND + 1):
         rows = year[year["month"] == month]
-        at_ns = time.perf_counter_ns() - (_SUMMER + 1 - month) * _DAY_NS
+        at_ns = time.perf_counter_ns() - (_SECOND + 1 - month) * _DAY_NS
         for begin in range(0, len(rows), _AT_ONCE):
             part = rows.iloc[begin : begin + _AT_ONCE]
             inputs = conform(part[flights.FEATURES], bundle.signature)
@@ -228,7 +228,7 @@ def _areas(
 
     heading(console, "What it was worth")
     lines, areas = [], []
-    for month, rows in year[year["month"] > _SUMMER].groupby("month"):
+    for month, rows in year[year["month"] > _SECOND].groupby("month"):
         both = [
             float(
                 roc_auc_score(
