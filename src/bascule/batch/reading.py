@@ -45,7 +45,10 @@ def read_place(place: str, query: str = "") -> pa.Table:
         try:
             table = source.read_all()
         except pa.ArrowInvalid as problem:
-            raise Invalid(f"{masked(place)} cannot be read: {first_line(problem)}") from None
+            raise Invalid(
+                f"{masked(place)} cannot be read: {first_line(problem)}",
+                hint="try the query by the database's own tools",
+            ) from None
     kinds = [
         field.with_type(pa.float64()) if pa.types.is_decimal(field.type) else field
         for field in table.schema if field.name != _NUMBER

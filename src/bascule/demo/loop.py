@@ -199,7 +199,9 @@ def _ended_run(server: Server) -> Any:
         return None
     job = jobs.get(started[0].id)
     if job.result is None or not job.result["wins"]:
-        raise ModelFailed(f"the training run did not win: {job.result or job.error}")
+        raise ModelFailed(
+            f"the training run did not win: {job.result or job.error}", hint="see server.log"
+        )
     return {**job.result, "why": job.input["why"]}
 
 
