@@ -43,7 +43,7 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         metric: What a challenger must be better in than the champion; empty: that of its task.
         margin: By how much a challenger may be worse and win all the same. 0: it must be better,
             which is strict where each run adds little: on the census 5 of 26 honest challengers
-            won with 0, and all with 0.002, in the unit of the metric (`bench.loop`).
+            won with 0, and all with 0.002, in the unit of the metric (bench/loop.py).
         endpoint: Which gets a challenger that has won; empty: none does.
         strategy: How it goes out, as of `bascule deploy`; empty: as the settings say.
     """
