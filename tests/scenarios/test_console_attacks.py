@@ -27,7 +27,7 @@ from bascule.settings import load_settings
 
 NAMES = {
     "approval": "a0", "decision": "approve", "document": "annex-iv",
-    "review": "r0", "device": "camera",
+    "review": "r0", "device": "camera", "trigger": "fresh",
     "model": "gb", "number": "1", "alias": "champion", "key": "nobody", "endpoint": "gb",
     "alert": "0", "silence": "0", "rollout": "0", "command": "pause", "receiver": "pager",
     "schedule": "nightly", "run": "0", "prediction": "0", "version": "1", "name": "gb",
