@@ -111,12 +111,14 @@ def loop(request: Request, model: Annotated[str, Path(min_length=1, max_length=1
 async def start(request: Request) -> Response:
     """Start a run of a pipeline on the server's machine."""
     form = form_of(request)
+    if not (pipeline := field(form, "pipeline")):  # rights are about its name
+        return see(request, "/training#start", Flash("bad", "Name the pipeline."))
     content = {
-        "file": field(form, "file"), "pipeline": field(form, "pipeline"),
+        "file": field(form, "file"), "pipeline": pipeline,
         "parameters": read_values(filter(str.strip, field(form, "parameters").splitlines())),
         "why": field(form, "why") or "by hand",
     }  # fmt: skip
-    body = {"kind": "train", "input": content, "title": f"train {content['pipeline']}"}
+    body = {"kind": "train", "input": content, "title": f"train {pipeline}"}
     answer = await call(request, operations.SUBMIT, body=body)
     if answer.problem:
         return see(request, "/training#start", Flash("bad", answer.problem))
