@@ -20,8 +20,16 @@ from tests.scenarios.commands import bascule
 from tests.tiers import first_of
 from tests.waiting import until
 
-from bascule.app import open_catalogue, open_endpoints, open_keys, open_registry, open_sessions
+from bascule.app import (
+    open_catalogue,
+    open_endpoints,
+    open_keys,
+    open_registry,
+    open_repository,
+    open_sessions,
+)
 from bascule.core import Unauthenticated
+from bascule.fleet import key_in
 from bascule.jobs import Schedules
 from bascule.security import Permission, permissions_of_role
 from bascule.security.keys import GRANTABLE
@@ -363,6 +371,8 @@ def test_a_person_tries_a_model_by_the_session_and_not_after_its_end(here):
 
 def test_a_device_that_is_revoked_reports_no_more_on_the_connection_that_it_has(here):
     place, name = f"{here.control}/api/v1/edge", f"camera-{time.monotonic_ns()}"
+    root_key = key_in(here.settings.home / "root.pem", create=True)
+    open_repository(here.settings, is_new=True).init([root_key], 1)
     _, header = here.key(Permission("keys"))
     enrolled = httpx.post(
         f"{place}/devices", json={"device": name, "group": "stable"}, headers=header
