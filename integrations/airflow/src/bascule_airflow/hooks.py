@@ -8,7 +8,7 @@ from typing import Any
 from airflow.exceptions import AirflowException
 from airflow.sdk import BaseHook
 
-from bascule_client.control import ControlClient, path_of
+from bascule_client.control import ControlClient
 
 RUNNING, DONE = "running", "done"
 
@@ -41,20 +41,21 @@ class BasculeHook(BaseHook):
 
     def start(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Start a job, or go on with it: the status of its run."""
-        return self.get_conn().ask("POST", path_of("batch", "runs"), dict(job), user="airflow")
+        return self.get_conn().do("POST /api/v1/batch/runs", dict(job), user="airflow")
 
     def status(self, run: str) -> dict[str, Any]:
         """How far a run is."""
-        return self.get_conn().ask("GET", path_of("batch", "runs", run))
+        return self.get_conn().do("GET /api/v1/batch/runs/{run}", run=run)
 
     def cancel(self, run: str) -> dict[str, Any]:
         """Stop a run after the batch under way."""
-        return self.get_conn().ask("POST", path_of("batch", "runs", run, "cancel"), user="airflow")
+        stop = "POST /api/v1/batch/runs/{run}/cancel"
+        return self.get_conn().do(stop, user="airflow", run=run)
 
     def test_connection(self) -> tuple[bool, str]:
         """What the page of connections shows."""
         try:
-            self.get_conn().ask("GET", path_of("batch", "runs"), limit=1)
+            self.get_conn().do("GET /api/v1/batch/runs", limit=1)
         except Exception as problem:
             return False, str(problem)
         return True, "the server answers"

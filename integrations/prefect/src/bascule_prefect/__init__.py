@@ -9,7 +9,7 @@ from prefect import get_run_logger, task
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
-from bascule_client.control import ControlClient, path_of
+from bascule_client.control import ControlClient
 
 __all__ = ["BasculeServer", "RunNotDone", "score_table", "wait_for_run"]
 
@@ -55,7 +55,7 @@ def score_table(
         RunNotDone: The run did not come to its end.
     """
     job = {**(options or {}), "model": model, "from": source, "to": sink}
-    status = server.client().ask("POST", path_of("batch", "runs"), job, user="prefect")
+    status = server.client().do("POST /api/v1/batch/runs", job, user="prefect")
     return _waited(server.client(), status["run"], poll_s)
 
 
@@ -67,7 +67,7 @@ def wait_for_run(run: str, *, server: BasculeServer, poll_s: float = 2.0) -> dic
 
 def _waited(client: ControlClient, run: str, poll_s: float) -> dict[str, Any]:
     log, told_s = get_run_logger(), time.monotonic()
-    while (status := client.ask("GET", path_of("batch", "runs", run)))["state"] == _RUNNING:
+    while (status := client.do("GET /api/v1/batch/runs/{run}", run=run))["state"] == _RUNNING:
         if time.monotonic() - told_s > _LOG_S:
             told_s = time.monotonic()
             log.info("run %s: %s of %s rows", run, status["rows"], status["expected_rows"])
