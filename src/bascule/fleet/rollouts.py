@@ -2,8 +2,8 @@
 
 A device is a cluster of requests: it gives one outcome a phase. It is *sick* where it failed its
 golden check, refused or left a version, or has at least twice the share of errors of its own time
-before; *silent* where nothing came from it in the latter half of `hold_s`; else *well*, or, if it
-reports and has not taken the candidate, of no outcome yet.
+before; *silent* where nothing came from it in the latter half of the phase so far; else *well*, or,
+if it reports and has not taken the candidate, of no outcome yet.
 
 The salt draws the devices of each phase at random from those that stay, and both arms are judged by
 one rule at one moment of the server's clock. So reports may come late, twice or never, and sooner
@@ -219,7 +219,7 @@ def _looked(
     drawn, is_full = candidate_of(plan, state), LOOKS[number] >= 1
     earlier = plan.phases[state.phase - 1] if state.phase else 0.0
     drawn_before = msgspec.structs.replace(drawn, share=earlier)
-    heard_since = now - timedelta(seconds=plan.hold_s / 2)
+    heard_since = now - (now - state.since) / 2
     arms: dict[bool, Counter[Outcome]] = {True: Counter(), False: Counter()}
     for device in seen:
         is_drawn = drawn.takes(device.device)

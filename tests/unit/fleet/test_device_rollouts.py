@@ -53,6 +53,14 @@ def decided(number=FULL, at=LATER, state=START, **arms):
     return decide(PLAN, state, number, seen(at, **arms), at)
 
 
+@pytest.mark.parametrize("silence", [0.99, 1.01])
+def test_a_device_is_silent_after_half_of_the_phase_also_when_the_phase_takes_longer(silence):
+    at = T0 + 2 * HOLD
+    look = decide(PLAN, START, LOOKS.index(2.0), seen(at - silence * HOLD), at).looks[-1]
+    silent = (look.exposed, look.others) if silence > 1 else (0, 0)
+    assert (look.bad, look.others_bad) == silent
+
+
 def test_a_version_that_harms_no_device_passes_its_first_phase_when_the_hold_is_over():
     state = decided()
     assert (state.status, state.phase, state.since) == ("running", 1, LATER)
