@@ -78,7 +78,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
         every: Outcomes from one snapshot to the next.
         held_out: Outcomes after a snapshot, which it has not learnt and is judged by.
         batch: Outcomes that are learnt at once.
-        classes: The labels, in the order of the probabilities.
+        classes: The labels, in the order of the probabilities; none of a regression.
     """
 
     data: str = "the ledger"
@@ -86,7 +86,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
     every: Annotated[int, msgspec.Meta(ge=1)]
     held_out: Annotated[float, msgspec.Meta(ge=1)] = 1_000
     batch: Annotated[int, msgspec.Meta(ge=1)] = 100
-    classes: Annotated[tuple[str | int | float | bool, ...], msgspec.Meta(min_length=2)]
+    classes: tuple[str | int | float | bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,9 @@ def parsed(name: str, content: Any) -> Pipeline:
             f"pipeline {name}: a command needs model_file", hint='model_file = "model.ubj"'
         )
     if isinstance(result, Learner):
+        if len(result.classes) == 1:
+            hint = "name all labels, or none where the target is a number"
+            raise Invalid(f"pipeline {name}: one class alone", hint=hint)
         whole = (result.every % result.batch, result.held_out % result.batch) == (0, 0)
         if not whole or result.held_out >= result.every or not result.fit:
             raise Invalid(

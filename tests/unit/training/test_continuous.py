@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from pathlib import Path
 
 import msgspec
@@ -35,7 +34,7 @@ from bascule.training import (
     read_pipeline,
     save_state,
 )
-from bascule.training.learnable import answers_of, tested_then_learnt as learnt_rows
+from bascule.training.learnable import answers_of, opened, tested_then_learnt as learnt_rows
 
 CODE = """
 from river import linear_model, naive_bayes, preprocessing, tree
@@ -260,7 +259,7 @@ def test_a_model_of_scikit_learn_learns_a_batch_at_a_time_and_skips_rows_that_la
         rows = slice(max(start, 10), start + 50)
         alone.partial_fit(frame[rows], truth[rows], classes=[0, 1])
     assert state.learned == 400
-    model = pickle.loads(state.model)
+    model = opened(state.model)
     place = {name: at for at, name in enumerate(alone.feature_names_in_)}
     expected = [alone.coef_[0][place[name]] for name in model.feature_names_in_]
     assert model.coef_[0].tolist() == pytest.approx(expected)
@@ -305,5 +304,5 @@ def test_a_tree_of_river_is_served_as_code_of_its_own(home):
     state = open_state(home / "training" / f"{key_of(own)}.state", own)
     inputs, _ = phishing(300)
     columns = {name: np.array([row[name] for row in inputs]) for name in inputs[0]}
-    expected = answers_of(pickle.loads(state.champion), pa.Table.from_pylist(inputs), (0, 1))
+    expected = answers_of(opened(state.champion), pa.Table.from_pylist(inputs), (0, 1))
     assert bundle.predict(columns)["label"].tolist() == expected
