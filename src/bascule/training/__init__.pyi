@@ -1,3 +1,4 @@
+from .architectures import Architectures as Architectures
 from .automl import (
     Candidate as Candidate,
     Outcome as Outcome,

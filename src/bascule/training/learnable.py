@@ -6,7 +6,6 @@ is compiled. Any other of river is packed as code of the user's own, with the mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,11 +106,10 @@ def packable(model: Any, classes: Sequence[Any], names: Sequence[str], folder: P
     linear = {2: LogisticRegression, 0: LinearRegression}.get(len(classes))
     if [type(step) for step in steps] == [StandardScaler, linear]:
         return _as_sklearn(steps[0], steps[1], classes, names)
-    files = {name: folder / name for name in ("model.json", "classes.json")}
-    files["model.json"].write_bytes(saved(model))
-    files["classes.json"].write_text(json.dumps(classes))
+    file = folder / "model.json"
+    file.write_bytes(served_river.saved((model, tuple(classes))))
     return PythonModel(
-        entry="served_river:Model", code=served_river.__file__, files=files,
+        entry="served_river:Model", code=served_river.__file__, files={file.name: file},
         requirements=(f"river=={version('river')}",), classes=tuple(classes) or None,
         task="classification" if classes else "regression",
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             the target, `{model}` for the file to write.
         model_file: The name of that file: its ending tells what it holds.
         parameters: Of `fit`, or the environment of the command.
+        search: By parameter, what `bascule optimize --train` draws from: `[2, 8]` is a range,
+            `["log", 8, 256]` one of orders of magnitude, any other list is of choices.
         check: `FILE.py:NAME` of a pandera schema, or of a function that raises for bad rows.
         criteria: Gates, beside those of the settings.
         metric: What a challenger must be better in than the champion; empty: that of its task.
@@ -58,6 +61,7 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     command: tuple[str, ...] = ()
     model_file: str = ""
     parameters: dict[str, Any] = {}
+    search: dict[str, Annotated[list[int | float | str | bool], msgspec.Meta(min_length=2)]] = {}
     check: str = ""
     criteria: tuple[str, ...] = ()
     metric: str = ""
@@ -158,6 +162,15 @@ def parsed(name: str, content: Any) -> Pipeline:
         raise Invalid(
             f"pipeline {name}: {first_line(problem)}", hint="data, target and fit are needed"
         ) from None
+    for parameter, values in result.search.items():
+        ends = values[values[0] == "log" :]
+        is_range = len(ends) == 2 and not any(isinstance(end, str | bool) for end in ends)
+        least = 0 if len(ends) < len(values) else -math.inf
+        if (is_range or least == 0) and not (is_range and least < ends[0] < ends[1] < math.inf):
+            raise Invalid(
+                f"pipeline {name}: search.{parameter}: {values} is no range",
+                hint='write [2, 8], or ["log", 8, 256] of numbers over 0, the smaller first',
+            )
     if bool(result.fit) == bool(result.command):
         raise Invalid(f"pipeline {name}: needs fit or command", hint='fit = "train.py:fit"')
     if result.command and not result.model_file:

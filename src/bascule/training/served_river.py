@@ -8,7 +8,6 @@ A random generator whose owner has no seed is not kept: reading seeds it, so tha
 equal bytes.
 """
 
-import base64
 import copy
 import importlib
 import json
@@ -86,14 +85,12 @@ class _Writer:
         if kind is Random:
             return {"is": "random", "data": value.getstate()}
         if kind is bytes:
-            return {"is": "bytes", "data": base64.b64encode(value).decode()}
-        if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+            return {"is": "bytes", "data": value.decode("latin-1")}
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+            shape = "array" if isinstance(value, np.ndarray) else "scalar"
             order = "F" if value.flags.fnc else "C"
-            return {
-                "is": "array" if isinstance(value, np.ndarray) else "scalar", "order": order,
-                "data": base64.b64encode(value.tobytes(order)).decode(),
-                "dtype": value.dtype.str, "shape": value.shape,
-            }  # fmt: skip
+            data = value.tolist()
+            return {"is": shape, "of": value.dtype.str, "order": order, "data": data}
         if isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
             return {"is": "name", "of": _name_of(value)}
         if kind is types.MethodType:
@@ -146,7 +143,8 @@ class _Reader:
 
     def _make(self, place: int, node: dict[str, Any]) -> Any:
         """The object, empty where it can be filled afterwards: it may be in itself."""
-        kind, name, data = node["is"], node.get("of", ""), node.get("data")
+        kind, name = node["is"], node.get("of", "")
+        data: Any = node.get("data")
         if kind in _FILLED:
             return _FILLED[kind]()
         if kind in _WHOLE:
@@ -156,12 +154,11 @@ class _Reader:
             if data is not None:
                 generator.setstate((data[0], tuple(data[1]), data[2]))
             return generator
-        if kind in ("bytes", "array", "scalar"):
-            data = base64.b64decode(node["data"])
-            if kind == "bytes":
-                return data
-            array = np.frombuffer(bytearray(data), node["dtype"])  # which refuses objects
-            return array.reshape(node["shape"], order=node["order"])[... if kind == "array" else ()]
+        if kind == "bytes":
+            return data.encode("latin-1")
+        if kind in ("array", "scalar"):
+            array = np.array(data, name, order=node["order"])
+            return array if kind == "array" else array[()]
         args = self._values(node.get("args", ()))
         if kind == "method":
             function = getattr(type(args[0]), name)
@@ -188,10 +185,7 @@ class _Reader:
             value.__setstate__(state)
             return
         for name, own in (state or {}).items():
-            if isinstance(getattr(type(value), name, None), types.MemberDescriptorType):
-                object.__setattr__(value, name, own)
-            else:
-                vars(value)[name] = own
+            object.__setattr__(value, name, own)  # also of slots
 
     def _fill(self, place: int) -> None:
         node, value = self._nodes[place], self._made[place]
@@ -232,9 +226,7 @@ class Model:
 
     def load(self, folder: str) -> None:
         with open(f"{folder}/model.json", "rb") as file:
-            self.model = opened(file.read())
-        with open(f"{folder}/classes.json", "rb") as file:
-            self.classes = json.load(file)
+            self.model, self.classes = opened(file.read())
 
     def predict(self, columns: dict[str, Any]) -> dict[str, Any]:
         values = zip(*(column.tolist() for column in columns.values()), strict=True)

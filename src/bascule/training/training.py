@@ -16,9 +16,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,12 @@ class Prepared:
         """Names the run: equal for equal inputs."""
         return sha256_bytes(canonical_json(self.inputs)).removeprefix("sha256:")[:32]
 
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Prepared:
+        """The same rows and code, with other parameters."""
+        pipeline = self.pipeline.with_parameters(parameters)
+        inputs = {**self.inputs, "pipeline": _recorded(pipeline)}
+        return replace(self, pipeline=pipeline, inputs=inputs)
+
 
 def prepare(pipeline: Pipeline, tell: Tell = lambda _: None) -> Prepared:
     """Read the rows and the code of a pipeline; its paths are relative to the current folder.
@@ -110,8 +116,9 @@ def prepare(pipeline: Pipeline, tell: Tell = lambda _: None) -> Prepared:
 
 
 def train(
-    prepared: Prepared, work: Path, tell: Tell = lambda _: None, *, mlflow: str = ""
-) -> Trained:
+    prepared: Prepared, work: Path, tell: Tell = lambda _: None, *, mlflow: str = "",
+    lineage: Sequence[str] = (),
+) -> Trained:  # fmt: skip
     """Fit and pack, unless an earlier run has done so with the same inputs.
 
     Args:
@@ -120,6 +127,7 @@ def train(
         tell: Called with the name of each step when it begins.
         mlflow: The tracking server or store of the run of MLflow that the fit happens in; empty
             for none.
+        lineage: What the bundle comes of, beside the rows and the run of MLflow.
 
     Raises:
         Invalid: The code gives no model that can be packed.
@@ -128,7 +136,7 @@ def train(
         Unavailable: MLflow does not answer; nothing was fitted.
     """
     with _alone(work, prepared.key):
-        return _trained(prepared, work, tell, mlflow)
+        return _trained(prepared, work, tell, mlflow, lineage)
 
 
 @contextmanager
@@ -145,7 +153,9 @@ def _alone(work: Path, key: str) -> Iterator[None]:
         yield
 
 
-def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained:
+def _trained(
+    prepared: Prepared, work: Path, tell: Tell, mlflow: str, lineage: Sequence[str]
+) -> Trained:  # fmt: skip
     from bascule.bundle import load
     from bascule.training.tracking import end_autologging, inside_run
 
@@ -166,7 +176,8 @@ def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained
         end_autologging()
         fit_s = time.monotonic() - began_s
         tell("pack")
-        origins = [*_tracked_data(pipeline), *([f"mlflow:{run_id}@{mlflow}"] if run_id else [])]
+        origins = [*lineage, *_tracked_data(pipeline)]
+        origins += [f"mlflow:{run_id}@{mlflow}"] if run_id else []
         bundle = _packed(pipeline, model, rows, log, folder / _BUNDLE, origins)
     facts = {
         **prepared.inputs, "mlflow": {"run": run_id, "uri": without_secrets(mlflow)},
@@ -187,12 +198,18 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
     folder = Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
     installed = sorted(f"{own.name}=={own.version}" for own in distributions())
     return {
-        "pipeline": {**msgspec.to_builtins(pipeline), "data": masked(pipeline.data)},
+        "pipeline": _recorded(pipeline),
         "rows": {"all": len(rows), "newest": len(rows.newest), "sha256": rows.digest},
         "code": {"sha256": _code_digest(folder), **(provenance.git_state(folder) or {})},
         "environment": sha256_bytes("\n".join(installed).encode()),
         "python": sys.version.split()[0],
     }
+
+
+def _recorded(pipeline: Pipeline) -> dict[str, Any]:
+    """What of it decides about a model."""
+    fields = {**msgspec.to_builtins(pipeline), "data": masked(pipeline.data)}
+    return {name: value for name, value in fields.items() if name != "search"}
 
 
 def _code_digest(folder: Path) -> str:
@@ -227,7 +244,7 @@ def _fitted(
 ) -> Any:  # fmt: skip
     if fit is None:
         return _by_command(pipeline, rows, scratch, run_id)
-    inputs, truth = _split(pipeline, rows.train)
+    inputs, truth = split(pipeline, rows.train)
     known = {"run": log} if "run" in inspect.signature(fit).parameters else {}
     try:
         return fit(inputs, truth, **known, **pipeline.parameters)
@@ -282,13 +299,13 @@ def _packed(
     from bascule.packing import pack
 
     return pack(
-        model, name=pipeline.name, train=_split(pipeline, rows.train),
-        test=_split(pipeline, rows.newest), to=to, parameters=pipeline.parameters,
+        model, name=pipeline.name, train=split(pipeline, rows.train),
+        test=split(pipeline, rows.newest), to=to, parameters=pipeline.parameters,
         metrics=log.metrics, overwrite=True, lineage=origins,
     )  # fmt: skip
 
 
-def _split(pipeline: Pipeline, table: pa.Table) -> tuple[Any, Any]:
+def split(pipeline: Pipeline, table: pa.Table) -> tuple[Any, Any]:
     """The inputs and the truth; the time tells old rows from new ones, and is no input."""
     names = [name for name in (pipeline.target, pipeline.time) if name]
     return _as_pandas(table.drop_columns(names)), _as_pandas(table)[pipeline.target]
