@@ -17,7 +17,6 @@ from bascule.optimising import Device
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
-    from bascule.registry import Version
     from bascule.training import Architectures
 
 _LOG = logging.getLogger("bascule.jobs")
@@ -70,7 +69,7 @@ def optimise(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     reference = f"{version.model}/{version.number}"
     live.begin(f"a smaller {reference}", {})
     with Scratch("bascule-optimise-") as folder:
-        trainer = _trainer(plan, task.folder, version, folder) if plan.train else None
+        trainer = _trainer(plan, task.folder, version.model) if plan.train else None
         result = optimise(
             load(registry.path(version)), reference=reference, to=folder / "bundle",
             device=plan.device, trials=plan.trials, prunes=plan.prunes, trainer=trainer,
@@ -85,19 +84,19 @@ def optimise(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     return facts
 
 
-def _trainer(plan: _Input, folder: str, version: Version, work: Path) -> Architectures:
+def _trainer(plan: _Input, folder: str, model: str) -> Architectures:
     """Of the pipeline of the model. Raises `Invalid`, `NotFound`."""
     from bascule.kinds.child import enter
     from bascule.training import Architectures, prepare, read_pipeline
 
     enter(folder)
-    pipeline = read_pipeline(Path(plan.train), version.model)
+    pipeline = read_pipeline(Path(plan.train), model)
     if not pipeline.search:
         raise Invalid(
             f"pipeline {pipeline.name} has nothing to search",
             hint=f"write [pipeline.{pipeline.name}.search] with ranges: depth = [2, 8]",
         )
-    return Architectures(prepare(pipeline), work, [f"bundle:{version}@{version.digest}"])
+    return Architectures(prepare(pipeline))
 
 
 OPTIMISE = Kind(

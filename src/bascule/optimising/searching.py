@@ -117,8 +117,7 @@ def optimise(
         trials: How many points of the space are drawn.
         prunes: Whether small weights of networks are set to zero, for smaller downloads.
         seed: Of the search, and of the halves of the held-out rows.
-        trainer: `training.Architectures`, which trains candidates and has their folder. The parent
-            need not be a graph then.
+        trainer: `training.Architectures`, which trains candidates; the parent need be no graph.
         tell: Called with a sentence for each candidate.
 
     Raises:
@@ -279,14 +278,15 @@ class _Search:
         )  # fmt: skip
 
     def _pack(self, settings: Mapping[str, Any], to: Path, rows: _Rows, **options: Any) -> Bundle:
+        options["progress"] = lambda _: None
         if self._trainer is not None:
-            return cast("Bundle", self._trainer.train(settings))
+            return cast("Bundle", self._trainer.pack(settings, to, **options))
         data = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
         manifest, words = self._parent.manifest, Candidate(settings).words
         return pack(
             DerivedGraph(manifest, self._entry, data, words), name=manifest.name, to=to, test=rows,
             tolerance=self._entry.tolerance, allow_non_finite=manifest.allows_non_finite,
-            progress=lambda _: None, **options,
+            **options,
         )  # fmt: skip
 
     def _check(self, bundle: Bundle, criteria: Sequence[Criterion], rows: _Rows) -> GateReport:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from bascule.training.training import Prepared, split, train
+from bascule.core import Scratch
+from bascule.training.run_log import RunLog
+from bascule.training.training import Prepared, fitted, split
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -15,18 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Architectures:
-    """What `optimising.optimise` draws from, in place of ways to make a graph smaller.
+    """What `optimising.optimise` draws from, in place of ways to make a graph smaller."""
 
-    Attributes:
-        prepared: The pipeline, its rows and its code.
-        work: The folder of the bundles: each architecture is trained once.
-        lineage: Of each bundle.
-    """
-
+    FIRST: ClassVar[Sequence[dict[str, Any]]] = ()
     prepared: Prepared
-    work: Path
-    lineage: Sequence[str]
-    FIRST: Sequence[Mapping[str, Any]] = ()
+    _models: dict[str, Any] = field(default_factory=dict)
 
     def held_out(self) -> tuple[dict[str, Any], Any]:
         """The newest rows, which no architecture is trained on, as columns, and their truth."""
@@ -38,15 +33,25 @@ class Architectures:
         search = self.prepared.pipeline.search
         return {name: _drawn(trial, name, values) for name, values in search.items()}
 
-    def train(self, settings: Mapping[str, Any]) -> Bundle:
-        """Fitted on the older rows and packed; raises as `training.train` does."""
-        chosen = self.prepared.with_parameters(settings)
-        return train(chosen, self.work, lineage=self.lineage).bundle
+    def pack(self, settings: Mapping[str, Any], to: Path, **options: Any) -> Bundle:
+        """Packed after one fit on the older rows: what is judged is what is packed in the end."""
+        from bascule.packing import pack
+
+        rows, pipeline = self.prepared.rows, self.prepared.pipeline.with_parameters(settings)
+        if (key := repr(settings)) not in self._models:
+            with Scratch("bascule-train-") as scratch:
+                log = RunLog(scratch)
+                self._models[key] = fitted(pipeline, self.prepared.fit, rows, log, scratch)
+        options |= {"parameters": pipeline.parameters, "name": pipeline.name, "to": to}
+        train, test = split(pipeline, rows.train), split(pipeline, rows.newest)
+        return pack(self._models[key], train=train, test=test, **options)
 
 
 def _drawn(trial: Any, name: str, values: Sequence[Any]) -> Any:
-    is_log, ends = values[0] == "log", values[values[0] == "log" :]
+    is_log = values[0] == "log"
     if not is_log and (len(values) != 2 or isinstance(values[0], str | bool)):
         return trial.suggest_categorical(name, values)
-    is_whole = all(isinstance(end, int) for end in ends)
-    return (trial.suggest_int if is_whole else trial.suggest_float)(name, *ends, log=is_log)
+    ends = values[1:] if is_log else values
+    if all(isinstance(end, int) for end in ends):
+        return trial.suggest_int(name, *ends, log=is_log)
+    return float(f"{trial.suggest_float(name, *ends, log=is_log):.3g}")

@@ -163,10 +163,10 @@ def parsed(name: str, content: Any) -> Pipeline:
             f"pipeline {name}: {first_line(problem)}", hint="data, target and fit are needed"
         ) from None
     for parameter, values in result.search.items():
-        ends = values[values[0] == "log" :]
-        is_range = len(ends) == 2 and not any(isinstance(end, str | bool) for end in ends)
-        least = 0 if len(ends) < len(values) else -math.inf
-        if (is_range or least == 0) and not (is_range and least < ends[0] < ends[1] < math.inf):
+        least = 0.0 if values[0] == "log" else -math.inf
+        ends: list[Any] = [end for end in values if not isinstance(end, str | bool)]
+        is_range = len(values) == (3 if least == 0 else 2) and len(ends) == 2
+        if (is_range and not least < ends[0] < ends[1] < math.inf) or (least == 0 and not is_range):
             raise Invalid(
                 f"pipeline {name}: search.{parameter}: {values} is no range",
                 hint='write [2, 8], or ["log", 8, 256] of numbers over 0, the smaller first',

@@ -16,9 +16,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,12 +92,6 @@ class Prepared:
         """Names the run: equal for equal inputs."""
         return sha256_bytes(canonical_json(self.inputs)).removeprefix("sha256:")[:32]
 
-    def with_parameters(self, parameters: Mapping[str, Any]) -> Prepared:
-        """The same rows and code, with other parameters."""
-        pipeline = self.pipeline.with_parameters(parameters)
-        inputs = {**self.inputs, "pipeline": _recorded(pipeline)}
-        return replace(self, pipeline=pipeline, inputs=inputs)
-
 
 def prepare(pipeline: Pipeline, tell: Tell = lambda _: None) -> Prepared:
     """Read the rows and the code of a pipeline; its paths are relative to the current folder.
@@ -116,9 +110,8 @@ def prepare(pipeline: Pipeline, tell: Tell = lambda _: None) -> Prepared:
 
 
 def train(
-    prepared: Prepared, work: Path, tell: Tell = lambda _: None, *, mlflow: str = "",
-    lineage: Sequence[str] = (),
-) -> Trained:  # fmt: skip
+    prepared: Prepared, work: Path, tell: Tell = lambda _: None, *, mlflow: str = ""
+) -> Trained:
     """Fit and pack, unless an earlier run has done so with the same inputs.
 
     Args:
@@ -127,7 +120,6 @@ def train(
         tell: Called with the name of each step when it begins.
         mlflow: The tracking server or store of the run of MLflow that the fit happens in; empty
             for none.
-        lineage: What the bundle comes of, beside the rows and the run of MLflow.
 
     Raises:
         Invalid: The code gives no model that can be packed.
@@ -136,7 +128,7 @@ def train(
         Unavailable: MLflow does not answer; nothing was fitted.
     """
     with _alone(work, prepared.key):
-        return _trained(prepared, work, tell, mlflow, lineage)
+        return _trained(prepared, work, tell, mlflow)
 
 
 @contextmanager
@@ -153,9 +145,7 @@ def _alone(work: Path, key: str) -> Iterator[None]:
         yield
 
 
-def _trained(
-    prepared: Prepared, work: Path, tell: Tell, mlflow: str, lineage: Sequence[str]
-) -> Trained:  # fmt: skip
+def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained:
     from bascule.bundle import load
     from bascule.training.tracking import end_autologging, inside_run
 
@@ -172,12 +162,11 @@ def _trained(
     began_s = time.monotonic()
     with Scratch("bascule-train-") as scratch:
         with inside_run(mlflow, pipeline, log, work) if mlflow else nullcontext("") as run_id:
-            model = _fitted(pipeline, fit, rows, log, scratch, run_id)
+            model = fitted(pipeline, fit, rows, log, scratch, run_id)
         end_autologging()
         fit_s = time.monotonic() - began_s
         tell("pack")
-        origins = [*lineage, *_tracked_data(pipeline)]
-        origins += [f"mlflow:{run_id}@{mlflow}"] if run_id else []
+        origins = [*_tracked_data(pipeline), *([f"mlflow:{run_id}@{mlflow}"] if run_id else [])]
         bundle = _packed(pipeline, model, rows, log, folder / _BUNDLE, origins)
     facts = {
         **prepared.inputs, "mlflow": {"run": run_id, "uri": without_secrets(mlflow)},
@@ -196,20 +185,16 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
     from bascule.packing.lineage import provenance
 
     folder = Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
+    fields = msgspec.to_builtins(pipeline)
+    del fields["search"]  # of which a run knows nothing
     installed = sorted(f"{own.name}=={own.version}" for own in distributions())
     return {
-        "pipeline": _recorded(pipeline),
+        "pipeline": {**fields, "data": masked(pipeline.data)},
         "rows": {"all": len(rows), "newest": len(rows.newest), "sha256": rows.digest},
         "code": {"sha256": _code_digest(folder), **(provenance.git_state(folder) or {})},
         "environment": sha256_bytes("\n".join(installed).encode()),
         "python": sys.version.split()[0],
     }
-
-
-def _recorded(pipeline: Pipeline) -> dict[str, Any]:
-    """What of it decides about a model."""
-    fields = {**msgspec.to_builtins(pipeline), "data": masked(pipeline.data)}
-    return {name: value for name, value in fields.items() if name != "search"}
 
 
 def _code_digest(folder: Path) -> str:
@@ -239,9 +224,10 @@ def _check(pipeline: Pipeline, rows: Rows) -> None:
         ) from problem
 
 
-def _fitted(
-    pipeline: Pipeline, fit: Any, rows: Rows, log: RunLog, scratch: Path, run_id: str
+def fitted(
+    pipeline: Pipeline, fit: Any, rows: Rows, log: RunLog, scratch: Path, run_id: str = ""
 ) -> Any:  # fmt: skip
+    """The model that the code of a pipeline makes of the older rows."""
     if fit is None:
         return _by_command(pipeline, rows, scratch, run_id)
     inputs, truth = split(pipeline, rows.train)
