@@ -42,7 +42,8 @@ def opened(data: bytes, seed: int = 0) -> Any:
     try:
         return served_river.opened(data, seed)
     except Exception as problem:  # of bytes that were changed, any
-        raise Untrusted(f"the learner's model cannot be read: {problem}") from problem
+        hint = "bring the learner's state back from a backup, or move it away and begin anew"
+        raise Untrusted(f"the learner's model cannot be read: {problem}", hint=hint) from problem
 
 
 def tested_then_learnt(
