@@ -48,10 +48,9 @@ class Architectures:
 
 
 def _drawn(trial: Any, name: str, values: Sequence[Any]) -> Any:
-    is_log = values[0] == "log"
-    if not is_log and (len(values) != 2 or isinstance(values[0], str | bool)):
+    ends, is_log = [own for own in values if not isinstance(own, str | bool)], values[0] == "log"
+    if not is_log and not len(values) == len(ends) == 2:
         return trial.suggest_categorical(name, values)
-    ends = values[1:] if is_log else values
     if all(isinstance(end, int) for end in ends):
         return trial.suggest_int(name, *ends, log=is_log)
     return float(f"{trial.suggest_float(name, *ends, log=is_log):.3g}")

@@ -163,6 +163,7 @@ def test_what_is_searched_is_no_part_of_a_training_run(home):
         ('["log", 1, 4]', {1, 2, 3, 4}),
         ('["relu", "tanh"]', {"relu", "tanh"}),
         ("[true, false]", {True, False}),
+        ('[8, "auto"]', {8, "auto"}),
     ],
 )
 def test_a_list_is_a_range_or_choices(home, written, drawn):

@@ -51,6 +51,9 @@ def bayes():
 def linear():
     return preprocessing.StandardScaler() | linear_model.LinearRegression()
 
+def regressor():
+    return tree.HoeffdingTreeRegressor(grace_period=50)
+
 def bagging():
     return ensemble.BaggingClassifier(naive_bayes.GaussianNB(), n_models=2)
 
@@ -202,18 +205,33 @@ def test_a_regression_learns_numbers_as_river_alone_does(home):
     truths = [truth for _, truth in pairs]
     Path("pipeline.toml").write_text(TOML.replace("logistic", "linear").replace("classes", "#"))
     tell(home, record(home, inputs, [14.0] * 550, output="prediction"), truths)
-    result = run(home)
+    own = learner()
+    state = learnt(home, own, open_state(home / "state", own))
     model = preprocessing.StandardScaler() | linear_model.LinearRegression()
     losses = []
     for row, truth in zip(inputs, truths, strict=True):
         losses.append(abs(model.predict_one(row) - truth))
         model.learn_one(row, truth)
-    assert result["metrics"]["prequential_absolute_error"] == pytest.approx(np.mean(losses))
-    assert result["metrics"]["served_absolute_error"] == pytest.approx(
-        np.mean([abs(truth - 14) for truth in truths])
-    )
+    assert state.prequential.mean() == pytest.approx(np.mean(losses))
+    assert state.served.mean() == pytest.approx(np.mean(np.abs(np.array(truths) - 14)))
+
+
+@pytest.mark.slow  # packs, and builds an environment with river
+@pytest.mark.parametrize(("start", "kind"), [("linear", "onnx"), ("regressor", "")])
+def test_a_snapshot_of_a_regression_is_served_and_answers_numbers(home, start, kind):
+    Path("pipeline.toml").write_text(TOML.replace("logistic", start).replace("classes", "#"))
+    inputs, _ = phishing(350)
+    truths = [row["https"] * 3 + row["popup_window"] for row in inputs]
+    tell(home, record(home, inputs, [1.0] * 350, output="prediction"), truths)
+    metrics = run(home)["metrics"]
+    assert metrics["prequential_absolute_error"] < metrics["served_absolute_error"]
     bundle = load(open_registry(Settings(home=home)).path("late/1"))
-    assert (bundle.task, bundle.manifest.programs[0].kind) == ("regression", "onnx")
+    assert bundle.task == "regression"
+    assert [own.kind for own in bundle.manifest.programs] == [kind] * bool(kind)
+    state = open_state(home / "training" / f"{key_of(learner())}.state", learner())
+    columns = {name: np.array([row[name] for row in inputs]) for name in inputs[0]}
+    expected = answers_of(opened(state.champion), pa.Table.from_pylist(inputs), ())
+    assert bundle.predict(columns)["prediction"].tolist() == pytest.approx(expected)
 
 
 def test_a_truth_that_is_no_number_is_not_learnt_by_a_regression(home):
