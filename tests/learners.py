@@ -18,9 +18,9 @@ from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
 def record(
     home: Path, rows: Sequence[dict[str, Any]], labels: Sequence[Any], *, model: str = "late",
-    version: str = "1", first: int = 0,
+    version: str = "1", first: int = 0, output: str = "label",
 ) -> list[str]:  # fmt: skip
-    """Answer each row by its label; gives the ids, of which `first` is the number of the first."""
+    """Answer each row by its label, or number; gives the ids, of which `first` is the first."""
     recorder = LedgerRecorder(SpoolWriter(home), max_rows_per_s=10**9)
     start_ns = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp() * 1e9)
     ids = [f"p{number:06d}" for number in range(first, first + len(rows))]
@@ -30,7 +30,7 @@ def record(
             started_ns=start_ns + (first + place) * 10**9 - recorder._epoch_ns,
         )  # fmt: skip
         call = Call({name: np.array([value]) for name, value in row.items()}, 1)
-        answer = Answer({"label": np.array([label])}, AnsweredBy(model, version, "onnx"))
+        answer = Answer({output: np.array([label])}, AnsweredBy(model, version, "onnx"))
         recorder.add(context, call, answer, MetricLabels(model, version), 200, 10**6)
     recorder.close()
     return ids

@@ -116,6 +116,7 @@ LOADERS = {
     "bascule.console.site": "modules of pages",
     "bascule.core.names": "the one loader of `module:name`",
     "bascule.packing.statements.cost": "a library that may not be installed",
+    "bascule.training.served_river": "runs without this package; its classes are of river",
 }
 """Modules that import by a text, and why they do not use `load_named`."""
 

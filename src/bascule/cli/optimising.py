@@ -25,6 +25,9 @@ def optimize(
         typer.Option(help="'size <= 1 MB', 'latency_p50 <= 5 ms', 'accuracy >= parent - 0.01'."),
     ] = None,
     trials: Annotated[int, typer.Option(help="How many ways to make it smaller are tried.")] = 60,
+    train: Annotated[
+        Path | None, typer.Option(help="Train other sizes by the model's pipeline in this file.")
+    ] = None,
     prune: Annotated[
         bool, typer.Option(help="Try zeros in networks too: smaller downloads, equal files.")
     ] = False,
@@ -41,6 +44,7 @@ def optimize(
     profile = msgspec.structs.replace(profile, budgets=(*profile.budgets, *(budget or ())))
     content = {
         "model": model, "trials": trials, "prunes": prune, "device": msgspec.to_builtins(profile),
+        "train": str(train or ""),
     }  # fmt: skip
     result = result_of("optimise", content, as_json=as_json)
     if chart is not None:

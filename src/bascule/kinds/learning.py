@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -66,7 +65,7 @@ def run_learner(
             break
     training.save_state(file, state)
     # Without labels in the ledger, nothing is known of what was served.
-    counts = training.arrived(ledger, learner) if state.served.tested else []
+    counts = training.arrived(ledger, learner) if state.served.tested and learner.classes else []
     weighted, told = training.arrival(counts)
     sentence = "; ".join(filter(None, [
         f"{state.learned - before:,} outcomes learnt, {state.learned:,} in all", *sentences, told,
@@ -74,15 +73,16 @@ def run_learner(
     _LOG.info("%s", sentence)
     if result["version"]:  # the record of a run that has pushed nothing is replaced by the next
         live.begin(f"{learner.name} {result['version']}", {})
+    loss = "error_rate" if learner.classes else "absolute_error"
     metrics = {
-        "prequential_error_rate": state.prequential.mean(), "learned": state.learned,
-        "served_error_rate": state.served.mean(), "served_weighted_error_rate": 1 - weighted,
+        f"prequential_{loss}": state.prequential.mean(), "learned": state.learned,
+        f"served_{loss}": state.served.mean(), "served_weighted_error_rate": 1 - weighted,
         "unknown_truths": state.unknown,
     }  # fmt: skip
     return {
         **result, "sentence": sentence, "parameters": learner.parameters, "was_known": False,
         "metrics": {name: value for name, value in metrics.items() if value == value},
-        "curves": {"prequential_error_rate": curve}, "rows_seen": state.learned,
+        "curves": {f"prequential_{loss}": curve}, "rows_seen": state.learned,
     }  # fmt: skip
 
 
@@ -104,12 +104,12 @@ def _pushed(
     """Pack and push the snapshot. A run that was killed after the push is given its version."""
     from bascule.bundle import load
     from bascule.packing import pack
-    from bascule.training import packable
+    from bascule.training import opened, packable
 
-    table = state.rows.to_pandas()
+    table = state.table().to_pandas()
     inputs, truth = table.drop(columns="truth"), table["truth"]
     cut = len(table) - int(learner.held_out)
-    snapshot = pickle.loads(state.snapshot)
+    snapshot = opened(state.snapshot)
     with Scratch("bascule-learn-") as scratch:
         bundle = pack(
             packable(snapshot, learner.classes, list(inputs), scratch), name=learner.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -16,18 +17,20 @@ from bascule.optimising import Device
 
 if TYPE_CHECKING:
     from bascule.settings import Settings
+    from bascule.training import Architectures
 
 _LOG = logging.getLogger("bascule.jobs")
 _DAY_S = 86_400.0
 
 
 class _Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A version, a device, and how long to search."""
+    """A version, a device, how long to search, and the pipelines' file, to train architectures."""
 
     model: str
     device: Device = Device()
     trials: Annotated[int, msgspec.Meta(ge=1)] = 60
     prunes: bool = False
+    train: str = ""
 
 
 def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -42,7 +45,12 @@ def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def confined(content: Mapping[str, Any], _places: Sequence[str], _folder: str) -> None:
-    """A caller of the API may search, and runs no commands on the server."""
+    """A caller of the API may search, and runs no commands or code on the server."""
+    if content["train"]:
+        raise Refused(
+            "the code of a pipeline is not run for callers of the API",
+            hint="run bascule optimize beside the server, or leave out `train`",
+        )
     if content["device"]["measure"]:
         raise Refused(
             "the command of a device is not run for callers of the API",
@@ -61,16 +69,34 @@ def optimise(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     reference = f"{version.model}/{version.number}"
     live.begin(f"a smaller {reference}", {})
     with Scratch("bascule-optimise-") as folder:
+        trainer = _trainer(plan, task.folder, version.model) if plan.train else None
         result = optimise(
             load(registry.path(version)), reference=reference, to=folder / "bundle",
-            device=plan.device, trials=plan.trials, prunes=plan.prunes, tell=_LOG.info,
+            device=plan.device, trials=plan.trials, prunes=plan.prunes, trainer=trainer,
+            tell=_LOG.info,
         )  # fmt: skip
         facts = {**result.to_json(), "reference": reference, "version": None}
         if result.bundle is not None:
             pushed = registry.push(result.bundle.path, by=task.by)
-            facts |= judge_pushed(settings, registry, pushed, task.by)
+            own = trainer.prepared.pipeline.criteria if trainer else ()
+            facts |= judge_pushed(settings, registry, pushed, task.by, own)
             facts["version"] = f"{pushed.model}/{pushed.number}"
     return facts
+
+
+def _trainer(plan: _Input, folder: str, model: str) -> Architectures:
+    """Of the pipeline of the model. Raises `Invalid`, `NotFound`."""
+    from bascule.kinds.child import enter
+    from bascule.training import Architectures, prepare, read_pipeline
+
+    enter(folder)
+    pipeline = read_pipeline(Path(plan.train), model)
+    if not pipeline.search:
+        raise Invalid(
+            f"pipeline {pipeline.name} has nothing to search",
+            hint=f"write [pipeline.{pipeline.name}.search] with ranges: depth = [2, 8]",
+        )
+    return Architectures(prepare(pipeline))
 
 
 OPTIMISE = Kind(

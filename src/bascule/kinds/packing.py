@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,19 +94,19 @@ def forecasts(settings: Settings, task: Task, _live: Live) -> dict[str, Any]:
 
 
 def judge_pushed(
-    settings: Settings, registry: Registry, version: Version, user: str
+    settings: Settings, registry: Registry, version: Version, user: str, own: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The version, after the gates of the settings, if there are any, have judged it."""
+    """The version, after the gates of the settings and its own, if any, have judged it."""
     from datetime import UTC, datetime
 
     from bascule.bundle import load
     from bascule.release import check_and_record
 
     said: dict[str, Any] = {"model": version.model, "number": version.number}
-    if criteria := settings.gates.criteria:
+    if criteria := [*settings.gates.criteria, *own]:
         _, problem = check_and_record(
-            load(registry.path(version)), criteria, registry, version, configured=criteria,
-            now=datetime.now(UTC), by=user,
+            load(registry.path(version)), criteria, registry, version,
+            configured=settings.gates.criteria, now=datetime.now(UTC), by=user,
         )  # fmt: skip
         if problem is not None:
             said["warning"] = problem.message

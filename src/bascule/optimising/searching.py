@@ -1,5 +1,7 @@
 """Searches for a smaller model within a budget, judges it against its parent, and packs it.
 
+Candidates are the parent's graph made smaller, or models of other architectures, newly trained.
+
 Each candidate is a bundle, measured and judged by the criteria of the gates. Half of the held-out
 rows serve the search: they calibrate, prune and compare. The other half is asked afterwards, of the
 candidates on the front within the budget, from the largest to the smallest, until the first one
@@ -21,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -101,6 +103,7 @@ def optimise(
     trials: int = 60,
     prunes: bool = False,
     seed: int = 0,
+    trainer: Any = None,
     tell: _Tell = lambda _: None,
 ) -> Optimised:
     """The smallest model within the budgets of a device that is not worse than its parent.
@@ -114,6 +117,7 @@ def optimise(
         trials: How many points of the space are drawn.
         prunes: Whether small weights of networks are set to zero, for smaller downloads.
         seed: Of the search, and of the halves of the held-out rows.
+        trainer: `training.Architectures`, which trains candidates; the parent need be no graph.
         tell: Called with a sentence for each candidate.
 
     Raises:
@@ -122,7 +126,7 @@ def optimise(
         MissingExtra: Optuna is not installed.
         Unavailable: The device cannot measure the parent.
     """
-    search = _Search(parent, device or Device(), reference, seed)
+    search = _Search(parent, device or Device(), reference, seed, trainer)
     search.run(trials, tell, prunes=prunes)
     if search.device.measure:
         search.measure_front(tell)
@@ -136,8 +140,10 @@ def optimise(
 class _Search:
     """The candidates of one parent, and the rows that each question is asked on."""
 
-    def __init__(self, parent: Bundle, device: Device, reference: str, seed: int) -> None:
-        columns, truth = parent.test_data() or ({}, None)
+    def __init__(
+        self, parent: Bundle, device: Device, reference: str, seed: int, trainer: Any
+    ) -> None:  # fmt: skip
+        columns, truth = trainer.held_out() if trainer else parent.test_data() or ({}, None)
         if truth is None:
             raise Invalid(
                 f"{parent.name} holds no test rows with their truth, to judge smaller models by",
@@ -149,8 +155,10 @@ class _Search:
         self._search_rows, self._gate_rows = (
             (take(columns, half), truth[half]) for half in np.array_split(order, 2)
         )
-        self._entry, self._graph = graph_of(parent)
-        self._room = _room_of(self._graph)
+        self._trainer, self._room = trainer, trainer
+        if trainer is None:
+            self._entry, self._graph = graph_of(parent)
+            self._room = _room_of(self._graph)
         self.tried: dict[str, Candidate] = {}
         self.device = device
         self._limits, self.compared = criteria_of(parent.task, device)
@@ -270,12 +278,15 @@ class _Search:
         )  # fmt: skip
 
     def _pack(self, settings: Mapping[str, Any], to: Path, rows: _Rows, **options: Any) -> Bundle:
+        options["progress"] = lambda _: None
+        if self._trainer is not None:
+            return cast("Bundle", self._trainer.pack(settings, to, **options))
         data = self._room.make(self._graph, settings, self._entry, self._search_rows[0])
         manifest, words = self._parent.manifest, Candidate(settings).words
         return pack(
             DerivedGraph(manifest, self._entry, data, words), name=manifest.name, to=to, test=rows,
             tolerance=self._entry.tolerance, allow_non_finite=manifest.allows_non_finite,
-            progress=lambda _: None, **options,
+            **options,
         )  # fmt: skip
 
     def _check(self, bundle: Bundle, criteria: Sequence[Criterion], rows: _Rows) -> GateReport:

@@ -1,3 +1,4 @@
+from .architectures import Architectures as Architectures
 from .automl import (
     Candidate as Candidate,
     Outcome as Outcome,
@@ -23,7 +24,7 @@ from .judging import (
     judged as judged,
     winner_over as winner_over,
 )
-from .learnable import packable as packable
+from .learnable import opened as opened, packable as packable
 from .loops import Loop as Loop, loop_of as loop_of
 from .pipelines import (
     Learner as Learner,

@@ -14,7 +14,6 @@ it, as `served`. A truth that is corrected after it was learnt is not learnt aga
 from __future__ import annotations
 
 import math
-import pickle
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +21,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import canonical_json, replacing, sha256_bytes
+import msgspec
+
+from bascule.core import Untrusted, canonical_json, first_line, replacing, sha256_bytes
 from bascule.monitoring.ledger import Ledger, quoted
 from bascule.monitoring.performance import places_of_labels
 from bascule.stats import mcnemar
 from bascule.training.judging import confidence_of_look
-from bascule.training.learnable import answers_of, seeded, tested_then_learnt
+from bascule.training.learnable import answers_of, opened, saved, tested_then_learnt
 from bascule.training.pipelines import named_code
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _UNLIKE = 1.1
 """Shares of truths that have come differ so many times before a run says so."""
 _OUTCOMES = """
 SELECT endpoint || chr(10) || id || '#' || row AS key, truth_first_received_at AS received_at,
-    truth, COLUMNS('^(input[.].*|output[.]label)$')
+    truth, truth_number, COLUMNS('^(input[.].*|output[.](label|prediction))$')
 FROM newest_predictions
 WHERE model = {model} AND status BETWEEN 200 AND 299 AND is_outcome {since}
 ORDER BY truth_first_received_at, time, endpoint, id, row
@@ -60,7 +61,7 @@ GROUP BY answer ORDER BY answer
 
 @dataclass(slots=True)
 class Tally:
-    """Answers that were tested, and how many of them were wrong."""
+    """Answers that were tested, and the sum of their losses: see `_losses`."""
 
     tested: int = 0
     lost: float = 0.0
@@ -79,12 +80,11 @@ class State:
     """What is kept between runs.
 
     Attributes:
-        model: Has learnt `learned` outcomes. A pickle, and so are the others: each is made once, so
-            that how a state was saved and opened is not in it.
+        model: Has learnt `learned` outcomes; as `learnable.saved` gives it, and so are the others.
         id: Tells the state from one of the same learner in another home.
         received_at: When the newest outcome of them was received.
         keys: Of their predictions, with that time, as far as `LOOKBACK` goes.
-        rows: The newest outcomes: a snapshot is packed with them.
+        rows: The newest outcomes, as Arrow has them: a snapshot is packed with them.
         snapshot: The model as it was when it had learnt `snapshot_at` outcomes; 0 for none.
         champion: The newest snapshot that has won; its version.
         prequential: See the module.
@@ -92,7 +92,7 @@ class State:
         look: The number of the comparison with this champion; one lasts from snapshot to snapshot.
         losses: Outcomes of this comparison in which the model was worse.
         wins: Those in which it was better.
-        unknown: Outcomes whose truth is none of the classes.
+        unknown: Outcomes whose truth is none of the classes, or no number.
     """
 
     model: bytes
@@ -100,7 +100,7 @@ class State:
     learned: int = 0
     received_at: datetime | None = None
     keys: dict[str, datetime] = field(default_factory=dict)
-    rows: Any = None
+    rows: bytes = b""
     snapshot: bytes = b""
     snapshot_at: int = 0
     champion: bytes = b""
@@ -128,14 +128,24 @@ class State:
         import pyarrow as pa
 
         self.learned += len(batch)
-        if self.rows is not None:
-            rows = pa.concat_tables([self.rows, rows], promote_options="permissive")
-        self.rows = rows.slice(max(0, len(rows) - learner.every - int(learner.held_out)))
+        if self.rows:
+            rows = pa.concat_tables([self.table(), rows], promote_options="permissive")
+        rows = rows.slice(max(0, len(rows) - learner.every - int(learner.held_out)))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as stream:
+            stream.write_table(rows)
+        self.rows = sink.getvalue().to_pybytes()
         received = batch["received_at"].to_pylist()
         self.received_at = max(filter(None, (self.received_at, received[-1])))
         self.keys.update(zip(batch["key"].to_pylist(), received, strict=True))
         oldest = self.received_at - LOOKBACK
         self.keys = {key: at for key, at in self.keys.items() if at > oldest}
+
+    def table(self) -> pa.Table:
+        """The rows: the inputs and `truth`."""
+        import pyarrow as pa
+
+        return pa.ipc.open_stream(self.rows).read_all()
 
 
 def key_of(learner: Learner) -> str:
@@ -147,21 +157,24 @@ def key_of(learner: Learner) -> str:
 def open_state(file: Path, learner: Learner) -> State:
     """The state in a file; without one, that of the model to begin with, which is saved at once.
 
-    The file is a pickle: this home's trainer wrote it, and it is trusted as the code of `fit`.
+    Raises `Untrusted` where the file is not what `save_state` writes.
     """
     if not file.is_file():
-        with seeded(-1):
-            model = named_code(learner.fit, "fit")(**learner.parameters)
-        save_state(file, State(pickle.dumps(model)))
-    state: State = pickle.loads(file.read_bytes())
-    return state
+        save_state(file, State(saved(named_code(learner.fit, "fit")(**learner.parameters))))
+    try:
+        return msgspec.msgpack.decode(file.read_bytes(), type=State)
+    except msgspec.MsgspecError as problem:
+        raise Untrusted(
+            f"{file} is no state of a learner: {first_line(problem)}",
+            hint="bring it back from a backup, or move it away: the learner then begins anew",
+        ) from None
 
 
 def save_state(file: Path, state: State) -> None:
     """Replace the file, or leave it as it is."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as target:
-        target.write_bytes(pickle.dumps(state))
+        target.write_bytes(msgspec.msgpack.encode(state))
 
 
 def new_batches(ledger: Ledger, learner: Learner, state: State) -> Iterator[pa.Table]:
@@ -193,20 +206,20 @@ def learn(learner: Learner, state: State, batch: pa.Table) -> str:
 
     inputs = batch.select([name for name in batch.column_names if name.startswith("input.")])
     inputs = inputs.rename_columns([name.removeprefix("input.") for name in inputs.column_names])
-    truths = _classes(learner, batch["truth"])
-    with seeded(state.learned):
-        model = pickle.loads(state.model)
-        own = _losses(tested_then_learnt(model, inputs, truths, learner.classes), truths)
-        state.model = pickle.dumps(model)
+    truths = _known(learner, batch["truth" if learner.classes else "truth_number"])
+    model = opened(state.model, state.learned)
+    own = _losses(learner, tested_then_learnt(model, inputs, truths, learner.classes), truths)
+    state.model = saved(model)
     state.prequential.add(own)
-    if "output.label" in batch.column_names:
-        state.served.add(_losses(_classes(learner, batch["output.label"]), truths))
+    served = "output.label" if learner.classes else "output.prediction"
+    if served in batch.column_names:
+        state.served.add(_losses(learner, _known(learner, batch[served]), truths))
     state.unknown += truths.count(None)
     state.take(learner, batch, inputs.append_column("truth", pa.array(truths)))
     sentence = ""
     if state.champion:
-        others = answers_of(pickle.loads(state.champion), inputs, learner.classes)
-        sentence = _compare(state, own, _losses(others, truths))
+        others = answers_of(opened(state.champion, state.learned), inputs, learner.classes)
+        sentence = _compare(state, own, _losses(learner, others, truths))
     if state.learned % learner.every == 0:
         state.snapshot, state.snapshot_at = state.model, state.learned
         state.look, state.losses, state.wins = state.look + 1, 0, 0
@@ -235,16 +248,23 @@ def _compare(
     return sentence
 
 
-def _classes(learner: Learner, column: pa.ChunkedArray) -> list[Any]:
-    """None for what is no class."""
-    places = places_of_labels(column.to_pylist(), learner.classes)
+def _known(learner: Learner, column: pa.ChunkedArray) -> list[Any]:
+    """None for what is no class; without classes, for what is no finite number."""
+    values = column.to_pylist()
+    if not learner.classes:
+        return [None if own is None or not math.isfinite(own) else float(own) for own in values]
+    places = places_of_labels(values, learner.classes)
     return [None if place < 0 else learner.classes[place] for place in places]
 
 
-def _losses(answers: Sequence[Any], truths: Sequence[Any]) -> list[float | None]:
-    """1 for a wrong answer; None where answer or truth is not there."""
+def _losses(
+    learner: Learner, answers: Sequence[Any], truths: Sequence[Any]
+) -> list[float | None]:  # fmt: skip
+    """1 for a wrong class, or how far a number is off; None where answer or truth is not there."""
     return [
-        None if answer is None or truth is None else float(answer != truth)
+        None
+        if answer is None or truth is None
+        else float(answer != truth if learner.classes else abs(answer - truth))
         for answer, truth in zip(answers, truths, strict=True)
     ]
 

@@ -1,42 +1,49 @@
-"""Models that learn a few rows at a time, of river and of scikit-learn, and how they are packed.
+"""Models that learn a few rows at a time, of river and of scikit-learn: saved and packed.
 
-River's logistic regression after its scaler becomes the same model of scikit-learn, which is
-compiled. Any other of river is packed as code of the user's own, with the model beside it.
+River's logistic or linear regression after its scaler becomes the same model of scikit-learn, which
+is compiled. Any other of river is packed as code of the user's own, with the model beside it.
 """
 
 from __future__ import annotations
 
-import itertools
-import pickle
-import random
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid
+from bascule.bundle.originals import load_trusted
+from bascule.core import Invalid, Untrusted
+from bascule.packing.flavors import save
+from bascule.training import served_river
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@contextmanager
-def seeded(number: int) -> Iterator[None]:
-    """A `random.Random()` without a seed has one of `number` and a count, not one of the system.
+def saved(model: Any) -> bytes:
+    """The model as JSON where it is of river, else in skops' form. Equal models have equal bytes.
 
-    River's distributions have one each, which would be in the pickle of the model.
+    Raises `Invalid` where a part of it is of neither library.
     """
-    real, count = random.Random.seed, itertools.count()
-
-    def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
-        real(self, f"{number} {next(count)}" if a is None else a, version)
-
-    random.Random.seed = seed  # type: ignore[method-assign]
+    if not _is_of_river(model):
+        return save(model)
     try:
-        yield
-    finally:
-        random.Random.seed = real  # type: ignore[method-assign]
+        return served_river.saved(model)
+    except TypeError as problem:
+        raise Invalid(str(problem), hint="build the model from river's own parts") from None
+
+
+def opened(data: bytes, seed: int = 0) -> Any:
+    """What was saved; `seed` is for generators of river without one of their own.
+
+    Raises `Untrusted` where the bytes name anything but models of the two libraries.
+    """
+    if data[:1] != b"[":
+        return load_trusted(data, "the learner's model")
+    try:
+        return served_river.opened(data, seed)
+    except Exception as problem:  # of bytes that were changed, any
+        hint = "bring the learner's state back from a backup, or move it away and begin anew"
+        raise Untrusted(f"the learner's model cannot be read: {problem}", hint=hint) from problem
 
 
 def tested_then_learnt(
@@ -45,7 +52,8 @@ def tested_then_learnt(
     """What the model answers to rows before it learns them; None for no answer.
 
     A model of river answers and learns row by row; others answer all rows and then learn those of
-    them that lack no input. Rows without a truth are answered alone.
+    them that lack no input. Rows without a truth are answered alone. No classes: truths are
+    numbers.
     """
     is_known = [truth is not None for truth in truths]
     if _is_of_river(model):
@@ -60,12 +68,12 @@ def tested_then_learnt(
     learnt = frame.notna().all(axis=1).to_numpy() & is_known
     if learnt.any():
         known = [truth for truth, is_learnt in zip(truths, learnt, strict=True) if is_learnt]
-        model.partial_fit(frame[learnt], known, classes=list(classes))
+        model.partial_fit(frame[learnt], known, **({"classes": list(classes)} if classes else {}))
     return answers
 
 
 def answers_of(model: Any, inputs: pa.Table, classes: Sequence[Any]) -> list[Any]:
-    """Classes; None where the model has no answer yet."""
+    """Classes or numbers; None where the model has no answer yet."""
     if _is_of_river(model):
         return [_river_answer(model, row, classes) for row in _river_rows(inputs)]
     from sklearn.exceptions import NotFittedError
@@ -90,39 +98,43 @@ def packable(model: Any, classes: Sequence[Any], names: Sequence[str], folder: P
         return model
     from importlib.metadata import version
 
-    from river.linear_model import LogisticRegression
+    from river.linear_model import LinearRegression, LogisticRegression
     from river.preprocessing import StandardScaler
 
     from bascule.packing import PythonModel
 
     steps = list(getattr(model, "steps", {}).values())
-    if len(classes) == 2 and [type(step) for step in steps] == [StandardScaler, LogisticRegression]:
+    linear = {2: LogisticRegression, 0: LinearRegression}.get(len(classes))
+    if [type(step) for step in steps] == [StandardScaler, linear]:
         return _as_sklearn(steps[0], steps[1], classes, names)
-    file = folder / "model.pkl"
-    file.write_bytes(pickle.dumps((model, tuple(classes))))
+    file = folder / "model.json"
+    file.write_bytes(served_river.saved((model, tuple(classes))))
     return PythonModel(
-        entry="served_river:Model", code=Path(__file__).with_name("served_river.py"),
-        files={file.name: file}, requirements=(f"river=={version('river')}",),
-        classes=tuple(classes), task="classification",
+        entry="served_river:Model", code=served_river.__file__, files={file.name: file},
+        requirements=(f"river=={version('river')}",), classes=tuple(classes) or None,
+        task="classification" if classes else "regression",
     )  # fmt: skip
 
 
 def _as_sklearn(scaler: Any, linear: Any, classes: Sequence[Any], names: Sequence[str]) -> Any:
     import numpy as np
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LinearRegression, LogisticRegression
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-    first, last = StandardScaler(with_std=scaler.with_std), LogisticRegression()
+    first = StandardScaler(with_std=scaler.with_std)
+    last = LogisticRegression() if classes else LinearRegression()
     first.mean_ = np.array([scaler.means[name] for name in names])
     first.var_ = np.array([scaler.vars[name] for name in names])
     varies = first.var_ > 0 if scaler.with_std else np.ones(len(names), bool)
     first.scale_ = np.where(varies, np.sqrt(first.var_), 1.0) if scaler.with_std else None
     first.n_samples_seen_ = max(scaler.counts.values())
     weights = np.array([linear.weights.get(name, 0.0) for name in names])
-    last.coef_ = np.where(varies, weights, 0.0)[None]  # river scales what does not vary to 0
-    last.intercept_, last.n_iter_ = np.array([float(linear.intercept)]), np.array([1])
-    last.classes_ = np.array(classes)
+    last.coef_ = np.where(varies, weights, 0.0)  # river scales what does not vary to 0
+    last.intercept_ = float(linear.intercept)
+    if classes:
+        last.coef_, last.intercept_ = last.coef_[None], np.array([last.intercept_])
+        last.n_iter_, last.classes_ = np.array([1]), np.array(classes)
     first.feature_names_in_ = np.array(names, object)
     first.n_features_in_ = last.n_features_in_ = len(names)
     return Pipeline([("scale", first), ("predict", last)])
@@ -138,14 +150,11 @@ def _is_of_river(model: Any) -> bool:
 
 
 def _river_rows(inputs: pa.Table) -> list[dict[str, Any]]:
-    """A value that is missing is left out, as river has it.
-
-    Equal texts are one object: which of them are would be in the pickle of the model.
-    """
-    columns = {sys.intern(name): inputs[name].to_pylist() for name in inputs.column_names}
+    """A value that is missing is left out, as river has it."""
+    columns = {name: inputs[name].to_pylist() for name in inputs.column_names}
     return [
         {
-            name: sys.intern(value) if isinstance(value, str) else value
+            name: value
             for name, value in zip(columns, row, strict=True)
             if value is not None and value == value
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             the target, `{model}` for the file to write.
         model_file: The name of that file: its ending tells what it holds.
         parameters: Of `fit`, or the environment of the command.
+        search: By parameter, what `bascule optimize --train` draws from: `[2, 8]` is a range,
+            `["log", 8, 256]` one of orders of magnitude, any other list is of choices.
         check: `FILE.py:NAME` of a pandera schema, or of a function that raises for bad rows.
         criteria: Gates, beside those of the settings.
         metric: What a challenger must be better in than the champion; empty: that of its task.
@@ -58,6 +61,7 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     command: tuple[str, ...] = ()
     model_file: str = ""
     parameters: dict[str, Any] = {}
+    search: dict[str, Annotated[list[int | float | str | bool], msgspec.Meta(min_length=2)]] = {}
     check: str = ""
     criteria: tuple[str, ...] = ()
     metric: str = ""
@@ -78,7 +82,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
         every: Outcomes from one snapshot to the next.
         held_out: Outcomes after a snapshot, which it has not learnt and is judged by.
         batch: Outcomes that are learnt at once.
-        classes: The labels, in the order of the probabilities.
+        classes: The labels, in the order of the probabilities; none of a regression.
     """
 
     data: str = "the ledger"
@@ -86,7 +90,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
     every: Annotated[int, msgspec.Meta(ge=1)]
     held_out: Annotated[float, msgspec.Meta(ge=1)] = 1_000
     batch: Annotated[int, msgspec.Meta(ge=1)] = 100
-    classes: Annotated[tuple[str | int | float | bool, ...], msgspec.Meta(min_length=2)]
+    classes: tuple[str | int | float | bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,15 @@ def parsed(name: str, content: Any) -> Pipeline:
         raise Invalid(
             f"pipeline {name}: {first_line(problem)}", hint="data, target and fit are needed"
         ) from None
+    for parameter, values in result.search.items():
+        least = 0.0 if values[0] == "log" else -math.inf
+        ends: list[Any] = [end for end in values if not isinstance(end, str | bool)]
+        is_range = len(values) == (3 if least == 0 else 2) and len(ends) == 2
+        if (is_range and not least < ends[0] < ends[1] < math.inf) or (least == 0 and not is_range):
+            raise Invalid(
+                f"pipeline {name}: search.{parameter}: {values} is no range",
+                hint='write [2, 8], or ["log", 8, 256] of numbers over 0, the smaller first',
+            )
     if bool(result.fit) == bool(result.command):
         raise Invalid(f"pipeline {name}: needs fit or command", hint='fit = "train.py:fit"')
     if result.command and not result.model_file:
@@ -165,6 +178,9 @@ def parsed(name: str, content: Any) -> Pipeline:
             f"pipeline {name}: a command needs model_file", hint='model_file = "model.ubj"'
         )
     if isinstance(result, Learner):
+        if len(result.classes) == 1:
+            hint = "name all labels, or none where the target is a number"
+            raise Invalid(f"pipeline {name}: one class alone", hint=hint)
         whole = (result.every % result.batch, result.held_out % result.batch) == (0, 0)
         if not whole or result.held_out >= result.every or not result.fit:
             raise Invalid(

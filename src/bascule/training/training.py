@@ -162,7 +162,7 @@ def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained
     began_s = time.monotonic()
     with Scratch("bascule-train-") as scratch:
         with inside_run(mlflow, pipeline, log, work) if mlflow else nullcontext("") as run_id:
-            model = _fitted(pipeline, fit, rows, log, scratch, run_id)
+            model = fitted(pipeline, fit, rows, log, scratch, run_id)
         end_autologging()
         fit_s = time.monotonic() - began_s
         tell("pack")
@@ -185,9 +185,11 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
     from bascule.packing.lineage import provenance
 
     folder = Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
+    fields = msgspec.to_builtins(pipeline)
+    del fields["search"]  # of which a run knows nothing
     installed = sorted(f"{own.name}=={own.version}" for own in distributions())
     return {
-        "pipeline": {**msgspec.to_builtins(pipeline), "data": masked(pipeline.data)},
+        "pipeline": {**fields, "data": masked(pipeline.data)},
         "rows": {"all": len(rows), "newest": len(rows.newest), "sha256": rows.digest},
         "code": {"sha256": _code_digest(folder), **(provenance.git_state(folder) or {})},
         "environment": sha256_bytes("\n".join(installed).encode()),
@@ -222,12 +224,13 @@ def _check(pipeline: Pipeline, rows: Rows) -> None:
         ) from problem
 
 
-def _fitted(
-    pipeline: Pipeline, fit: Any, rows: Rows, log: RunLog, scratch: Path, run_id: str
+def fitted(
+    pipeline: Pipeline, fit: Any, rows: Rows, log: RunLog, scratch: Path, run_id: str = ""
 ) -> Any:  # fmt: skip
+    """The model that the code of a pipeline makes of the older rows."""
     if fit is None:
         return _by_command(pipeline, rows, scratch, run_id)
-    inputs, truth = _split(pipeline, rows.train)
+    inputs, truth = split(pipeline, rows.train)
     known = {"run": log} if "run" in inspect.signature(fit).parameters else {}
     try:
         return fit(inputs, truth, **known, **pipeline.parameters)
@@ -282,13 +285,13 @@ def _packed(
     from bascule.packing import pack
 
     return pack(
-        model, name=pipeline.name, train=_split(pipeline, rows.train),
-        test=_split(pipeline, rows.newest), to=to, parameters=pipeline.parameters,
+        model, name=pipeline.name, train=split(pipeline, rows.train),
+        test=split(pipeline, rows.newest), to=to, parameters=pipeline.parameters,
         metrics=log.metrics, overwrite=True, lineage=origins,
     )  # fmt: skip
 
 
-def _split(pipeline: Pipeline, table: pa.Table) -> tuple[Any, Any]:
+def split(pipeline: Pipeline, table: pa.Table) -> tuple[Any, Any]:
     """The inputs and the truth; the time tells old rows from new ones, and is no input."""
     names = [name for name in (pipeline.target, pipeline.time) if name]
     return _as_pandas(table.drop_columns(names)), _as_pandas(table)[pipeline.target]

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from river import datasets, linear_model, metrics, naive_bayes, preprocessing, tree
+from river.datasets import synth
 from sklearn.linear_model import SGDClassifier
 from tests.learners import record, tell
 from tests.ledger_rows import killed_at
@@ -19,7 +20,7 @@ from tests.ledger_rows import killed_at
 from bascule import training
 from bascule.app import open_registry
 from bascule.bundle import load
-from bascule.core import Conflict, Invalid
+from bascule.core import Conflict, Invalid, Untrusted
 from bascule.jobs import Task, Unrecorded
 from bascule.kinds import KINDS
 from bascule.monitoring.ledger import Ledger
@@ -35,10 +36,10 @@ from bascule.training import (
     read_pipeline,
     save_state,
 )
-from bascule.training.learnable import answers_of, tested_then_learnt as learnt_rows
+from bascule.training.learnable import answers_of, opened, tested_then_learnt as learnt_rows
 
 CODE = """
-from river import linear_model, naive_bayes, preprocessing, tree
+from river import compose, ensemble, linear_model, naive_bayes, preprocessing, tree
 from sklearn.linear_model import SGDClassifier
 
 def logistic():
@@ -46,6 +47,18 @@ def logistic():
 
 def bayes():
     return naive_bayes.GaussianNB()
+
+def linear():
+    return preprocessing.StandardScaler() | linear_model.LinearRegression()
+
+def regressor():
+    return tree.HoeffdingTreeRegressor(grace_period=50)
+
+def bagging():
+    return ensemble.BaggingClassifier(naive_bayes.GaussianNB(), n_models=2)
+
+def own_step():
+    return compose.FuncTransformer(logistic) | linear_model.LogisticRegression()
 
 def hoeffding():
     return tree.HoeffdingTreeClassifier(grace_period=50)
@@ -123,6 +136,126 @@ def test_without_delay_the_prequential_accuracy_is_that_of_river_alone(home, sta
     assert state.prequential.tested - state.prequential.lost == accuracy.cm.total_true_positives
 
 
+def drifting(rows):
+    """Labels whose rule changes in the middle."""
+    before, after = (synth.SEA(variant, seed=1) for variant in (0, 3))
+    stream = synth.ConceptDriftStream(before, after, seed=1, position=rows // 2, width=20)
+    pairs = list(stream.take(rows))
+    return [{f"x{name}": value for name, value in row.items()} for row, _ in pairs], [
+        int(truth) for _, truth in pairs
+    ]
+
+
+def follows_river_alone(home, stream, rows, comes):
+    """Rows are answered in chunks of 50; truths come three chunks later, of some answers alone."""
+    inputs, truths = stream(rows)
+    own, answers, waiting = learner(), [], []
+    state = open_state(home / "state", own)
+    alone = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+    for start in range(0, rows, 50):
+        chunk = range(start, start + 50)
+        table = pa.Table.from_pylist([inputs[place] for place in chunk])
+        answers += answers_of(opened(state.model), table, own.classes)
+        assert answers[start:] == [int(alone.predict_one(inputs[place])) for place in chunk]
+        ids = record(home, [inputs[own] for own in chunk], answers[start:], first=start)
+        waiting.append([(i, p) for i, p in zip(ids, chunk, strict=True) if comes(answers[p], p)])
+        if len(waiting) <= 3:
+            continue
+        late = waiting[-4]
+        tell(home, [name for name, _ in late], [truths[place] for _, place in late])
+        told = [place for chunk in waiting[:-3] for _, place in chunk]
+        for place in told[state.learned : len(told) // 50 * 50]:
+            alone.learn_one(inputs[place], bool(truths[place]))
+        learnt(home, own, state)
+    told = told[: state.learned]
+    assert state.served.tested - state.served.lost == sum(answers[p] == truths[p] for p in told)
+    right = np.array(answers) == np.array(truths)
+    return state, right, right[told].mean()
+
+
+def test_late_truths_are_learnt_as_river_alone_learns_them_late(home):
+    state, _, _ = follows_river_alone(
+        home, phishing, 450, lambda answer, place: answer or place % 4
+    )
+    assert state.learned >= 200
+
+
+@pytest.mark.slow  # 7,500 predictions in 150 looks at the ledger
+@pytest.mark.parametrize("stream", [phishing, drifting])
+def test_of_late_truths_that_depend_on_the_answer_the_bias_is_told(home, stream):
+    rows = 1250 if stream is phishing else 2500
+    everything = follows_river_alone(home / "all", stream, rows, lambda answer, place: True)
+    state, right, plain = follows_river_alone(
+        home / "some", stream, rows, lambda answer, place: answer or place % 5 == 0
+    )
+    assert everything[0].learned == rows - 150
+    assert arrival(arrived(Ledger(home / "all"), learner()))[1] == ""
+    weighted, told = arrival(arrived(Ledger(home / "some"), learner()))
+    assert told.startswith("truths came for")
+    assert abs(weighted - right.mean()) < 0.03 < plain - right.mean()
+    again = follows_river_alone(
+        home / "again", stream, rows, lambda answer, place: answer or place % 5 == 0
+    )
+    assert (state.model, state.snapshot) == (again[0].model, again[0].snapshot)
+
+
+def test_a_regression_learns_numbers_as_river_alone_does(home):
+    pairs = list(synth.FriedmanDrift(seed=1, position=(200, 300, 400)).take(550))
+    inputs = [{f"x{name}": value for name, value in row.items()} for row, _ in pairs]
+    truths = [truth for _, truth in pairs]
+    Path("pipeline.toml").write_text(TOML.replace("logistic", "linear").replace("classes", "#"))
+    tell(home, record(home, inputs, [14.0] * 550, output="prediction"), truths)
+    own = learner()
+    state = learnt(home, own, open_state(home / "state", own))
+    model = preprocessing.StandardScaler() | linear_model.LinearRegression()
+    losses = []
+    for row, truth in zip(inputs, truths, strict=True):
+        losses.append(abs(model.predict_one(row) - truth))
+        model.learn_one(row, truth)
+    assert state.prequential.mean() == pytest.approx(np.mean(losses))
+    assert state.served.mean() == pytest.approx(np.mean(np.abs(np.array(truths) - 14)))
+
+
+@pytest.mark.slow  # packs, and builds an environment with river
+@pytest.mark.parametrize(("start", "kind"), [("linear", "onnx"), ("regressor", "")])
+def test_a_snapshot_of_a_regression_is_served_and_answers_numbers(home, start, kind):
+    Path("pipeline.toml").write_text(TOML.replace("logistic", start).replace("classes", "#"))
+    inputs, _ = phishing(350)
+    truths = [row["https"] * 3 + row["popup_window"] for row in inputs]
+    tell(home, record(home, inputs, [1.0] * 350, output="prediction"), truths)
+    metrics = run(home)["metrics"]
+    assert metrics["prequential_absolute_error"] < metrics["served_absolute_error"]
+    bundle = load(open_registry(Settings(home=home)).path("late/1"))
+    assert bundle.task == "regression"
+    assert [own.kind for own in bundle.manifest.programs] == [kind] * bool(kind)
+    state = open_state(home / "training" / f"{key_of(learner())}.state", learner())
+    columns = {name: np.array([row[name] for row in inputs]) for name in inputs[0]}
+    expected = answers_of(opened(state.champion), pa.Table.from_pylist(inputs), ())
+    assert bundle.predict(columns)["prediction"].tolist() == pytest.approx(expected)
+
+
+def test_a_truth_that_is_no_number_is_not_learnt_by_a_regression(home):
+    Path("pipeline.toml").write_text(TOML.replace("logistic", "linear").replace("classes", "#"))
+    tell(home, record(home, [{"x": 1.0}] * 50, [1.0] * 50, output="prediction"), ["late"] * 50)
+    own = learner()
+    state = learnt(home, own, open_state(home / "state", own))
+    assert (state.learned, state.unknown, state.prequential.tested) == (50, 50, 0)
+
+
+@pytest.mark.parametrize("data", [pickle.dumps({"model": b"[]"}), b"", b"\x81\xa5model\x01"])
+def test_a_file_that_is_no_state_is_refused_and_not_run(home, data):
+    (home / "state").parent.mkdir(exist_ok=True)
+    (home / "state").write_bytes(data)
+    with pytest.raises(Untrusted, match="is no state of a learner"):
+        open_state(home / "state", learner())
+
+
+def test_a_model_with_a_function_of_the_users_own_is_refused_by_its_name(home):
+    own = learner(fit="learn.py:own_step")
+    with pytest.raises(Invalid, match="holds learn:logistic, which is not of river's models"):
+        open_state(home / "state", own)
+
+
 def test_an_outcome_is_learnt_once_when_it_is_late_sent_twice_or_corrected(home):
     inputs, truths = phishing(400)
     ids = record(home, inputs, [0] * 400)
@@ -153,7 +286,7 @@ def test_a_run_pushes_snapshots_with_their_parents(home):
     assert run(home)["version"] == ""
 
 
-@pytest.mark.parametrize("start", ["logistic", "bayes", "hoeffding", "sgd"])
+@pytest.mark.parametrize("start", ["logistic", "bayes", "hoeffding", "sgd", "bagging"])
 def test_a_model_depends_on_its_outcomes_and_not_on_where_runs_began(home, start):
     inputs, truths = phishing(500)
     ids = record(home, inputs, [0] * 500)
@@ -260,7 +393,7 @@ def test_a_model_of_scikit_learn_learns_a_batch_at_a_time_and_skips_rows_that_la
         rows = slice(max(start, 10), start + 50)
         alone.partial_fit(frame[rows], truth[rows], classes=[0, 1])
     assert state.learned == 400
-    model = pickle.loads(state.model)
+    model = opened(state.model)
     place = {name: at for at, name in enumerate(alone.feature_names_in_)}
     expected = [alone.coef_[0][place[name]] for name in model.feature_names_in_]
     assert model.coef_[0].tolist() == pytest.approx(expected)
@@ -305,5 +438,5 @@ def test_a_tree_of_river_is_served_as_code_of_its_own(home):
     state = open_state(home / "training" / f"{key_of(own)}.state", own)
     inputs, _ = phishing(300)
     columns = {name: np.array([row[name] for row in inputs]) for name in inputs[0]}
-    expected = answers_of(pickle.loads(state.champion), pa.Table.from_pylist(inputs), (0, 1))
+    expected = answers_of(opened(state.champion), pa.Table.from_pylist(inputs), (0, 1))
     assert bundle.predict(columns)["label"].tolist() == expected
