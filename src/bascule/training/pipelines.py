@@ -46,6 +46,15 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             won with 0, and all with 0.002, in the unit of the metric (bench/loop.py).
         endpoint: Which gets a challenger that has won; empty: none does.
         strategy: How it goes out, as of `bascule deploy`; empty: as the settings say.
+        refit: Whether a winner is fitted again to all rows, held-out ones too, and goes out so. It
+            is not exactly the version that was judged: parity and the gates that need no truth are
+            asked of it again. It has no held-out rows: nothing is calibrated on them, and no alert
+            compares `performance` with them. Later challengers meet the version that was judged.
+        changes_outcomes: Whether callers act on answers so that truths change, or never come: a
+            payment that is blocked has none. Verdicts name the danger where no row is held back.
+        holdback: The column that tells rows whose answer was held back (`Plan.holdback_percent`):
+            true, 1, or `holdback`, as in the column `arm` of the ledger. Where there are
+            `LEAST_HELD_BACK` of them, they alone train and judge. No input of the model.
     """
 
     name: str
@@ -64,6 +73,9 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     margin: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     endpoint: str = ""
     strategy: str = ""
+    refit: bool = False
+    changes_outcomes: bool = False
+    holdback: str = ""
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Pipeline:
         return msgspec.structs.replace(self, parameters={**self.parameters, **parameters})
@@ -79,6 +91,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
         held_out: Outcomes after a snapshot, which it has not learnt and is judged by.
         batch: Outcomes that are learnt at once.
         classes: The labels, in the order of the probabilities.
+        holdback: `arm`: it learns outcomes of held-back requests alone, however few.
     """
 
     data: str = "the ledger"
@@ -170,6 +183,11 @@ def parsed(name: str, content: Any) -> Pipeline:
             raise Invalid(
                 f"pipeline {name}: every and held_out are to be whole batches, of {result.batch}",
                 hint="held_out is to be less than every, and fit is needed",
+            )
+        if result.refit or result.holdback not in ("", "arm"):
+            raise Invalid(
+                f"pipeline {name}: a learner has no refit, and holdback is arm or empty",
+                hint="it learns the outcomes that judged a snapshot in any case",
             )
     return result
 
