@@ -184,28 +184,27 @@ def _verdict(
     A version that was judged against this champion keeps its verdict: a second look at the same
     rows is no new evidence. So does the champion that it has become.
     """
-    from bascule.training import challenges_of, confidence_of_look, feedback_of, judged, refits_of
+    from bascule.training import challenges_of, confidence_of_look, feedback_of, judged
 
     champion = _champion(settings, registry, pipeline)
     name = "" if champion is None else str(champion)
     challenges = challenges_of(registry, version.model)
     known = [own for own in challenges if own["champion"] == name]
-    # A champion that was fitted to all rows has learnt the newest: its judged version stands in.
-    refits = refits_of(registry, version.model)
-    stand_in = next((own for own in refits if refits[own] == name), name)
+    opponent = None if champion is None else _as_judged(registry, champion)
+    own_names = (name, str(opponent))
     # A run that was killed after its version went out finds it as the champion.
-    looks = challenges if str(version) in (name, stand_in) else known
+    looks = challenges if str(version) in own_names else known
     if own := [body for body in looks if body["challenger"] == str(version)]:
         return Verdict(own[0]["wins"], own[0]["sentence"])
-    if str(version) in (name, stand_in):
+    if str(version) in own_names:
         return Verdict(False, f"{version} is the champion already")
     passes = passes_gates(settings, registry, version, pipeline, by)
     lower, note = None, ""
     confidence = confidence_of_look(len(known) + 1)
-    if passes and champion is not None:
-        judged_one = registry.resolve(stand_in)
-        lower, note = _compared(registry, judged_one, trained.bundle, pipeline, confidence)
-        note += f", by {stand_in} before its refit" if stand_in != name else ""
+    if passes and opponent is not None:
+        lower, note = _compared(registry, opponent, trained.bundle, pipeline, confidence)
+        if opponent != champion:
+            note += f", with {name} as it was before its refit ({opponent})"
     verdict = judged(
         str(version), name, lower, note, margin=pipeline.margin, passes=passes
     )  # fmt: skip
@@ -218,6 +217,22 @@ def _verdict(
     }  # fmt: skip
     registry.add_statement(version, CHALLENGE, body, at=datetime.now(UTC), by=by)
     return verdict
+
+
+def _as_judged(registry: Registry, champion: Version) -> Version:
+    """What a challenger is compared with: a refit champion has learnt the newest rows.
+
+    The version that was judged in its place stands in for it, while its bundle is there.
+    """
+    from bascule.training import refits_of
+
+    refits = refits_of(registry, champion.model)
+    with suppress(NotFound):
+        for judged in (own for own in refits if refits[own] == str(champion)):
+            version = registry.resolve(judged, retired=True)
+            registry.path(version)
+            return version
+    return champion
 
 
 def _champion(settings: Settings, registry: Registry, pipeline: Pipeline) -> Version | None:

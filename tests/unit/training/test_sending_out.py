@@ -219,7 +219,7 @@ def test_a_challenger_meets_the_version_that_was_judged_where_the_champion_is_it
     assert again.wins
     verdict = judge(settings, registry, 2, declared)
     assert verdict.sentence.startswith("late/2 wins over late/3: roc_auc 0.")
-    assert verdict.sentence.endswith(", by late/1 before its refit")
+    assert verdict.sentence.endswith(", with late/3 as it was before its refit (late/1)")
     without = judge(settings, registry, 2, pipeline(metric="roc_auc", margin=0.1))
     assert without == verdict  # the verdict over this champion is kept
 
