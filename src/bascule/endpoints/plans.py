@@ -23,7 +23,7 @@ _SINCE = {"breaker": 2, "limits": 2, "holdback_percent": 3}
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
 """The usual names of arms. `previous` has no share: it stays loaded for a rollback."""
 HOLDBACK = "holdback"
-"""The arm of requests that are held back: the current version answers, and nobody acts on it."""
+"""The arm of held-back requests: the current version answers, and callers do not act on it."""
 
 KEY_UNITS = 16_384
 """Keys fall into so many units by `unit`. Those of one unit have one arm, but where a share ends
@@ -290,7 +290,10 @@ def _check(plan: Plan) -> None:
         )
     _check_within("plan.holdback_percent", plan.holdback_percent, _MAX_HOLDBACK_PERCENT, zero=True)
     if plan.holdback_percent and any(arm.name == HOLDBACK for arm in plan.arms):
-        raise Invalid(f"plan.arms: the name {HOLDBACK!r} is that of held-back requests")
+        raise Invalid(
+            f"plan.arms: the name {HOLDBACK!r} is that of held-back requests",
+            hint="give the arm another name",
+        )
     _check_resilience(plan)
     for index, threshold in enumerate(plan.slower_than_s):
         _check_within(f"plan.slower_than_s[{index}]", threshold, MAX_SLOWER_S)

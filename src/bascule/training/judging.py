@@ -72,7 +72,7 @@ def judged(
 
 
 def feedback_of(pipeline: Pipeline, rows: Mapping[str, Any]) -> str:
-    """What the answers of earlier versions did to the rows of a run; empty where nothing is told.
+    """What the answers of earlier versions did to the rows of a run; may be empty.
 
     Truths that follow from answers confirm them: a model that blocks what it fears sees no proof
     that it was wrong (performative prediction, Perdomo et al. 2020, section 2).

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bascule.training.pipelines import Pipeline
 
 LEAST_HELD_BACK = 1_000
-"""Of fewer held-back rows, a model says little: all rows are used, and the danger is told."""
+"""Of fewer held-back rows, a model says little: all rows are used, and verdicts name the danger."""
 _MARKS = ("true", "1", "holdback")
 
 
