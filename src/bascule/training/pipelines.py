@@ -41,9 +41,10 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         check: `FILE.py:NAME` of a pandera schema, or of a function that raises for bad rows.
         criteria: Gates, beside those of the settings.
         metric: What a challenger must be better in than the champion; empty: that of its task.
-        margin: By how much a challenger may be worse and win all the same. 0: it must be better,
-            which is strict where each run adds little: on the census 5 of 26 honest challengers
-            won with 0, and all with 0.002, in the unit of the metric (bench/loop.py).
+        margin: By how much a challenger may be worse and win all the same, in the unit of the
+            metric. 0: it must be better, which is strict where each run adds little: on the census
+            2 of 12 honest challengers won with 0, and all with 0.002 (bench/loop.py). With a
+            margin, a champion can lose it anew with each promotion.
         endpoint: Which gets a challenger that has won; empty: none does.
         strategy: How it goes out, as of `bascule deploy`; empty: as the settings say.
         refit: Whether a winner is fitted again to all rows, held-out ones too, and goes out so. It

@@ -13,7 +13,7 @@ from bascule.app import open_endpoints, open_registry, open_rollouts
 from bascule.bundle import load
 from bascule.endpoints import PlanChanges
 from bascule.kinds import KINDS
-from bascule.kinds.training import _send_out, _verdict
+from bascule.kinds.training import _send_out, _verdict, passes_gates
 from bascule.release.rollouts import RolloutRequest
 from bascule.settings import load_settings
 from bascule.training import CHALLENGE, REFIT, Pipeline, Run, Trained, challenges_of, loop_of
@@ -248,3 +248,14 @@ def test_a_verdict_names_the_danger_of_feedback_and_the_loop_says_what_helps(hom
     assert loop([run]).feedback == danger
     assert loop([run]).sentence == "late/1 is the champion, by endpoint late"
     assert loop([]).sentence == "late/1 is the champion, by endpoint late"  # runs of another host
+
+
+@pytest.mark.parametrize(
+    ("criterion", "passes"), [("size <= 100 MB", True), ("size <= 1 KB", False)]
+)
+def test_a_refit_meets_the_gates_that_ask_no_held_out_rows_and_no_others(home, criterion, passes):
+    settings, registry = home
+    declared = pipeline(criteria=("accuracy >= 0.9999", criterion))
+    version = registry.resolve("late/2")
+    assert not passes_gates(settings, registry, version, declared, "loop")
+    assert passes_gates(settings, registry, version, declared, "loop", of_form=True) is passes
