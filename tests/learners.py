@@ -18,7 +18,7 @@ from bascule.serving.telemetry import LedgerRecorder, MetricLabels
 
 def record(
     home: Path, rows: Sequence[dict[str, Any]], labels: Sequence[Any], *, model: str = "late",
-    version: str = "1", first: int = 0, output: str = "label",
+    version: str = "1", first: int = 0, output: str = "label", arm: str = "",
 ) -> list[str]:  # fmt: skip
     """Answer each row by its label, or number; gives the ids, of which `first` is the first."""
     recorder = LedgerRecorder(SpoolWriter(home), max_rows_per_s=10**9)
@@ -31,7 +31,7 @@ def record(
         )  # fmt: skip
         call = Call({name: np.array([value]) for name, value in row.items()}, 1)
         answer = Answer({output: np.array([label])}, AnsweredBy(model, version, "onnx"))
-        recorder.add(context, call, answer, MetricLabels(model, version), 200, 10**6)
+        recorder.add(context, call, answer, MetricLabels(model, version, model, arm), 200, 10**6)
     recorder.close()
     return ids
 

@@ -205,8 +205,8 @@ def set_endpoint(name: str, *, reason: str = "", dry_run: bool = False, **change
         name: The endpoint.
         reason: Why, for the history.
         dry_run: Check and decide, and change nothing.
-        **changes: `sticky_header`, `sticky_field`, `fallback`, `breaker` (a `BreakerRule`) and
-            `limits` (a `CallLimits`) of `bascule.endpoints`: see `PlanChanges`.
+        **changes: `sticky_header`, `sticky_field`, `fallback`, `holdback_percent`, `breaker` (a
+            `BreakerRule`) and `limits` (a `CallLimits`) of `bascule.endpoints`: see `PlanChanges`.
 
     Raises:
         NotFound: Nothing answers this name yet; or there is no such fallback.

@@ -100,6 +100,33 @@ def serves(connect, body):
 # -- the commands --
 
 
+def test_a_command_holds_back_keys_of_a_running_server_and_lets_them_go(
+    started, home, body, connect, command, monkeypatch
+):
+    monkeypatch.setenv("BASCULE_HOME", str(home))
+    server = started("gb/1", "--workers=2")
+    remote = f"--server=http://127.0.0.1:{server.control_port}"
+    arms = (Arm("current", "gb/1", 100.0),)
+    keys = [f"user{number}" for number in range(40)]
+
+    def drawn():
+        with connect(server.port) as client:
+            answers = [
+                client.request("POST", INFER, body, f"Bascule-Sticky: {key}\r\n").answer()
+                for key in keys
+            ]
+        assert {answer.status for answer in answers} == {200}
+        return [answer.headers.get("bascule-arm") for answer in answers]
+
+    for share in ("25", "0"):
+        code, out, said = command(remote, "endpoints", "set", "gb", "--holdback", share)
+        assert code == 0, said
+        assert f"{share} % of the requests are held back" in out
+        plan = Plan("gb", 2, arms, holdback_percent=float(share))
+        until(lambda plan=plan: drawn() == [choose(plan, key).name for key in keys])
+    assert command(remote, "endpoints", "set", "gb", "--holdback", "51")[0] != 0
+
+
 def test_a_version_is_deployed_rolled_back_and_listed_by_commands(
     started, home, body, connect, serves, control, command, monkeypatch
 ):

@@ -33,7 +33,7 @@ from bascule.bundle import load
 from bascule.jobs import Jobs, Task
 from bascule.kinds import KINDS
 from bascule.settings import load_settings
-from bascule.training import CHALLENGE
+from bascule.training import CHALLENGE, REFIT
 
 from .training_hosts import TrainingHost
 
@@ -225,3 +225,28 @@ def test_a_killed_controller_and_a_killed_run(controllers, store, tmp_path):
     until(lambda: place.jobs.get(job).is_ended, 600.0)
     assert place.fits == 3
     place.check()
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_before_its_refit_goes_out_is_done_by_the_next(host, kills, tmp_path):
+    def place(name: str) -> Place:
+        made = Place(tmp_path / name)
+        (made.folder / "pipeline.toml").write_text(TOML + "refit = true\n")
+        return made
+
+    lines = host.do(place("undisturbed").folder, kill_at=-1)["lines"]
+    for number in range(kills):
+        other = place(str(number))  # the second half judges, fits again and sends out
+        killed_at = lines // 2 + lines * number // (2 * kills) + 1
+        assert host.do(other.folder, kill_at=killed_at) == {"kind": "killed"}, killed_at
+        assert host.do(other.folder).get("wins"), killed_at
+        registry = open_registry(other.settings)
+        judged, refit = registry.versions("late")
+        assert len(registry.statements(judged, CHALLENGE)) == 1
+        assert [own.body["judged"] for own in registry.statements(refit, REFIT)] == [str(judged)]
+        assert registry.resolve("late@champion") == refit
+        assert load(registry.path(judged)).test_data() is not None
+        assert load(registry.path(refit)).test_data() is None
+        kept = len(list(other.folder.glob(".bascule/training/*/facts.json")))
+        assert kept == 2
+        assert other.fits <= 3  # a fit that was cut off is done again

@@ -92,20 +92,27 @@ def set_(
             help="The percentage of calls that are tried once more when a model's process died."
         ),
     ] = None,
+    holdback: Annotated[
+        float | None,
+        typer.Option(
+            help="The percentage of requests, or keys, that get the arm holdback, on which callers "
+            "do not act: their outcomes train and judge models. 0: none."
+        ),
+    ] = None,
     reason: WhyDeploy = "",
     dry_run: Annotated[bool, typer.Option(help="Tell what would happen, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Change how an endpoint answers, with the same versions: arms of users, fallback, breaker."""
     book = context.endpoints()
-    changes = _changes(book, name, sticky, fallback, breaker, timeout, retry)
+    changes = _changes(book, name, sticky, fallback, breaker, timeout, retry, holdback)
     made = book.change(name, changes, by=context.user(), reason=reason, dry_run=dry_run)
     tell_plan(made, dry_run=dry_run, as_json=as_json)
 
 
 def _changes(
     book: EndpointBook, name: str, sticky: Sequence[str] | None, fallback: str | None,
-    breaker: str | None, timeout: str | None, retry: float | None,
+    breaker: str | None, timeout: str | None, retry: float | None, holdback: float | None,
 ) -> PlanChanges:  # fmt: skip
     from bascule.endpoints import CallLimits, PlanChanges
 
@@ -125,9 +132,12 @@ def _changes(
             before.timeout_s if timeout is None else seconds_of(timeout, "--timeout"),
             before.retry_percent if retry is None else retry,
         )
+    if holdback is not None:
+        given["holdback_percent"] = holdback
     if not given:
         raise Invalid(
-            "nothing to change", hint="--sticky, --fallback, --breaker, --timeout or --retry"
+            "nothing to change",
+            hint="--sticky, --fallback, --breaker, --timeout, --retry or --holdback",
         )
     return PlanChanges(**given)
 

@@ -276,12 +276,15 @@ def status(
     if as_json:
         print_json({
             "champion": loop.champion or None, "endpoint": loop.endpoint or None,
+            "feedback": loop.feedback or None,
             "challenges": list(loop.challenges), "runs": [_json(own) for own in loop.runs],
             "triggers": [own.to_json() for own in loop.triggers],
             "rollouts": [own.rollout.id for own in loop.rollouts],
         })  # fmt: skip
         return
     say(loop.sentence)
+    if loop.feedback:
+        say(loop.feedback)
     print_table(
         ("judged", "challenger", "champion", "look", "", "why"),
         [

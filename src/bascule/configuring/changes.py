@@ -209,6 +209,7 @@ def _plan_of(spec: PlanSpec, name: str, number: int, books: Books) -> Plan:
         slower_than_s=spec.slower_than_s,
         breaker=None if spec.breaker is None else BreakerRule(**fields(spec.breaker)),
         limits=None if spec.limits is None else CallLimits(**fields(spec.limits)),
+        holdback_percent=spec.holdback_percent,
     )  # fmt: skip
 
 

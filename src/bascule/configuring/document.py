@@ -66,6 +66,7 @@ class PlanSpec(Spec, frozen=True):
     slower_than_s: tuple[float, ...] = ()
     breaker: BreakerSpec | None = None
     limits: LimitsSpec | None = None
+    holdback_percent: float = 0.0
 
 
 class DeploySpec(Spec, frozen=True):

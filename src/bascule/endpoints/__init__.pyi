@@ -8,6 +8,7 @@ from .exchangeable import is_exchangeable as is_exchangeable
 from .plans import (
     CANDIDATE as CANDIDATE,
     CURRENT as CURRENT,
+    HOLDBACK as HOLDBACK,
     KEY_UNITS as KEY_UNITS,
     PREVIOUS as PREVIOUS,
     Arm as Arm,

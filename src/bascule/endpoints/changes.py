@@ -24,6 +24,7 @@ class PlanChanges(
             settings of the model.
         breaker: None for that of the settings of the model.
         limits: Likewise.
+        holdback_percent: See `Plan`; 0 for none.
     """
 
     sticky_header: str | UnsetType = UNSET
@@ -31,6 +32,7 @@ class PlanChanges(
     fallback: str | UnsetType = UNSET
     breaker: BreakerRule | UnsetType | None = UNSET
     limits: CallLimits | UnsetType | None = UNSET
+    holdback_percent: float | UnsetType = UNSET
 
 
 def changed(before: Plan, changes: PlanChanges) -> Plan:
@@ -79,6 +81,8 @@ def differences(before: Plan, after: Plan) -> Iterator[str]:
         yield _breaker(after.breaker)
     if before.limits != after.limits:
         yield _limits(after.limits)
+    if before.holdback_percent != after.holdback_percent:
+        yield f"{after.holdback_percent:g} % of the requests are held back"
 
 
 def _sticky(plan: Plan) -> str:

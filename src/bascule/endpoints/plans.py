@@ -14,14 +14,16 @@ from typing import Any
 
 from bascule.core import BasculeError, Invalid, Reference, check_name
 
-SCHEMA = 2
+SCHEMA = 3
 """Of the JSON form. A plan with a greater number is refused. A plan is written with the smallest
 number that has its fields, so that earlier releases follow it too."""
-_SINCE = {"breaker": 2, "limits": 2}
+_SINCE = {"breaker": 2, "limits": 2, "holdback_percent": 3}
 """Fields, and their schema; other fields have schema 1."""
 
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
 """The usual names of arms. `previous` has no share: it stays loaded for a rollback."""
+HOLDBACK = "holdback"
+"""The arm of held-back requests: the current version answers, and callers do not act on it."""
 
 KEY_UNITS = 16_384
 """Keys fall into so many units by `unit`. Those of one unit have one arm, but where a share ends
@@ -30,6 +32,7 @@ in it. A unit is what a rollout counts once where requests have keys."""
 MAX_ARMS = 16
 MAX_THRESHOLDS = 6
 MAX_SLOWER_S = 3_600.0
+_MAX_HOLDBACK_PERCENT = 50.0
 MAX_FAILURES = 1_000_000
 _MAX_HEADER = 64
 _SHARES_TOLERANCE = 1e-6
@@ -112,6 +115,9 @@ class Plan:
         rollout: The id of the rollout that made the plan; empty for none.
         breaker: Of each arm; None for the settings of its model (`serving.models`).
         limits: Likewise.
+        holdback_percent: The share of the requests, or of the keys, that get the arm `holdback`,
+            before the others have theirs. Their outcomes are of no answer, so that a model can be
+            trained and judged on them: callers do not act on such an answer.
     """
 
     schema: int = field(init=False, default=1, repr=False, compare=False)
@@ -126,10 +132,11 @@ class Plan:
     rollout: str = ""
     breaker: BreakerRule | None = None
     limits: CallLimits | None = None
+    holdback_percent: float = 0.0
 
     def __post_init__(self) -> None:
         _check_schema(self.schema)  # of what a decoder has read
-        newer = [schema for name, schema in _SINCE.items() if getattr(self, name) is not None]
+        newer = [schema for name, schema in _SINCE.items() if getattr(self, name)]
         object.__setattr__(self, "schema", max(newer, default=1))
         _check(self)
 
@@ -162,7 +169,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         said = asdict(self) | {"slower_than_s": list(self.slower_than_s)}
         said["arms"] = list(said["arms"])
-        return {name: said[name] for name in said if name not in _SINCE or said[name] is not None}
+        return {name: said[name] for name in said if name not in _SINCE or said[name]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
@@ -230,6 +237,8 @@ def splits(plan: Plan) -> list[tuple[Arm, float]]:
     """The arms beside `current`, each with its share of what the arms before it leave, 0 to 1."""
     current, left = plan.current, 100.0
     made = []
+    if held := plan.holdback_percent:
+        made.append((Arm(HOLDBACK, current.version, held), held / 100))
     for arm in plan.arms:
         if arm is current or not arm.share_percent:
             continue
@@ -278,6 +287,12 @@ def _check(plan: Plan) -> None:
         raise Invalid(
             f"plan.slower_than_s: {len(plan.slower_than_s)} durations are more than "
             f"{MAX_THRESHOLDS}, the most of a plan"
+        )
+    _check_within("plan.holdback_percent", plan.holdback_percent, _MAX_HOLDBACK_PERCENT, zero=True)
+    if plan.holdback_percent and any(arm.name == HOLDBACK for arm in plan.arms):
+        raise Invalid(
+            f"plan.arms: the name {HOLDBACK!r} is that of held-back requests",
+            hint="give the arm another name",
         )
     _check_resilience(plan)
     for index, threshold in enumerate(plan.slower_than_s):

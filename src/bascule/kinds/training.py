@@ -6,7 +6,9 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from bascule.jobs import Jobs
     from bascule.registry import Registry, Version
     from bascule.settings import Settings
-    from bascule.training import Facts, Pipeline, Trained, Trigger
+    from bascule.training import Facts, Pipeline, Prepared, Trained, Trigger
 
 _LOG = logging.getLogger("bascule.jobs")
 _DAYS_S = 7 * 86_400.0
@@ -60,10 +62,20 @@ def confine(
 
 def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     """Train, push, judge; the winner becomes the champion, and goes out as its pipeline says."""
+    from msgspec import to_builtins
+
     from bascule.app import open_registry
     from bascule.kinds.child import enter
     from bascule.kinds.learning import run_learner
-    from bascule.training import Learner, Trained, prepare, read_pipeline, train, write_to_mlflow
+    from bascule.training import (
+        Learner,
+        Trained,
+        feedback_of,
+        prepare,
+        read_pipeline,
+        train,
+        write_to_mlflow,
+    )
 
     enter(task.folder)
     chosen = task.input
@@ -76,12 +88,16 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     def judge(
         registry: Registry, version: Version, bundle: Bundle, rows: int
     ) -> tuple[Verdict, str]:  # fmt: skip
-        learnt = Trained(bundle, {"rows": {"all": rows}}, was_known=False)
+        counts = {"all": rows, "held_back": rows, "is_clean": bool(pipeline.holdback)}
+        learnt = Trained(bundle, {"rows": counts}, was_known=False)
         return _judged(settings, registry, version, pipeline, learnt, task.by, tell)
 
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     if isinstance(pipeline, Learner):
-        return run_learner(settings, task, live, pipeline, judge)
+        declared = {**to_builtins(pipeline), "data": masked(pipeline.data)}
+        result = run_learner(settings, task, live, pipeline, judge)
+        clean = {"is_clean": bool(pipeline.holdback), "held_back": result["rows_seen"]}
+        return {**result, "pipeline": declared, "feedback": feedback_of(pipeline, clean)}
     prepared = prepare(pipeline, tell)
     mlflow = chosen.get("mlflow") or settings.tracking.mlflow
     trained = train(prepared, settings.home / "training", tell, mlflow=mlflow)
@@ -90,7 +106,10 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     tell("push")
     version = registry.push(trained.bundle.path, by=task.by)
     reference = f"{version.model}/{version.number}"
-    verdict, deployed = _judged(settings, registry, version, pipeline, trained, task.by, tell)
+    refit = partial(_refit, settings, registry, version, prepared, task.by, tell)
+    verdict, deployed = _judged(
+        settings, registry, version, pipeline, trained, task.by, tell, refit
+    )  # fmt: skip
     if mlflow and facts["mlflow"]["run"]:
         tell("record")
         outcome = {"version": reference, "sentence": verdict.sentence, "why": chosen["why"]}
@@ -106,6 +125,7 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
         "parameters": {**facts["logged"], **facts["pipeline"]["parameters"]},
         "wins": verdict.wins, "sentence": verdict.sentence, "deployed": deployed,
         "was_known": trained.was_known, "rows_seen": prepared.rows.seen,
+        "feedback": feedback_of(pipeline, facts["rows"]),
     }  # fmt: skip
 
 
@@ -121,13 +141,38 @@ def _metrics(trained: Trained) -> dict[str, float]:
 def _judged(
     settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
     trained: Trained, by: str, tell: Callable[[str], None],
+    refit: Callable[[], None] = lambda: None,
 ) -> tuple[Verdict, str]:  # fmt: skip
-    """The verdict, and what went out."""
+    """The verdict, and what went out; `refit` is called between them for a winner."""
     tell("judge")
     verdict = _verdict(settings, registry, version, pipeline, trained, by)
     _LOG.info("%s", verdict.sentence)
+    if verdict.wins and pipeline.refit:
+        refit()
     tell("deploy")
     return verdict, _send_out(settings, registry, pipeline, by)
+
+
+def _refit(
+    settings: Settings, registry: Registry, version: Version, prepared: Prepared, by: str,
+    tell: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Fit a winner to all rows, unless that was done; a killed run goes on after its last step.
+
+    Where it fails a gate, no statement says that the winner has become it, and nothing goes out.
+    """
+    from bascule.training import REFIT, refits_of, train
+
+    if str(version) in refits_of(registry, version.model):
+        return
+    tell("refit")
+    trained = train(prepared.on_all_rows(), settings.home / "training", tell)
+    again = registry.push(trained.bundle.path, by=by)
+    if passes_gates(settings, registry, again, prepared.pipeline, by, of_form=True):
+        body = {"judged": str(version), "rows": trained.facts["rows"]}
+        registry.add_statement(again, REFIT, body, at=datetime.now(UTC), by=by)
+    else:
+        _LOG.warning("%s, which is %s fitted to all rows, fails its gates", again, version)
 
 
 def _verdict(
@@ -139,26 +184,32 @@ def _verdict(
     A version that was judged against this champion keeps its verdict: a second look at the same
     rows is no new evidence. So does the champion that it has become.
     """
-    from bascule.training import challenges_of, confidence_of_look, judged
+    from bascule.training import challenges_of, confidence_of_look, feedback_of, judged
 
     champion = _champion(settings, registry, pipeline)
     name = "" if champion is None else str(champion)
     challenges = challenges_of(registry, version.model)
     known = [own for own in challenges if own["champion"] == name]
+    opponent = None if champion is None else _as_judged(registry, champion)
+    own_names = (name, str(opponent))
     # A run that was killed after its version went out finds it as the champion.
-    looks = challenges if name == str(version) else known
+    looks = challenges if str(version) in own_names else known
     if own := [body for body in looks if body["challenger"] == str(version)]:
         return Verdict(own[0]["wins"], own[0]["sentence"])
-    if name == str(version):
+    if str(version) in own_names:
         return Verdict(False, f"{version} is the champion already")
     passes = passes_gates(settings, registry, version, pipeline, by)
     lower, note = None, ""
     confidence = confidence_of_look(len(known) + 1)
-    if passes and champion is not None:
-        lower, note = _compared(registry, champion, trained.bundle, pipeline, confidence)
+    if passes and opponent is not None:
+        lower, note = _compared(registry, opponent, trained.bundle, pipeline, confidence)
+        if opponent != champion:
+            note += f", with {name} as it was before its refit ({opponent})"
     verdict = judged(
         str(version), name, lower, note, margin=pipeline.margin, passes=passes
     )  # fmt: skip
+    if champion is not None and (told := feedback_of(pipeline, trained.facts["rows"])):
+        verdict = replace(verdict, sentence=f"{verdict.sentence}; {told}")
     body = {
         "champion": name, "challenger": str(version), "look": len(known) + 1,
         "confidence": confidence, "wins": verdict.wins, "sentence": verdict.sentence,
@@ -166,6 +217,22 @@ def _verdict(
     }  # fmt: skip
     registry.add_statement(version, CHALLENGE, body, at=datetime.now(UTC), by=by)
     return verdict
+
+
+def _as_judged(registry: Registry, champion: Version) -> Version:
+    """What a challenger is compared with: a refit champion has learnt the newest rows.
+
+    The version that was judged in its place stands in for it, while its bundle is there.
+    """
+    from bascule.training import refits_of
+
+    refits = refits_of(registry, champion.model)
+    with suppress(NotFound):
+        for judged in (own for own in refits if refits[own] == str(champion)):
+            version = registry.resolve(judged, retired=True)
+            registry.path(version)
+            return version
+    return champion
 
 
 def _champion(settings: Settings, registry: Registry, pipeline: Pipeline) -> Version | None:
@@ -181,13 +248,19 @@ def _champion(settings: Settings, registry: Registry, pipeline: Pipeline) -> Ver
 
 
 def passes_gates(
-    settings: Settings, registry: Registry, version: Version, pipeline: Pipeline, by: str
-) -> bool:
-    """Whether a version passes the gates of the settings and of its pipeline; both are recorded."""
+    settings: Settings, registry: Registry, version: Version, pipeline: Pipeline, by: str, *,
+    of_form: bool = False,
+) -> bool:  # fmt: skip
+    """Whether a version passes the gates of the settings and of its pipeline; both are recorded.
+
+    `of_form`: of those gates that ask no held-out rows.
+    """
     from bascule.bundle import load
-    from bascule.release import check_and_record
+    from bascule.release import OF_FORM, Criterion, check_and_record
 
     criteria = [*settings.gates.criteria, *pipeline.criteria]
+    if of_form:
+        criteria = [own for own in criteria if Criterion.parse(own).metric in OF_FORM]
     if not criteria:
         return True
     report, problem = check_and_record(
@@ -222,14 +295,20 @@ def _send_out(settings: Settings, registry: Registry, pipeline: Pipeline, by: st
     A verdict sends its version out once: what a guard or a person has taken back stays back. A
     version that cannot go out yet waits: the next run or trigger comes here again.
     """
-    from bascule.training import challenges_of, winner_over
+    from bascule.training import challenges_of, refits_of, winner_over
 
     if pipeline.name not in registry.model_names():
         return ""
     champion = _champion(settings, registry, pipeline)
     challenges = challenges_of(registry, pipeline.name)
     won = winner_over("" if champion is None else str(champion), challenges)
-    if won is None or _went_out(settings, registry, pipeline, won):
+    if won is None:
+        return ""
+    judged, goes = won["challenger"], refits_of(registry, pipeline.name).get(won["challenger"])
+    if goes is None and pipeline.refit:
+        return f"{judged} waits until a run has fitted it to all rows"
+    won = {**won, "challenger": goes or judged}
+    if _went_out(settings, registry, pipeline, won):
         return ""
     try:
         version = registry.resolve(won["challenger"])

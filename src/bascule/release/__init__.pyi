@@ -3,6 +3,7 @@ from .checking import check as check, check_and_record as check_and_record
 from .criteria import (
     FIRST_CRITERION as FIRST_CRITERION,
     METRICS as METRICS,
+    OF_FORM as OF_FORM,
     Criterion as Criterion,
     NotWorse as NotWorse,
 )

@@ -40,6 +40,8 @@ DATA = (
     "train_test_overlap",
 )
 """What is asked of the held-out rows, and of the answers to them."""
+OF_FORM = frozenset({"parity", *LATENCIES, *SIZES})
+"""What can be asked of a bundle without held-out rows."""
 QUALITIES = frozenset(QUALITY_METRICS)
 """What is measured of answers with their truth: see `metrics.table`."""
 PRIVACIES = ("epsilon", "membership_epsilon")

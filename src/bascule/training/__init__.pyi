@@ -18,10 +18,13 @@ from .continuous import (
 from .judging import (
     CHALLENGE as CHALLENGE,
     CHAMPION as CHAMPION,
+    REFIT as REFIT,
     Verdict as Verdict,
     challenges_of as challenges_of,
     confidence_of_look as confidence_of_look,
+    feedback_of as feedback_of,
     judged as judged,
+    refits_of as refits_of,
     winner_over as winner_over,
 )
 from .learnable import opened as opened, packable as packable

@@ -151,6 +151,7 @@ class State:
 def key_of(learner: Learner) -> str:
     """Names the state: a learner that begins or learns in another way has another one."""
     parts = [learner.fit, learner.classes, learner.batch, learner.parameters]
+    parts += [learner.holdback] if learner.holdback else []
     return f"{learner.name}-{sha256_bytes(canonical_json(parts)).removeprefix('sha256:')[:12]}"
 
 
@@ -185,7 +186,7 @@ def new_batches(ledger: Ledger, learner: Learner, state: State) -> Iterator[pa.T
     if state.received_at is not None:
         oldest = state.received_at - LOOKBACK
         since = f"AND truth_first_received_at > TIMESTAMPTZ '{oldest.isoformat()}'"
-    sql = _OUTCOMES.format(model=quoted(learner.name), since=since)
+    sql = _outcomes(learner, since)
     table = ledger.query(sql, model=learner.name)
     table = table.filter(pa.array([key not in state.keys for key in table["key"].to_pylist()]))
     for start in range(0, len(table) - learner.batch + 1, learner.batch):
@@ -194,10 +195,15 @@ def new_batches(ledger: Ledger, learner: Learner, state: State) -> Iterator[pa.T
 
 def count_outcomes(ledger: Ledger, learner: Learner) -> int:
     """How many there are, learnt or not."""
-    sql = _OUTCOMES.format(model=quoted(learner.name), since="")
+    sql = _outcomes(learner)
     return int(
         ledger.query(f"SELECT count(*) AS n FROM ({sql})", model=learner.name)["n"][0].as_py()
     )
+
+
+def _outcomes(learner: Learner, since: str = "") -> str:
+    clean = "AND arm = 'holdback' " if learner.holdback else ""
+    return _OUTCOMES.format(model=quoted(learner.name), since=clean + since)
 
 
 def learn(learner: Learner, state: State, batch: pa.Table) -> str:

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bascule.registry import ModelRegistry
+    from bascule.training.pipelines import Pipeline
 
 CHAMPION = "champion"
 """The alias of the version that a challenger must beat, where a pipeline has no endpoint."""
 CHALLENGE = "challenge"
 """The kind of the statement that keeps a verdict beside its challenger."""
+REFIT = "refit"
+"""That beside a version that was fitted to all rows after another one, `judged`, had won."""
 ERROR = 0.05
 """The promise: so often at most, while a champion stays, a challenger wins that is not better."""
 
@@ -66,6 +69,30 @@ def judged(
     if lower > -margin:
         return Verdict(True, f"{challenger} wins over {champion}: {note}{allowed}")
     return Verdict(False, f"{challenger} loses to {champion}: {note}{allowed}")
+
+
+def feedback_of(pipeline: Pipeline, rows: Mapping[str, Any]) -> str:
+    """What the answers of earlier versions did to the rows of a run; may be empty.
+
+    Truths that follow from answers confirm them: a model that blocks what it fears sees no proof
+    that it was wrong (performative prediction, Perdomo et al. 2020, section 2).
+    """
+    held_back = rows.get("held_back") or 0
+    if rows.get("is_clean"):
+        return f"{held_back:,} held-back rows alone train and judge"
+    if not (pipeline.changes_outcomes or pipeline.holdback):
+        return ""
+    few = f"{held_back:,} held-back rows are too few" if held_back else "no row is held back"
+    return f"danger: answers change the truths that train and judge, and {few}"
+
+
+def refits_of(registry: ModelRegistry, model: str) -> dict[str, str]:
+    """Of the versions that were judged, those that were fitted again: what each has become."""
+    return {
+        str(statement.body["judged"]): str(version)
+        for version in registry.versions(model)
+        for statement in registry.statements(version, REFIT)
+    }
 
 
 def winner_over(champion: str, challenges: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

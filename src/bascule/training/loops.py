@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +24,14 @@ class Loop:
     Attributes:
         endpoint: That its pipeline deploys to; empty for none.
         champion: What challengers are compared with; empty for none.
+        feedback: What answers do to the rows of training; see `feedback_of`.
         challenges: See `challenges_of`.
     """
 
     model: str
     endpoint: str
     champion: str
+    feedback: str
     challenges: Sequence[dict[str, Any]]
     runs: Sequence[Run]
     triggers: Sequence[Scheduled]
@@ -53,16 +54,25 @@ def loop_of(
     """
     challenges = challenges_of(registry, model)
     own = [run for run in runs if run.pipeline == model]
-    endpoint = next((run.endpoint for run in own if run.version), "")
-    champion = ""
-    if endpoint:
-        plans = {stored.name: stored.current.plan for stored in endpoints.endpoints()}
-        champion = plans[endpoint].current.version if endpoint in plans else ""
-    else:
-        with suppress(NotFound):
+    latest = next((run for run in own if run.version), None)
+    endpoint, champion = latest.endpoint if latest else "", ""
+    plans = {stored.name: stored.current.plan for stored in endpoints.endpoints()}
+    if not endpoint:
+        try:
             champion = str(registry.resolve(f"{model}@{CHAMPION}"))
+        except NotFound:  # runs of other machines are not known here, their endpoint is
+            serving = (
+                name for name in plans if plans[name].current.version.startswith(f"{model}/")
+            )
+            endpoint = next(serving, "")
+    feedback = latest.feedback if latest else ""
+    if plan := plans.get(endpoint):
+        champion = plan.current.version
+        if feedback and not plan.holdback_percent:
+            feedback += f"; bascule endpoints set {endpoint} --holdback 2 holds some back"
     return Loop(
-        model=model, endpoint=endpoint, champion=champion, challenges=challenges, runs=own,
+        model=model, endpoint=endpoint, champion=champion, feedback=feedback,
+        challenges=challenges, runs=own,
         triggers=[one for one in triggers if one.schedule.job["pipeline"] in ("", model)],
         rollouts=rollouts.rollouts(endpoint)[::-1] if endpoint else [],
     )  # fmt: skip

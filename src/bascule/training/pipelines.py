@@ -44,11 +44,21 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         check: `FILE.py:NAME` of a pandera schema, or of a function that raises for bad rows.
         criteria: Gates, beside those of the settings.
         metric: What a challenger must be better in than the champion; empty: that of its task.
-        margin: By how much a challenger may be worse and win all the same. 0: it must be better,
-            which is strict where each run adds little: on the census 5 of 26 honest challengers
-            won with 0, and all with 0.002, in the unit of the metric (bench/loop.py).
+        margin: By how much a challenger may be worse and win all the same, in the unit of the
+            metric. 0: it must be better, which is strict where each run adds little: on the census
+            2 of 12 honest challengers won with 0, and all with 0.002 (bench/loop.py). With a
+            margin, a champion can lose it anew with each promotion.
         endpoint: Which gets a challenger that has won; empty: none does.
         strategy: How it goes out, as of `bascule deploy`; empty: as the settings say.
+        refit: Whether a winner is fitted again to all rows, held-out ones too, and goes out so. It
+            is not exactly the version that was judged: parity and the gates that need no truth are
+            asked of it again. It has no held-out rows: nothing is calibrated on them, and no alert
+            compares `performance` with them. Later challengers meet the version that was judged.
+        changes_outcomes: Whether callers act on answers so that truths change, or never come: a
+            payment that is blocked has none. Verdicts name the danger where no row is held back.
+        holdback: The column that tells rows whose answer was held back (`Plan.holdback_percent`):
+            true, 1, or `holdback`, as in the column `arm` of the ledger. Where there are
+            `LEAST_HELD_BACK` of them, they alone train and judge. No input of the model.
     """
 
     name: str
@@ -68,6 +78,9 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     margin: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     endpoint: str = ""
     strategy: str = ""
+    refit: bool = False
+    changes_outcomes: bool = False
+    holdback: str = ""
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Pipeline:
         return msgspec.structs.replace(self, parameters={**self.parameters, **parameters})
@@ -83,6 +96,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
         held_out: Outcomes after a snapshot, which it has not learnt and is judged by.
         batch: Outcomes that are learnt at once.
         classes: The labels, in the order of the probabilities; none of a regression.
+        holdback: `arm`: it learns outcomes of held-back requests alone, however few.
     """
 
     data: str = "the ledger"
@@ -186,6 +200,11 @@ def parsed(name: str, content: Any) -> Pipeline:
             raise Invalid(
                 f"pipeline {name}: every and held_out are to be whole batches, of {result.batch}",
                 hint="held_out is to be less than every, and fit is needed",
+            )
+        if result.refit or result.holdback not in ("", "arm"):
+            raise Invalid(
+                f"pipeline {name}: a learner has no refit, and holdback is arm or empty",
+                hint="it learns the outcomes that judged a snapshot in any case",
             )
     return result
 

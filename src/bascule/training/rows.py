@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
     from bascule.training.pipelines import Pipeline
 
+LEAST_HELD_BACK = 1_000
+"""Of fewer held-back rows, a model says little: all rows are used, and verdicts name the danger."""
+_MARKS = ("true", "1", "holdback")
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -23,12 +27,16 @@ class Rows:
         newest: Those that the model is judged by.
         digest: Of all of them, in their order: equal for equal rows in other files.
         seen: How many were read, with those that have no target yet.
+        held_back: With a target, and no answer was acted on; None where no column tells.
+        is_clean: Whether all the others were left out.
     """
 
     train: pa.Table
     newest: pa.Table
     digest: str
     seen: int
+    held_back: int | None = None
+    is_clean: bool = False
 
     def __len__(self) -> int:
         return len(self.train) + len(self.newest)
@@ -48,7 +56,7 @@ def read_newest(pipeline: Pipeline) -> Rows:
     from bascule.batch import read_place
 
     table = read_place(pipeline.data, pipeline.query)
-    for column in filter(None, (pipeline.target, pipeline.time)):
+    for column in filter(None, (pipeline.target, pipeline.time, pipeline.holdback)):
         if column not in table.column_names:
             raise Invalid(
                 f"{masked(pipeline.data)} has no column {column!r}",
@@ -56,6 +64,12 @@ def read_newest(pipeline: Pipeline) -> Rows:
             )
     seen = len(table)
     table = table.filter(pc.is_valid(table[pipeline.target]))
+    held_back, is_clean = None, False
+    if pipeline.holdback:
+        texts = pc.utf8_lower(table[pipeline.holdback].cast(pa.string()))
+        clean = table.filter(pc.is_in(texts, pa.array(_MARKS)))
+        held_back, is_clean = len(clean), len(clean) >= LEAST_HELD_BACK
+        table = (clean if is_clean else table).drop_columns(pipeline.holdback)
     if pipeline.time:
         # The number of the row keeps equal times in the order of the file.
         numbered = table.append_column("bascule_row", pa.array(range(len(table))))
@@ -69,7 +83,8 @@ def read_newest(pipeline: Pipeline) -> Rows:
             hint="set held_out to a share under 1, or to fewer rows",
         )
     cut = len(table) - held_out
-    return Rows(table.slice(0, cut), table.slice(cut), _digest(table), seen)
+    digest = _digest(table)
+    return Rows(table.slice(0, cut), table.slice(cut), digest, seen, held_back, is_clean)
 
 
 def _digest(table: pa.Table) -> str:

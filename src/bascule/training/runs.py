@@ -24,6 +24,7 @@ class Run:
         why: Why it was started, in a sentence.
         version: What it has pushed; empty for nothing.
         endpoint: That a winner goes to; empty for none, and before the end.
+        feedback: What answers did to its rows; see `feedback_of`.
         sentence: What came of it: the verdict, or the error.
         parameters: Of the pipeline and of this run.
         metrics: What the code noted, and how the version did on the newest rows.
@@ -38,6 +39,7 @@ class Run:
     why: str
     version: str
     endpoint: str
+    feedback: str
     sentence: str
     parameters: Mapping[str, Any]
     metrics: Mapping[str, float]
@@ -54,6 +56,7 @@ class Run:
             state=job.state,
             why=str(job.input.get("why", "")), version=result.get("version") or "",
             endpoint=result.get("pipeline", {}).get("endpoint", ""),
+            feedback=result.get("feedback", ""),
             sentence=result.get("sentence") or ("" if problem is None else problem.message),
             parameters=result.get("parameters", job.input.get("parameters", {})),
             metrics=result.get("metrics", {}), curves=result.get("curves", {}),

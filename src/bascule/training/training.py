@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,15 @@ class Prepared:
     def key(self) -> str:
         """Names the run: equal for equal inputs."""
         return sha256_bytes(canonical_json(self.inputs)).removeprefix("sha256:")[:32]
+
+    def on_all_rows(self) -> Prepared:
+        """The same run with nothing held out: see `Pipeline.refit`."""
+        import pyarrow as pa
+
+        table = pa.concat_tables([self.rows.train, self.rows.newest])
+        rows = replace(self.rows, train=table, newest=table.slice(len(table)))
+        counts = {**self.inputs["rows"], "newest": 0}
+        return replace(self, rows=rows, inputs={**self.inputs, "rows": counts})
 
 
 def prepare(pipeline: Pipeline, tell: Tell = lambda _: None) -> Prepared:
@@ -190,7 +199,13 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
     installed = sorted(f"{own.name}=={own.version}" for own in distributions())
     return {
         "pipeline": {**fields, "data": masked(pipeline.data)},
-        "rows": {"all": len(rows), "newest": len(rows.newest), "sha256": rows.digest},
+        "rows": {
+            "all": len(rows),
+            "newest": len(rows.newest),
+            "sha256": rows.digest,
+            "held_back": rows.held_back,
+            "is_clean": rows.is_clean,
+        },
         "code": {"sha256": _code_digest(folder), **(provenance.git_state(folder) or {})},
         "environment": sha256_bytes("\n".join(installed).encode()),
         "python": sys.version.split()[0],
@@ -286,7 +301,8 @@ def _packed(
 
     return pack(
         model, name=pipeline.name, train=split(pipeline, rows.train),
-        test=split(pipeline, rows.newest), to=to, parameters=pipeline.parameters,
+        test=split(pipeline, rows.newest) if len(rows.newest) else None, to=to,
+        parameters=pipeline.parameters,
         metrics=log.metrics, overwrite=True, lineage=origins,
     )  # fmt: skip
 

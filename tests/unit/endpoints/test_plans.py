@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, strategies as st
 
 from bascule.core import Invalid
-from bascule.endpoints import Arm, BreakerRule, CallLimits, Plan, Shadow, choose, own_part
+from bascule.endpoints import (
+    HOLDBACK,
+    Arm,
+    BreakerRule,
+    CallLimits,
+    Plan,
+    Shadow,
+    choose,
+    own_part,
+)
 from bascule.endpoints.plans import MAX_ARMS, MAX_THRESHOLDS, SCHEMA
 
 
@@ -154,11 +163,15 @@ RESILIENT = {"breaker": BreakerRule(3, 2.5), "limits": CallLimits(0.5, 10.0)}
 def test_a_plan_is_written_with_the_smallest_schema_that_has_its_fields():
     plain = canary(5.0).to_json()
     assert plain["schema"] == 1
-    assert not {"breaker", "limits"} & set(plain)
+    assert not {"breaker", "limits", "holdback_percent"} & set(plain)
     said = canary(5.0, **RESILIENT).to_json()
-    assert said["schema"] == SCHEMA == 2
+    assert said["schema"] == 2
+    assert canary(5.0, holdback_percent=2.0).to_json()["schema"] == SCHEMA == 3
     assert said["breaker"] == {"failures": 3, "open_s": 2.5}
-    for plan in (canary(5.0), canary(5.0, **RESILIENT), canary(5.0, breaker=BreakerRule(0))):
+    for plan in (
+        canary(5.0), canary(5.0, **RESILIENT), canary(5.0, breaker=BreakerRule(0)),
+        canary(5.0, holdback_percent=2.0),
+    ):  # fmt: skip
         assert Plan.from_json(plan.to_json()) == plan
 
 
@@ -199,3 +212,41 @@ def test_servers_of_two_of_three_arms_answer_both_in_proportion():
     own = own_part(Plan("late", 1, arms, fallback="late/2"), {"late/2", "late/3"})
     assert [(arm.name, arm.share_percent) for arm in own.arms] == [("a", 75.0), ("b", 25.0)]
     assert own.fallback == "late/2"
+
+
+# -- requests that are held back --
+
+
+def test_a_share_of_the_keys_is_held_back_and_the_rest_is_split_as_before():
+    plain, plan = canary(30.0), canary(30.0, holdback_percent=10.0)
+    keys = [f"user{number}" for number in range(5_000)]
+    arms = {key: choose(plan, key) for key in keys}
+    held = [key for key in keys if arms[key].name == HOLDBACK]
+    assert 0.08 < len(held) / len(keys) < 0.12
+    assert {arms[key].version for key in held} == {plan.current.version}
+    assert all(arms[key] == choose(plain, key) for key in keys if key not in set(held))
+
+
+def test_without_a_key_requests_are_held_back_by_chance():
+    plan = canary(0.0, holdback_percent=10.0)
+    assert choose(plan, draw=lambda: 0.099).name == HOLDBACK
+    assert choose(plan, draw=lambda: 0.1).name == "current"
+
+
+def test_servers_behind_a_router_hold_back_what_they_answer():
+    part = own_part(canary(30.0, holdback_percent=10.0), ["late/4"])
+    assert part.holdback_percent == 10.0
+    assert choose(part, draw=lambda: 0.0) == Arm(HOLDBACK, "late/4", 10.0)
+
+
+@pytest.mark.parametrize("share", [-1.0, 51.0, float("nan"), True, "2"])
+def test_a_share_to_hold_back_that_is_none_is_refused(share):
+    with pytest.raises(Invalid, match=r"plan\.holdback_percent"):
+        canary(5.0, holdback_percent=share)
+
+
+def test_no_other_arm_has_the_name_of_held_back_requests():
+    arms = (Arm("current", "late/3", 90.0), Arm(HOLDBACK, "late/4", 10.0))
+    assert Plan("late", 1, arms).arm(HOLDBACK)
+    with pytest.raises(Invalid, match="'holdback' is that of held-back requests"):
+        Plan("late", 1, arms, holdback_percent=2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -141,6 +142,36 @@ def test_without_a_header_the_first_value_of_the_sticky_field_is_the_key(served,
             answer = client.request("POST", INFER, ask(row)).answer()
             expected = choose(plan, row.tobytes().hex()).version
             assert answer.headers["bascule-version"] == expected
+
+
+def test_a_held_back_request_is_answered_by_the_current_version_and_says_so(served, ask):
+    plan = replace(canary(30.0), holdback_percent=20.0, rollout="r1")
+    server = served(plan)
+    drawn = {key: choose(plan, key) for key in [f"user{number}" for number in range(60)]}
+    with server.client() as client:
+        for key, arm in drawn.items():
+            answer = client.request("POST", INFER, ask([1, 2]), headers(key)).answer()
+            assert answer.headers["bascule-arm"] == arm.name
+            assert answer.headers["bascule-version"] == arm.version
+    names = [arm.name for arm in drawn.values()]
+    counted = server.arms()
+    assert {name: counted[name].requests for name in counted} == Counter(names)
+    # Keys of the rollout are counted by its own draw; one that is held back is none of them.
+    units = {
+        name: {int(unit("m", "candidate", key) * KEY_UNITS) for key in drawn
+               if drawn[key].name == name}
+        for name in ("current", "candidate")
+    }  # fmt: skip
+    for name, keys in units.items():
+        assert {place for place, flags in enumerate(counted[name].firsts) if flags} == keys
+    assert not any(counted["holdback"].firsts)
+
+
+def test_a_tester_cannot_have_a_request_held_back(served, ask):
+    server = served(replace(canary(), holdback_percent=20.0))
+    with server.client() as client:
+        answer = client.request("POST", INFER, ask([1, 2]), "Bascule-Arm: holdback\r\n").answer()
+    assert answer.status == 400
 
 
 def test_a_tester_names_the_arm(served, ask):

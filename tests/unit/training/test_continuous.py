@@ -28,6 +28,7 @@ from bascule.settings import Settings
 from bascule.training import (
     arrival,
     arrived,
+    count_outcomes,
     key_of,
     learn,
     new_batches,
@@ -440,3 +441,28 @@ def test_a_tree_of_river_is_served_as_code_of_its_own(home):
     columns = {name: np.array([row[name] for row in inputs]) for name in inputs[0]}
     expected = answers_of(opened(state.champion), pa.Table.from_pylist(inputs), (0, 1))
     assert bundle.predict(columns)["label"].tolist() == expected
+
+
+def test_a_learner_of_held_back_requests_learns_no_outcome_that_followed_from_an_answer(home):
+    inputs, truths = phishing(400)
+    for first, arm in ((0, "current"), (200, "holdback")):
+        part = slice(first, first + 200)
+        ids = record(home, inputs[part], [0] * 200, first=first, arm=arm)
+        tell(home, ids, truths[part])
+    ledger, every, clean = Ledger(home), learner(), learner(holdback="arm")
+    assert count_outcomes(ledger, every) == 400
+    assert count_outcomes(ledger, clean) == 200
+    assert key_of(clean) != key_of(every)
+    learnt_keys = [
+        key.partition("\n")[2].partition("#")[0]
+        for batch in new_batches(ledger, clean, open_state(home / "clean.state", clean))
+        for key in batch["key"].to_pylist()
+    ]
+    assert learnt_keys == [f"p{number:06d}" for number in range(200, 400)]
+
+
+@pytest.mark.parametrize("line", ["refit = true", 'holdback = "flag"'])
+def test_a_learner_has_no_refit_and_no_column_of_its_own_for_held_back_rows(home, line):
+    Path("pipeline.toml").write_text(TOML + line)
+    with pytest.raises(Invalid, match="no refit, and holdback is arm or empty"):
+        learner()

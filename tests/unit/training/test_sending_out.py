@@ -11,11 +11,12 @@ from sklearn.linear_model import LogisticRegression
 
 from bascule.app import open_endpoints, open_registry, open_rollouts
 from bascule.bundle import load
+from bascule.endpoints import PlanChanges
 from bascule.kinds import KINDS
-from bascule.kinds.training import _send_out, _verdict
+from bascule.kinds.training import _send_out, _verdict, passes_gates
 from bascule.release.rollouts import RolloutRequest
 from bascule.settings import load_settings
-from bascule.training import CHALLENGE, Pipeline, Trained, challenges_of
+from bascule.training import CHALLENGE, REFIT, Pipeline, Run, Trained, challenges_of, loop_of
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +178,84 @@ def test_rights_are_about_the_model_of_the_pipeline_and_about_all_without_a_name
     assert known.right == "deploy"
     assert known.model_of(known.parse(content)) == "*"
     assert known.model_of(known.parse({**content, "pipeline": "late"})) == "late"
+
+
+def is_refit_of(registry, number, judged):
+    version = registry.resolve(f"late/{number}")
+    body = {"judged": f"late/{judged}", "rows": {}}
+    registry.add_statement(version, REFIT, body, at=datetime.now(UTC), by="loop")
+
+
+@pytest.mark.parametrize("endpoint", ["", "late"])
+def test_a_winner_goes_out_as_its_refit_and_not_before(home, endpoint):
+    settings, registry = home
+    if endpoint:
+        deploy(settings, "late/1")
+    else:
+        registry.set_alias("late", "champion", 1, by="ada")
+    declared = pipeline(endpoint=endpoint, strategy="all" * bool(endpoint), refit=True)
+    wins(registry, 2, "late/1")
+    waits = _send_out(settings, registry, declared, "loop")
+    assert waits == "late/2 waits until a run has fitted it to all rows"
+    is_refit_of(registry, 3, 2)
+    assert "late/3" in _send_out(settings, registry, declared, "loop")
+    assert _send_out(settings, registry, declared, "loop") == ""  # a run that goes on after a kill
+    if endpoint:
+        assert answers(settings) == "late/3"
+        open_endpoints(settings).roll_back("late", by="ada", reason="bad")
+    else:
+        assert str(registry.resolve("late@champion")) == "late/3"
+        registry.set_alias("late", "champion", 1, by="ada", reason="bad")
+    assert _send_out(settings, registry, declared, "loop") == ""  # it stays back
+
+
+def test_a_challenger_meets_the_version_that_was_judged_where_the_champion_is_its_refit(home):
+    settings, registry = home
+    wins(registry, 1, "")
+    is_refit_of(registry, 3, 1)
+    declared = pipeline(refit=True, metric="roc_auc")
+    assert "late/3" in _send_out(settings, registry, declared, "loop")
+    again = judge(settings, registry, 1, declared)  # killed after its refit went out
+    assert again.wins
+    verdict = judge(settings, registry, 2, declared)
+    assert verdict.sentence.startswith("late/2 wins over late/3: roc_auc 0.")
+    assert verdict.sentence.endswith(", with late/3 as it was before its refit (late/1)")
+    without = judge(settings, registry, 2, pipeline(metric="roc_auc", margin=0.1))
+    assert without == verdict  # the verdict over this champion is kept
+
+
+def test_a_verdict_names_the_danger_of_feedback_and_the_loop_says_what_helps(home):
+    settings, registry = home
+    deploy(settings, "late/1")
+    declared = pipeline(endpoint="late", changes_outcomes=True)
+    verdict = judge(settings, registry, 2, declared)
+    danger = "danger: answers change the truths that train and judge, and no row is held back"
+    assert verdict.sentence.endswith(f"; {danger}")
+    run = Run(
+        id="r", pipeline="late", state="done", why="", version="late/2", endpoint="late",
+        feedback=danger, sentence="", parameters={}, metrics={}, curves={},
+        began_at=datetime.now(UTC), seconds=1.0,
+    )  # fmt: skip
+    book = open_endpoints(settings)
+
+    def loop(runs):
+        return loop_of("late", runs, [], registry, book, open_rollouts(settings).store)
+
+    assert loop([run]).feedback == (
+        f"{danger}; bascule endpoints set late --holdback 2 holds some back"
+    )
+    book.change("late", PlanChanges(holdback_percent=2.0), by="ada", reason="clean rows")
+    assert loop([run]).feedback == danger
+    assert loop([run]).sentence == "late/1 is the champion, by endpoint late"
+    assert loop([]).sentence == "late/1 is the champion, by endpoint late"  # runs of another host
+
+
+@pytest.mark.parametrize(
+    ("criterion", "passes"), [("size <= 100 MB", True), ("size <= 1 KB", False)]
+)
+def test_a_refit_meets_the_gates_that_ask_no_held_out_rows_and_no_others(home, criterion, passes):
+    settings, registry = home
+    declared = pipeline(criteria=("accuracy >= 0.9999", criterion))
+    version = registry.resolve("late/2")
+    assert not passes_gates(settings, registry, version, declared, "loop")
+    assert passes_gates(settings, registry, version, declared, "loop", of_form=True) is passes

@@ -11,7 +11,7 @@ from tests.unit.training.test_training_runs import FIT, table
 
 from bascule.batch import count_place, read_place
 from bascule.core import Invalid, NotFound
-from bascule.training import prepare, read_newest
+from bascule.training import feedback_of, prepare, read_newest
 from bascule.training.pipelines import parsed
 
 FIELDS = {"target": "late", "time": "day", "held_out": 50, "fit": "train.py:fit"}
@@ -82,3 +82,60 @@ def test_what_cannot_be_read_is_refused_without_the_password(database, tmp_path,
         read_place(database)
     with pytest.raises(Invalid, match="is no database"):
         read_place("rows.parquet", "SELECT 1")
+
+
+def held_back(rows: int, kind: str) -> pa.Table:
+    """Rows of which every second one was held back, but for the newest tenth."""
+    marked = [day % 2 == 0 and day < rows * 0.9 for day in table(rows)["day"].to_pylist()]
+    columns = {
+        "flag": pa.array(marked),
+        "number": pa.array([float(mark) for mark in marked]),
+        "arm": pa.array(["holdback" if mark else "current" for mark in marked]),
+        "with gaps": pa.array([mark or None for mark in marked]),
+    }
+    return table(rows).append_column("held", columns[kind])
+
+
+@pytest.mark.parametrize("kind", ["flag", "number", "arm", "with gaps"])
+def test_held_back_rows_alone_train_and_judge_where_there_are_enough(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(held_back(2_400, kind), "rows.parquet")
+    declared = parsed("late", {"data": "rows.parquet", "holdback": "held", **FIELDS})
+    rows = read_newest(declared)
+    assert (rows.held_back, rows.is_clean, rows.seen, len(rows)) == (1_080, True, 2_400, 1_080)
+    days = rows.train["day"].to_pylist() + rows.newest["day"].to_pylist()
+    assert days == list(range(0, 2_160, 2))
+    assert "held" not in rows.train.column_names
+    told = feedback_of(declared, {"held_back": rows.held_back, "is_clean": rows.is_clean})
+    assert told == "1,080 held-back rows alone train and judge"
+
+
+def test_of_too_few_held_back_rows_all_rows_are_used_and_the_danger_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(held_back(300, "flag"), "rows.parquet")
+    declared = parsed("late", {"data": "rows.parquet", "holdback": "held", **FIELDS})
+    rows = read_newest(declared)
+    assert (rows.held_back, rows.is_clean, len(rows)) == (135, False, 300)
+    told = feedback_of(declared, {"held_back": rows.held_back, "is_clean": rows.is_clean})
+    assert told.startswith("danger: answers change the truths")
+    assert told.endswith("135 held-back rows are too few")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({}, ""), ({"changes_outcomes": True}, "danger: answers change the truths that train and "
+                                            "judge, and no row is held back")],
+)  # fmt: skip
+def test_only_who_says_that_answers_change_outcomes_is_warned(options, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(table(), "rows.parquet")
+    declared = parsed("late", {"data": "rows.parquet", **FIELDS, **options})
+    assert read_newest(declared).held_back is None
+    assert feedback_of(declared, {"held_back": None, "is_clean": False}) == told
+
+
+def test_a_column_of_held_back_rows_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(table(), "rows.parquet")
+    with pytest.raises(Invalid, match="has no column 'held'"):
+        read_newest(parsed("late", {"data": "rows.parquet", "holdback": "held", **FIELDS}))

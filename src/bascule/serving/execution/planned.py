@@ -10,7 +10,7 @@ from random import random
 from typing import NamedTuple
 
 from bascule.core import BasculeError
-from bascule.endpoints import KEY_UNITS, Plan, splits, unit
+from bascule.endpoints import HOLDBACK, KEY_UNITS, Plan, splits, unit
 from bascule.serving.calls import (
     Answer,
     AnsweredBy,
@@ -81,6 +81,7 @@ class _Followed(NamedTuple):
     splits: tuple[tuple[PlannedArm, float], ...]
     shadow: ShadowRunner | None
     sticky_header: bytes
+    counts_keys: bool
     round_number: int = 0
 
 
@@ -135,8 +136,8 @@ class PlannedPredictor(AroundPredictor):
             if arm.is_alike and shadow is None and isinstance(model, ServedModel):
                 arm.direct = model
         split = tuple((arms[arm.name], taken) for arm, taken in splits(plan))
-        current = arms[plan.current.name]
-        self._followed = _Followed(plan, arms, current, split, shadow, header)
+        current, counts = arms[plan.current.name], len(split) - (HOLDBACK in arms) == 1
+        self._followed = _Followed(plan, arms, current, split, shadow, header, counts)
 
     def begin_round(self, number: int) -> None:
         """Count keys again that counted in an earlier round. The arms of heads are forgotten."""
@@ -240,7 +241,11 @@ class PlannedPredictor(AroundPredictor):
             context.series = chosen.series
             return chosen
         _bind(chosen, context)
-        if len(followed.splits) == 1 and isinstance(chosen.bound, BoundSeries):
+        if (
+            followed.counts_keys
+            and chosen.name != HOLDBACK
+            and isinstance(chosen.bound, BoundSeries)
+        ):
             number = int(drawn * KEY_UNITS)
             first = chosen.bound.first_of(number, followed.round_number)
             if first is not None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bascule.core import Unavailable
-from bascule.endpoints import KEY_UNITS
+from bascule.endpoints import HOLDBACK, KEY_UNITS
 from bascule.serving.telemetry.answers import (
     LEAST_SAMPLE,
     AnswerCounter,
@@ -160,8 +160,10 @@ class ArmTotals:
 
 
 def labels_of(plan: Plan) -> list[ArmLabel]:
-    """What a plan counts: each arm, and the shadow."""
+    """What a plan counts: each arm, held-back requests, and the shadow."""
     named = [(arm.name, arm.version) for arm in plan.arms]
+    if plan.holdback_percent:
+        named.append((HOLDBACK, plan.current.version))
     if plan.shadow is not None:
         named.append((SHADOW_ARM, plan.shadow.version))
     return [

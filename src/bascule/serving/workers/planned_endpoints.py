@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from bascule.core import Refused, Unavailable
-from bascule.endpoints import CANDIDATE, CURRENT, Plan, is_exchangeable
+from bascule.endpoints import CANDIDATE, CURRENT, HOLDBACK, Plan, is_exchangeable
 from bascule.serving.calls import AnsweredBy
 from bascule.serving.execution import (
     OWN_SECTION,
@@ -98,6 +98,8 @@ class PlannedEndpoints:
         current = versions[plan.current.name]
         others = [one for one in versions.values() if one is not current]
         program = decoded_into([current, *others])
+        if plan.holdback_percent:
+            versions[HOLDBACK] = current
         made = self._made.get(plan.endpoint)
         if made is None or made.current is not current or made.program != program:
             made = PlannedPredictor(

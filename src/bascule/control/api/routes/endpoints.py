@@ -59,6 +59,7 @@ class PlanChange(Taken):
     fallback: Annotated[str, Field(max_length=512, description="late/3; empty: as settings")] = ""
     breaker: BreakerRule | None = None
     limits: CallLimits | None = None
+    holdback_percent: Annotated[float, Field(ge=0, le=50, description="0 for none")] = 0.0
     reason: _Reason = ""
     dry_run: Annotated[bool, Field(description="Check and decide, and change nothing")] = False
 
