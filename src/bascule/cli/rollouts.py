@@ -16,7 +16,7 @@ from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, print_table, say, when
 
 if TYPE_CHECKING:
-    from bascule.release.rollouts import Command, RolloutBook, StoredRollout
+    from bascule.release.rollouts import Command, RolloutBook, SteeredValues, StoredRollout
 
 _Name = Annotated[
     str, typer.Argument(help="The rollout's id, or its endpoint.", show_default=False)
@@ -59,11 +59,15 @@ def status(
         return
     stored = book.get(name)
     if as_json:
-        print_json(_as_json(stored) | {"story": _story(book, stored.rollout.id)})
+        print_json(
+            _as_json(stored) | {"story": _story(book, stored.rollout.id), **_values(book, stored)}
+        )
         return
     if not follow or stored.ended_at is not None:
         for line in _lines(book, stored):
             say(line)
+        if stored.rollout.context:
+            _tell_values(book.values(stored.rollout.id))
     elif sys.stdout.isatty():
         _show_live(book, stored)
     else:
@@ -177,6 +181,31 @@ def _story(book: RolloutBook, rollout: str) -> list[object]:
     import msgspec
 
     return [msgspec.to_builtins(one) for one in book.decisions(rollout)]
+
+
+def _values(book: RolloutBook, stored: StoredRollout) -> dict[str, object]:
+    import msgspec
+
+    rollout = stored.rollout
+    return {"values": msgspec.to_builtins(book.values(rollout.id))} if rollout.context else {}
+
+
+def _tell_values(values: SteeredValues | None) -> None:
+    if values is None or not values.values:
+        say("rewards: too few answers with an outcome to estimate them")
+        return
+    print_table(
+        ("answered", "reward", "95 %"),
+        [
+            (
+                of.policy,
+                f"{of.value.dr.value:.4f}",
+                f"{of.value.dr.low:.4f} to {of.value.dr.high:.4f}",
+            )
+            for of in values.values
+        ],
+    )
+    note(f"rewards had all requests been answered so; doubly robust, {values.answers:,} answers")
 
 
 def _row(stored: StoredRollout) -> tuple[str, ...]:

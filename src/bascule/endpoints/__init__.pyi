@@ -36,6 +36,13 @@ from .requests import (
     check_follow as check_follow,
     request_of as request_of,
 )
+from .steering import (
+    MAX_CATEGORIES as MAX_CATEGORIES,
+    ContextFeature as ContextFeature,
+    ContextPolicy as ContextPolicy,
+    check_policy as check_policy,
+    context_of as context_of,
+)
 from .store import (
     EndpointStore as EndpointStore,
     Follows as Follows,

@@ -13,11 +13,12 @@ from functools import lru_cache
 from typing import Any
 
 from bascule.core import BasculeError, Invalid, Reference, check_name
+from bascule.endpoints.steering import ContextPolicy, check_policy
 
-SCHEMA = 2
+SCHEMA = 3
 """Of the JSON form. A plan with a greater number is refused. A plan is written with the smallest
 number that has its fields, so that earlier releases follow it too."""
-_SINCE = {"breaker": 2, "limits": 2}
+_SINCE = {"breaker": 2, "limits": 2, "context": 3}
 """Fields, and their schema; other fields have schema 1."""
 
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
@@ -112,6 +113,7 @@ class Plan:
         rollout: The id of the rollout that made the plan; empty for none.
         breaker: Of each arm; None for the settings of its model (`serving.models`).
         limits: Likewise.
+        context: How requests without a sticky key are steered by their inputs; None for by chance.
     """
 
     schema: int = field(init=False, default=1, repr=False, compare=False)
@@ -126,6 +128,7 @@ class Plan:
     rollout: str = ""
     breaker: BreakerRule | None = None
     limits: CallLimits | None = None
+    context: ContextPolicy | None = None
 
     def __post_init__(self) -> None:
         _check_schema(self.schema)  # of what a decoder has read
@@ -184,6 +187,8 @@ class Plan:
             for name, kind in (("breaker", BreakerRule), ("limits", CallLimits)):
                 if said.get(name) is not None:
                     said[name] = kind(**said[name])
+            if said.get("context") is not None:
+                said["context"] = ContextPolicy.from_json(said["context"])
             return cls(**said)
         except BasculeError:
             raise
@@ -210,6 +215,7 @@ def own_part(plan: Plan, versions: Collection[str]) -> Plan | None:
             replace(arm, share_percent=share) for arm, share in zip(arms, shares, strict=True)
         ),
         shadow=None,
+        context=None,
         fallback=plan.fallback if plan.fallback in versions else "",
     )
 
@@ -280,6 +286,10 @@ def _check(plan: Plan) -> None:
             f"{MAX_THRESHOLDS}, the most of a plan"
         )
     _check_resilience(plan)
+    if plan.context is not None:
+        if {arm.name for arm in plan.arms} != {CURRENT, CANDIDATE}:
+            raise Invalid("plan.context: only arms named current and candidate are steered")
+        check_policy(plan.context)
     for index, threshold in enumerate(plan.slower_than_s):
         _check_within(f"plan.slower_than_s[{index}]", threshold, MAX_SLOWER_S)
 

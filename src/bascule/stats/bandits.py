@@ -1,4 +1,4 @@
-"""Bandits: shares of traffic that follow the rewards.
+"""Bandits: shares of traffic that follow the rewards, and what another policy would have earned.
 
 Thompson sampling (Thompson 1933; Chapelle and Li 2011) plays each arm with the probability that it
 is the best one. Here that probability is computed once per interval and becomes the arms' shares,
@@ -8,6 +8,9 @@ Pure, numpy alone.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,3 +70,119 @@ def thompson_shares(rewards: ArrayLike, trials: ArrayLike, *, floor: float = 0.0
         raise Invalid(f"a floor of {floor:g} for each of {len(best)} arms exceeds 1")
     made: Floats = floor + (1 - floor * len(best)) * best
     return made
+
+
+class ContextMoments(NamedTuple):
+    """Sums over the answers of an arm whose rewards are known: all that its linear model needs.
+
+    Attributes:
+        rows: How many answers.
+        squares: The sum of the squared rewards.
+        products: Of each number of the context, times the reward. Shape (numbers,).
+        gram: Of the products of two numbers. Shape (numbers, numbers).
+    """
+
+    rows: float
+    squares: float
+    products: Floats
+    gram: Floats
+
+    @classmethod
+    def of_rows(cls, contexts: Floats, rewards: Floats) -> ContextMoments:
+        """Of contexts of shape (rows, numbers), and as many rewards."""
+        products, gram = rewards @ contexts, contexts.T @ contexts
+        return cls(len(rewards), float(rewards @ rewards), products, gram)
+
+    @classmethod
+    def of_vector(cls, vector: ArrayLike, width: int) -> ContextMoments:
+        """Of rows, squares, products, and the upper triangle of the gram matrix by its rows."""
+        numbers = np.asarray(vector, np.float64)
+        gram = np.zeros((width, width))
+        gram[np.triu_indices(width)] = numbers[2 + width :]
+        gram += np.triu(gram, 1).T
+        return cls(numbers[0], numbers[1], numbers[2 : 2 + width], gram)
+
+    def posterior(self) -> tuple[Floats, Floats]:
+        """The mean and the covariance of the weights of the expected reward.
+
+        Ridge regression (Agrawal and Goyal 2013), with the variance of the rewards around it in
+        place of a bound: 1/4, that of rewards from 0 to 1 at most, counts as ten answers. The first
+        number is the constant, which is hardly shrunk.
+        """
+        penalty = np.eye(len(self.gram))
+        penalty[0, 0] = 0.01
+        inverse: Floats = np.linalg.inv(self.gram + penalty)
+        mean: Floats = inverse @ self.products
+        rest = max(self.squares - float(mean @ self.products), 0.0)
+        covariance: Floats = (2.5 + rest) / (10 + self.rows) * inverse
+        return mean, covariance
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyValue:
+    """The mean reward of a policy that did not choose the arms; three estimates of it.
+
+    Attributes:
+        ips: By inverse propensities (Horvitz and Thompson 1952).
+        snips: The same, divided by the sum of the weights (Swaminathan and Joachims 2015).
+        dr: Doubly robust (Dudik, Langford and Li 2011).
+    """
+
+    ips: Estimate
+    snips: Estimate
+    dr: Estimate
+
+
+def policy_value(
+    rewards: ArrayLike, arms: ArrayLike, propensities: ArrayLike, policy: ArrayLike,
+    predicted: ArrayLike | None = None, *, deviations: float = 1.96,
+) -> PolicyValue:  # fmt: skip
+    """What a policy would have earned, from answers whose arms another policy drew.
+
+    Args:
+        rewards: Of each answer. Shape (rows,).
+        arms: The number of the arm that was drawn.
+        propensities: The probability with which it was drawn, as it was logged.
+        policy: The probability with which the policy plays each arm. Shape (rows, arms).
+        predicted: The expected reward of each arm by a model that has not seen the row, likewise;
+            without it, `dr` is `ips`.
+        deviations: Half the width of the intervals, in standard errors: 1.96 for 95 %.
+
+    Raises:
+        Invalid: The shapes differ, there are fewer than two rows, or a propensity is not over 0 and
+            1 at most.
+
+    The intervals are normal: they need some hundred rows, and weights that are bounded by a floor.
+    """
+    reward, arm = np.asarray(rewards, np.float64), np.asarray(arms, np.int64)
+    drawn, played = np.asarray(propensities, np.float64), np.asarray(policy, np.float64)
+    model = np.zeros(played.shape) if predicted is None else np.asarray(predicted, np.float64)
+    rows = np.arange(len(reward))
+    if len(rows) < 2 or {len(arm), len(drawn), len(played), len(model)} != {len(rows)}:
+        raise Invalid("an off-policy estimate needs two rows or more, each with all its facts")
+    if not ((drawn > 0) & (drawn <= 1)).all():
+        raise Invalid("propensities must be over 0 and 1 at most")
+    weights = played[rows, arm] / drawn
+    total = max(float(weights.sum()), _LEAST)
+    ratio = float(weights @ reward) / total
+    robust = (played * model).sum(axis=1) + weights * (reward - model[rows, arm])
+
+    def estimate(value: float, terms: Floats) -> Estimate:
+        half = deviations * float(np.std(terms, ddof=1)) / len(rows) ** 0.5
+        return Estimate(value, value - half, value + half)
+
+    weighted = weights * reward
+    return PolicyValue(
+        estimate(float(weighted.mean()), weighted),
+        estimate(ratio, weights * (reward - ratio) * len(rows) / total),
+        estimate(float(robust.mean()), robust),
+    )

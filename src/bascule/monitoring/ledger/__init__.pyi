@@ -24,6 +24,8 @@ from .cohorts import (
     Span as Span,
     count_cohorts as count_cohorts,
     losses_of_rows as losses_of_rows,
+    steered_moments as steered_moments,
+    steered_rows as steered_rows,
 )
 from .compaction import Compaction as Compaction
 from .deletion import (

@@ -98,6 +98,21 @@ FROM pairs GROUP BY number, of_keys ORDER BY number, of_keys
 )
 """Neighbours in the order of a hash of the id are a pair, also before their truths: truths that
 come later move no other pair. A pair of one class says nothing and is left out."""
+_STEERED = (
+    """
+WITH answered AS (
+    SELECT id, {when} AS time, "row", propensity, least(CASE WHEN is_outcome
+        THEN CAST({loss} AS DOUBLE) END, {bound!r}) / {bound!r} AS loss{columns}"""
+    + _OF_ARM
+    + """ AND propensity IS NOT NULL
+), requests AS (
+    SELECT id, min(time) AS time, any_value(propensity) AS propensity,
+        CASE WHEN bool_and(loss IS NOT NULL) THEN 1 - avg(loss) END AS reward{firsts}
+    FROM answered GROUP BY id HAVING bool_or("row" = 0)
+)
+"""
+)
+"""Answers whose arms were steered by their context, which is that of the first row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,29 +199,9 @@ def count_cohorts(
     Raises:
         Invalid: The ledger lacks a column that a loss names.
     """
-    from bascule.monitoring.ledger.query import newest_of, quoted
-
     if not spans:
         return []
-    first, last = spans[0].start.astimezone(UTC), spans[-1].end.astimezone(UTC)
-    days = str((first - _MOST_CLOCK).date()), str((last + _MOST_CLOCK).date())
-    outputs = dict.fromkeys(loss.output for loss in losses)
-    chosen = [f"AND {_quoted_column(column)} IS NOT NULL" for column in outputs]
-    of_arm = {"endpoint": quoted(endpoint), "arm": quoted(arm)}
-    numbers = ", ".join(map(str, sorted({span.plan for span in spans})))
-    common = {
-        **of_arm, "newest": newest_of(_IDS.format(numbers=numbers, **of_arm)),
-        "first": first.isoformat(),
-        "last": last.isoformat(), "when": _WHEN, "plans": ", ".join(_plans(spans)),
-        "chosen": " ".join(
-            [*chosen, *([f"AND outcome_draw(id) < {sample!r}"] if sample < 1 else [])]
-        ),
-        "spans": ", ".join(
-            f"({span.number}, TIMESTAMPTZ '{span.start.astimezone(UTC).isoformat()}', "
-            f"{span.units[0]}, {span.units[1]})"
-            for span in spans
-        ),
-    }  # fmt: skip
+    common, days = _chosen(endpoint, arm, spans, losses, sample)
     paired = {
         place: {
             (row["number"], row["of_keys"]): row
@@ -239,6 +234,112 @@ def count_cohorts(
             )
         )
     return counts
+
+
+def steered_moments(
+    ledger: Ledger, *, model: str, endpoint: str, arm: str, spans: Sequence[Span],
+    loss: CountedLoss, context: Sequence[str], sample: float = 1.0,
+) -> dict[int, tuple[float, ...]]:  # fmt: skip
+    """Sums over the answers of an arm that were steered by their context, by span.
+
+    Args:
+        ledger: As `count_cohorts` has it, and what follows.
+        model: Likewise.
+        endpoint: Likewise.
+        arm: Likewise.
+        spans: Likewise.
+        loss: Of which the reward is what is left of 1; not of pairs.
+        context: The numbers of the context, as SQL over a row; the first one is the constant 1.
+        sample: See `count_cohorts`.
+
+    Returns:
+        Of each span with answers: their number; and of those with a reward what
+        `stats.ContextMoments.of_vector` reads.
+    """
+    if not spans:
+        return {}
+    common, days = _chosen(endpoint, arm, spans, [loss], sample)
+    names = [f"x{place}" for place in range(len(context))]
+    products = [
+        *(f"reward * {name}" for name in names),
+        *(f"{left} * {right}" for place, left in enumerate(names) for right in names[place:]),
+    ]
+    sums = ", ".join(
+        f"coalesce(sum({product}) FILTER (reward IS NOT NULL), 0)"
+        for product in ("reward * reward", *products)
+    )
+    sql = (
+        _steered_sql(loss, context, common)
+        + f"SELECT number, count(*), count(reward), {sums} FROM requests ASOF JOIN "
+        f"(VALUES {common['spans']}) AS spans(number, start, low, high) "
+        "ON requests.time >= spans.start GROUP BY number"
+    )
+    table = ledger.query(sql, model=model, days=days)
+    return {
+        int(number): tuple(round(float(value), _DIGITS) for value in vector)
+        for number, *vector in zip(*(column.to_pylist() for column in table.columns), strict=True)
+    }
+
+
+def steered_rows(
+    ledger: Ledger, *, model: str, endpoint: str, arm: str, spans: Sequence[Span],
+    loss: CountedLoss, context: Sequence[str], sample: float = 1.0,
+) -> NDArray[np.float64]:  # fmt: skip
+    """The answers behind `steered_moments` that have a reward, in the order of a hash of their ids.
+
+    Returns:
+        Shape (rows, 3 + numbers of the context): the hash from 0 to 1, the reward, the propensity,
+        and the context.
+    """
+    common, days = _chosen(endpoint, arm, spans, [loss], sample)
+    names = ", ".join(f"x{place}" for place in range(len(context)))
+    sql = (
+        _steered_sql(loss, context, common)
+        + f"SELECT outcome_draw('rows' || id) AS draw, reward, propensity, {names} FROM requests "
+        "WHERE reward IS NOT NULL ORDER BY draw, id"
+    )
+    table = ledger.query(sql, model=model, days=days)
+    return np.column_stack([column.to_numpy().astype(np.float64) for column in table.columns])
+
+
+def _steered_sql(loss: CountedLoss, context: Sequence[str], common: Mapping[str, str]) -> str:
+    names = [f"x{place}" for place in range(len(context))]
+    return _STEERED.format(
+        loss=loss.sql, bound=loss.bound,
+        columns="".join(
+            f", CAST({sql} AS DOUBLE) AS {name}" for name, sql in zip(names, context, strict=True)
+        ),
+        firsts="".join(f', any_value({name}) FILTER ("row" = 0) AS {name}' for name in names),
+        **common,
+    )  # fmt: skip
+
+
+def _chosen(
+    endpoint: str, arm: str, spans: Sequence[Span], losses: Sequence[CountedLoss], sample: float
+) -> tuple[dict[str, str], tuple[str, str]]:
+    """What all queries about the answers of an arm say, and the days to read."""
+    from bascule.monitoring.ledger.query import newest_of, quoted
+
+    first, last = spans[0].start.astimezone(UTC), spans[-1].end.astimezone(UTC)
+    days = str((first - _MOST_CLOCK).date()), str((last + _MOST_CLOCK).date())
+    outputs = dict.fromkeys(loss.output for loss in losses)
+    chosen = [f"AND {_quoted_column(column)} IS NOT NULL" for column in outputs]
+    of_arm = {"endpoint": quoted(endpoint), "arm": quoted(arm)}
+    numbers = ", ".join(map(str, sorted({span.plan for span in spans})))
+    common = {
+        **of_arm, "newest": newest_of(_IDS.format(numbers=numbers, **of_arm)),
+        "first": first.isoformat(),
+        "last": last.isoformat(), "when": _WHEN, "plans": ", ".join(_plans(spans)),
+        "chosen": " ".join(
+            [*chosen, *([f"AND outcome_draw(id) < {sample!r}"] if sample < 1 else [])]
+        ),
+        "spans": ", ".join(
+            f"({span.number}, TIMESTAMPTZ '{span.start.astimezone(UTC).isoformat()}', "
+            f"{span.units[0]}, {span.units[1]})"
+            for span in spans
+        ),
+    }  # fmt: skip
+    return common, days
 
 
 def _plans(spans: Sequence[Span]) -> list[str]:

@@ -40,6 +40,7 @@ _STRATEGIES = {
     "shadow": "bascule.release.rollouts.strategies.shadow:ShadowOnly",
     "ab": "bascule.release.rollouts.strategies.ab:AB",
     "bandit": "bascule.release.rollouts.strategies.bandit:Bandit",
+    "contextual": "bascule.release.rollouts.strategies.contextual:Contextual",
 }
 
 

@@ -7,7 +7,8 @@ from the answers that are compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, take
 from bascule.core import Columns, Invalid, NotFound
+from bascule.endpoints import MAX_CATEGORIES, ContextFeature
 from bascule.monitoring.ledger import Ledger, losses_of_rows, quoted
 from bascule.monitoring.performance import delay_curve
 from bascule.release.rollouts.facts import span_words
@@ -28,12 +30,13 @@ from bascule.release.rollouts.losses import (
     Loss,
     countable,
     group_sql,
+    input_column,
     is_of_group,
     left_out,
     loss_of,
     loss_sql,
 )
-from bascule.release.rollouts.plan import Rollout
+from bascule.release.rollouts.plan import Rollout, check_rollout
 
 CUT_SHARE = 0.01
 """Of the held-out losses, those over the bound. A higher bound costs requests, as the largest loss
@@ -99,7 +102,10 @@ def prepare(
         prepared[guard.name] = _checked(msgspec.structs.replace(guard, loss=loss), rollout.current)
     _check_delays(rollout, chosen[0], ledger)
     guards = tuple(prepared.get(guard.name, guard) for guard in rollout.guards)
-    return msgspec.structs.replace(rollout, guards=guards)
+    context = _scaled_features(
+        rollout.context, bundle, rollout.current, recording.private, recording.max_values
+    )
+    return check_rollout(msgspec.structs.replace(rollout, guards=guards, context=context))
 
 
 def _answers_of(bundle: Bundle) -> Answers:
@@ -214,6 +220,46 @@ def _checked(guard: Guard, version: str) -> Guard:
             hint=f"the {guard.name} of {version} is {guard.measure.level:.4g}",
         )
     return guard
+
+
+def _scaled_features(
+    features: Sequence[ContextFeature], bundle: Bundle, version: str,
+    private: Mapping[str, str], max_values: int,
+) -> tuple[ContextFeature, ...]:  # fmt: skip
+    """The features with their scale and categories, by the training rows of the current version.
+
+    Raises:
+        Invalid: The version has no such input, no profile of it, or the ledger does not keep it.
+    """
+    baseline = bundle.baseline
+    columns = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns
+    model, made = version.partition("/")[0], list[ContextFeature]()
+    answers = Answers(bundle.task, (), bundle.signature)
+    for feature in features:
+        column, place = input_column(feature.name, bundle.signature, "biufOU")
+        if not column:
+            raise Invalid(
+                f"context: {version} has no input of one number or text named {feature.name!r}",
+                hint=f"its inputs are {', '.join(list(bundle.signature.columns)[:20])}",
+            )
+        if field := left_out(Loss(column), answers, model, private, max_values):
+            raise Invalid(f"context: the ledger does not keep {field} of {model} as it is")
+        profile = columns.get(feature.name)
+        if profile is None:
+            raise Invalid(
+                f"context: {version} has no profile of {feature.name}, which gives its scale",
+                hint="pack it with train=X",
+            )
+        known = [str(value) for value, _ in profile.frequent.top()[:MAX_CATEGORIES]]
+        moments = profile.moments
+        variance = (moments.squares or 0.0) / max(moments.rows, 1)
+        made.append(
+            ContextFeature(
+                feature.name, column.removeprefix("input."), place, moments.mean or 0.0,
+                math.sqrt(variance) or 1.0, tuple(known) if profile.kind == "text" else (),
+            )
+        )  # fmt: skip
+    return tuple(made)
 
 
 def _check_delays(rollout: Rollout, guard: Guard, ledger: Ledger) -> None:
