@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,14 +96,22 @@ def test_each_region_gets_the_version_that_suits_it(rows, home, serve):
             answer = client.predict(X[row : row + 1])
             client.add_outcomes([(answer.ids[0], int(y[row]))])
             steered[X.region[row]].append(answer.version)
-        keyed = {
-            client.predict(X[:1], headers={"bascule-sticky": "ada"}).version for _ in range(20)
-        }
+    keyed = Counter(
+        httpx.post(
+            f"http://127.0.0.1:{server.port}/v2/models/gb/infer", headers={"bascule-sticky": key},
+            json={
+                "inputs": [
+                    {"name": "x", "shape": [1], "datatype": "FP64", "data": [0.5]},
+                    {"name": "region", "shape": [1], "datatype": "BYTES", "data": ["north"]},
+                ]
+            },
+        ).json()["model_version"]
+        for key in map(str, range(40)) for _ in range(2)
+    )  # fmt: skip
     assert np.mean([version == "1" for version in steered["north"]]) > 0.9
     assert np.mean([version == "2" for version in steered["south"]]) > 0.9
-    assert len(keyed) == 1
+    assert all(count % 2 == 0 for count in keyed.values()), "a key keeps its arm"
+    assert min(keyed["1"], keyed["2"]) > 16, "a request with a key is not steered"
     assert command("rollout", "replay", rollout)["differing"] == []
-    values = {
-        value["policy"]: value["value"]["dr"] for value in status["values"]["values"]
-    }
+    values = {value["policy"]: value["value"]["dr"] for value in status["values"]["values"]}
     assert values["by context"]["low"] > max(values["gb/1"]["high"], values["gb/2"]["high"])

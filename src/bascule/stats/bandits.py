@@ -111,7 +111,7 @@ class ContextMoments(NamedTuple):
         """
         penalty = np.eye(len(self.gram))
         penalty[0, 0] = 0.01
-        inverse: Floats = np.linalg.inv(self.gram + penalty)
+        inverse = np.asarray(np.linalg.inv(self.gram + penalty), np.float64)
         mean: Floats = inverse @ self.products
         rest = max(self.squares - float(mean @ self.products), 0.0)
         covariance: Floats = (2.5 + rest) / (10 + self.rows) * inverse

@@ -101,13 +101,14 @@ come later move no other pair. A pair of one class says nothing and is left out.
 _STEERED = (
     """
 WITH answered AS (
-    SELECT id, {when} AS time, "row", propensity, least(CASE WHEN is_outcome
-        THEN CAST({loss} AS DOUBLE) END, {bound!r}) / {bound!r} AS loss{columns}"""
+    SELECT id, {when} AS time, "row", propensity,
+        CASE WHEN is_outcome THEN CAST({loss} AS DOUBLE) END AS loss{columns}"""
     + _OF_ARM
     + """ AND propensity IS NOT NULL
 ), requests AS (
     SELECT id, min(time) AS time, any_value(propensity) AS propensity,
-        CASE WHEN bool_and(loss IS NOT NULL) THEN 1 - avg(loss) END AS reward{firsts}
+        CASE WHEN bool_and(loss IS NOT NULL) THEN 1 - avg(least(loss, {bound!r})) / {bound!r} END
+            AS reward{firsts}
     FROM answered GROUP BY id HAVING bool_or("row" = 0)
 )
 """

@@ -46,7 +46,7 @@ def _rounded(number: float) -> float:
 def is_news(policy: ContextPolicy, before: ContextPolicy, gram: Floats) -> bool:
     """Whether the probabilities of the arms differ by enough for another plan.
 
-    The gain has moved by a tenth of its standard deviation, or that has shrunk by a tenth.
+    The gain has moved by a third of its standard deviation, or that has shrunk by a tenth.
 
     Args:
         policy: The new one.
@@ -58,7 +58,7 @@ def is_news(policy: ContextPolicy, before: ContextPolicy, gram: Floats) -> bool:
     moved = np.subtract(policy.gain, before.gain)
     spread, spread_before = (float(np.sum(np.multiply(one.covariance, gram))) for one in
                              (policy, before))  # fmt: skip
-    return float(moved @ gram @ moved) > 0.01 * spread or spread_before > 1.2 * spread
+    return float(moved @ gram @ moved) > 0.1 * spread or spread_before > 1.2 * spread
 
 
 def preferring_share(policy: ContextPolicy, gram: Floats) -> float:
