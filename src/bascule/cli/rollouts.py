@@ -14,9 +14,10 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.core import BasculeError
 
 if TYPE_CHECKING:
-    from bascule.release.rollouts import Command, RolloutBook, SteeredValues, StoredRollout
+    from bascule.release.rollouts import Command, RolloutBook, StoredRollout
 
 _Name = Annotated[
     str, typer.Argument(help="The rollout's id, or its endpoint.", show_default=False)
@@ -46,6 +47,8 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """List rollouts; or tell one as a story, with its evidence."""
+    import msgspec
+
     book = context.rollouts()
     if name is None:
         found = book.rollouts()
@@ -59,15 +62,15 @@ def status(
         return
     stored = book.get(name)
     if as_json:
-        print_json(
-            _as_json(stored) | {"story": _story(book, stored.rollout.id), **_values(book, stored)}
-        )
+        rollout = stored.rollout
+        values = msgspec.to_builtins(book.values(rollout.id)) if rollout.context else None
+        more = {"values": values} if rollout.context else {}
+        print_json(_as_json(stored) | {"story": _story(book, rollout.id), **more})
         return
     if not follow or stored.ended_at is not None:
         for line in _lines(book, stored):
             say(line)
-        if stored.rollout.context:
-            _tell_values(book.values(stored.rollout.id))
+        _tell_values(book, stored.rollout.id)
     elif sys.stdout.isatty():
         _show_live(book, stored)
     else:
@@ -183,27 +186,23 @@ def _story(book: RolloutBook, rollout: str) -> list[object]:
     return [msgspec.to_builtins(one) for one in book.decisions(rollout)]
 
 
-def _values(book: RolloutBook, stored: StoredRollout) -> dict[str, object]:
-    import msgspec
-
-    rollout = stored.rollout
-    return {"values": msgspec.to_builtins(book.values(rollout.id))} if rollout.context else {}
-
-
-def _tell_values(values: SteeredValues | None) -> None:
-    if values is None or not values.values:
-        say("rewards: too few answers with an outcome to estimate them")
+def _tell_values(book: RolloutBook, rollout: str) -> None:
+    """What each version and the policy of a contextual bandit would have earned."""
+    try:
+        values = book.values(rollout)
+    except BasculeError as error:  # the story is told all the same
+        note(f"rewards cannot be estimated: {error}")
+        return
+    if values is None:
         return
     print_table(
-        ("answered", "reward", "95 %"),
+        ("answered by", "reward", "95 %"),
         [
-            (
-                of.policy,
-                f"{of.value.dr.value:.4f}",
-                f"{of.value.dr.low:.4f} to {of.value.dr.high:.4f}",
-            )
-            for of in values.values
+            (value.policy, f"{of.value:.4f}", f"{of.low:.4f} to {of.high:.4f}")
+            for value in values.values
+            for of in [value.value.dr]
         ],
+        empty="too few answers with an outcome to estimate rewards",
     )
     note(f"rewards had all requests been answered so; doubly robust, {values.answers:,} answers")
 

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from bascule.core import BasculeError, Invalid, Reference, check_name
 from bascule.endpoints.steering import ContextPolicy, check_policy
 
@@ -188,11 +190,11 @@ class Plan:
                 if said.get(name) is not None:
                     said[name] = kind(**said[name])
             if said.get("context") is not None:
-                said["context"] = ContextPolicy.from_json(said["context"])
+                said["context"] = msgspec.convert(said["context"], ContextPolicy)
             return cls(**said)
         except BasculeError:
             raise
-        except (TypeError, KeyError, AttributeError) as problem:
+        except (TypeError, KeyError, AttributeError, msgspec.ValidationError) as problem:
             raise Invalid(f"plan: {problem}", hint="see the reference of plans") from None
 
 

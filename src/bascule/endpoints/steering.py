@@ -1,10 +1,9 @@
 """Requests steered by their context: which arm answers, and with which probability. Pure.
 
-A request has a context, a vector of a few of its inputs. The arm is drawn by linear Thompson
-sampling (Agrawal and Goyal 2013). Of two arms with normal posteriors, the probability that a draw
-prefers the candidate is a normal distribution function, so every propensity is exact. A part of the
-requests explores: either arm with the same probability, whatever the context. That bounds each
-propensity from below, and the explored requests are a fair comparison of the arms.
+Linear Thompson sampling (Agrawal and Goyal 2013): of two arms with normal posteriors, the chance
+that a draw prefers the candidate is a normal distribution function, so each propensity is exact. A
+part of the requests explores, with either arm as likely whatever the context: propensities have a
+floor, and the explored requests are a fair comparison of the arms.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from typing import Any, NamedTuple
 
 from bascule.core import Invalid
 
-MAX_WIDTH = 16
-"""Numbers of a context, beside the constant."""
-MAX_CATEGORIES = 8
+MAX_WIDTH, MAX_CATEGORIES = 16, 8
+"""Numbers of a context beside the constant, and categories of a feature."""
 LIMIT = 3.0
 """A number counts as at most so many standard deviations from its mean."""
 
@@ -46,11 +44,6 @@ class ContextFeature:
     scale: float = 1.0
     categories: tuple[str, ...] = ()
 
-    @property
-    def width(self) -> int:
-        """How many numbers of the context it gives."""
-        return len(self.categories) or 1
-
     def numbers(self, value: Any) -> list[float]:
         """Its numbers in the context of a request with this value; None for a missing one."""
         if self.categories:
@@ -62,12 +55,7 @@ class ContextFeature:
 
 
 def context_of(features: Sequence[ContextFeature], columns: Mapping[str, Any]) -> list[float]:
-    """The context of a request: 1, then the numbers of each feature.
-
-    Args:
-        features: In order.
-        columns: The inputs of the request, by field; those that are absent count as missing.
-    """
+    """The context of a request with these inputs: 1, then the numbers of each feature."""
     numbers = [1.0]
     for feature in features:
         column = columns.get(feature.field)
@@ -79,13 +67,7 @@ def context_of(features: Sequence[ContextFeature], columns: Mapping[str, Any]) -
 
 
 class Steered(NamedTuple):
-    """The arm of a request.
-
-    Attributes:
-        is_candidate: Whether the candidate answers; else the current version.
-        is_explored: Whether the context did not matter.
-        propensity: The probability of this arm in this context, explored or not.
-    """
+    """The arm of a request, whether it explored, and the probability of this arm all in all."""
 
     is_candidate: bool
     is_explored: bool
@@ -98,9 +80,8 @@ class ContextPolicy:
 
     Attributes:
         features: Of the context.
-        gain: The posterior mean of what the candidate's reward is more than that of the current
-            version, by number of the context; empty before anything is learnt: every request
-            explores.
+        gain: The posterior mean of the weights of the candidate's reward, less those of the current
+            version; empty before anything is learnt: every request explores.
         covariance: Of the gain. Shape (numbers, numbers).
         floor: The least propensity of an arm; twice as many requests explore.
         most: The greatest probability of the candidate for a request that does not explore.
@@ -112,10 +93,13 @@ class ContextPolicy:
     floor: float = 0.05
     most: float = 1.0
 
+    @property
+    def width(self) -> int:
+        """How many numbers a context has."""
+        return 1 + sum(len(feature.categories) or 1 for feature in self.features)
+
     def preference(self, context: Sequence[float]) -> float:
         """The probability of the candidate for a request that does not explore, in thousandths."""
-        if not self.gain:
-            return 0.5
         mean = _dot(self.gain, context)
         variance = _dot(context, [_dot(row, context) for row in self.covariance])
         chance = 0.5 * math.erfc(-mean / math.sqrt(2 * max(variance, 1e-12)))
@@ -128,23 +112,8 @@ class ContextPolicy:
         explores, preference = 2 * self.floor, self.preference(context_of(self.features, columns))
         chance = self.floor + (1 - explores) * preference
         is_explored = draw < explores
-        is_candidate = (
-            draw < self.floor if is_explored else draw < explores + (1 - explores) * preference
-        )
-        return Steered(is_candidate, is_explored, chance if is_candidate else 1 - chance)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ContextPolicy:
-        """Raises TypeError or KeyError where a field is missing or unknown."""
-        features = [
-            ContextFeature(**{**feature, "categories": tuple(feature.get("categories", ()))})
-            for feature in value["features"]
-        ]
-        given = {
-            **value, "features": tuple(features), "gain": tuple(value.get("gain", ())),
-            "covariance": tuple(map(tuple, value.get("covariance", ()))),
-        }  # fmt: skip
-        return cls(**given)
+        bound = self.floor if is_explored else explores + (1 - explores) * preference
+        return Steered(draw < bound, is_explored, chance if draw < bound else 1 - chance)
 
 
 def _dot(left: Sequence[float], right: Sequence[float]) -> float:
@@ -153,14 +122,14 @@ def _dot(left: Sequence[float], right: Sequence[float]) -> float:
 
 def check_policy(policy: ContextPolicy) -> None:
     """Raise `Invalid` unless the numbers of a policy fit together."""
-    width = 1 + sum(feature.width for feature in policy.features)
+    names, width = [feature.name for feature in policy.features], policy.width
     if not 2 <= width <= MAX_WIDTH + 1:
         raise Invalid(
-            f"a context of {width - 1} numbers is not one of 1 to {MAX_WIDTH}",
+            f"a context has 1 to {MAX_WIDTH} numbers, not {width - 1}",
             hint=f"each number is one, and each category, of which a column has {MAX_CATEGORIES}",
         )
-    if len({feature.name for feature in policy.features}) < len(policy.features):
-        raise Invalid("a column of the context is there twice")
+    if len(set(names)) < len(names):
+        raise Invalid(f"a column of the context is there twice: {', '.join(names)}")
     if not 0 < policy.floor <= 0.5 or not 0 < policy.most <= 1:
         raise Invalid(f"floor {policy.floor:g} must be over 0 and 0.5 at most, and most over 0")
     sizes = {len(policy.gain), len(policy.covariance), *map(len, policy.covariance)}

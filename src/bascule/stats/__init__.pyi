@@ -1,9 +1,9 @@
 from . import durations as durations
 from .bandits import (
-    ContextMoments as ContextMoments,
     Estimate as Estimate,
     PolicyValue as PolicyValue,
     best_arm_probabilities as best_arm_probabilities,
+    linear_posterior as linear_posterior,
     policy_value as policy_value,
     thompson_shares as thompson_shares,
 )

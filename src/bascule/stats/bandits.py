@@ -10,7 +10,6 @@ Pure, numpy alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,50 +71,27 @@ def thompson_shares(rewards: ArrayLike, trials: ArrayLike, *, floor: float = 0.0
     return made
 
 
-class ContextMoments(NamedTuple):
-    """Sums over the answers of an arm whose rewards are known: all that its linear model needs.
+def linear_posterior(
+    rows: float, squares: float, products: Floats, gram: Floats
+) -> tuple[Floats, Floats]:
+    """The mean and the covariance of the weights of a linear model of the rewards of an arm.
 
-    Attributes:
-        rows: How many answers.
+    Ridge regression (Agrawal and Goyal 2013), with the variance of the rewards around it in place
+    of a bound; 1/4, the most of rewards from 0 to 1, counts as ten answers.
+
+    Args:
+        rows: How many answers have a known reward.
         squares: The sum of the squared rewards.
-        products: Of each number of the context, times the reward. Shape (numbers,).
+        products: Of each number of the context, times the reward. Shape (numbers,). The first
+            number is the constant 1, whose weight is hardly shrunk.
         gram: Of the products of two numbers. Shape (numbers, numbers).
     """
-
-    rows: float
-    squares: float
-    products: Floats
-    gram: Floats
-
-    @classmethod
-    def of_rows(cls, contexts: Floats, rewards: Floats) -> ContextMoments:
-        """Of contexts of shape (rows, numbers), and as many rewards."""
-        products, gram = rewards @ contexts, contexts.T @ contexts
-        return cls(len(rewards), float(rewards @ rewards), products, gram)
-
-    @classmethod
-    def of_vector(cls, vector: ArrayLike, width: int) -> ContextMoments:
-        """Of rows, squares, products, and the upper triangle of the gram matrix by its rows."""
-        numbers = np.asarray(vector, np.float64)
-        gram = np.zeros((width, width))
-        gram[np.triu_indices(width)] = numbers[2 + width :]
-        gram += np.triu(gram, 1).T
-        return cls(numbers[0], numbers[1], numbers[2 : 2 + width], gram)
-
-    def posterior(self) -> tuple[Floats, Floats]:
-        """The mean and the covariance of the weights of the expected reward.
-
-        Ridge regression (Agrawal and Goyal 2013), with the variance of the rewards around it in
-        place of a bound: 1/4, that of rewards from 0 to 1 at most, counts as ten answers. The first
-        number is the constant, which is hardly shrunk.
-        """
-        penalty = np.eye(len(self.gram))
-        penalty[0, 0] = 0.01
-        inverse = np.asarray(np.linalg.inv(self.gram + penalty), np.float64)
-        mean: Floats = inverse @ self.products
-        rest = max(self.squares - float(mean @ self.products), 0.0)
-        covariance: Floats = (2.5 + rest) / (10 + self.rows) * inverse
-        return mean, covariance
+    penalty = np.eye(len(gram))
+    penalty[0, 0] = 0.01
+    inverse = np.asarray(np.linalg.inv(gram + penalty), np.float64)
+    mean: Floats = inverse @ products
+    rest = max(squares - float(mean @ products), 0.0)
+    return mean, (2.5 + rest) / (10 + rows) * inverse
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +124,8 @@ def policy_value(
 ) -> PolicyValue:  # fmt: skip
     """What a policy would have earned, from answers whose arms another policy drew.
 
+    The intervals are normal: they need some hundred rows, and weights that are bounded by a floor.
+
     Args:
         rewards: Of each answer. Shape (rows,).
         arms: The number of the arm that was drawn.
@@ -160,8 +138,6 @@ def policy_value(
     Raises:
         Invalid: The shapes differ, there are fewer than two rows, or a propensity is not over 0 and
             1 at most.
-
-    The intervals are normal: they need some hundred rows, and weights that are bounded by a floor.
     """
     reward, arm = np.asarray(rewards, np.float64), np.asarray(arms, np.int64)
     drawn, played = np.asarray(propensities, np.float64), np.asarray(policy, np.float64)

@@ -116,7 +116,7 @@ def test_a_policy_ends_with_its_rollout_and_behind_a_router_that_chooses_the_arm
     ("policy", "words"),
     [
         (ContextPolicy(()), "numbers"),
-        (ContextPolicy(tuple(ContextFeature(f"c{n}") for n in range(17))), "17 numbers"),
+        (ContextPolicy(tuple(ContextFeature(f"c{n}") for n in range(17))), "not 17"),
         (ContextPolicy((AGE, AGE)), "twice"),
         (ContextPolicy((AGE,), floor=0.0), "floor"),
         (ContextPolicy((AGE,), (1.0,)), "2 finite numbers"),

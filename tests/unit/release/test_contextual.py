@@ -18,8 +18,7 @@ from bascule.monitoring.ledger import (
     Ledger,
     Outcomes,
     Span,
-    steered_moments,
-    steered_rows,
+    SteeredAnswers,
     write_segment,
 )
 from bascule.monitoring.ledger.manifest import commit, read_manifest
@@ -49,7 +48,7 @@ from bascule.release.rollouts.evidence import steered_sums
 from bascule.release.rollouts.losses import LABELS, loss_sql
 from bascule.release.rollouts.steering import learn
 from bascule.release.rollouts.valuing import steered_values
-from bascule.stats import ContextMoments, policy_value, thompson_shares
+from bascule.stats import linear_posterior, policy_value, thompson_shares
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
 FEATURES = ContextFeature("a", "a"), ContextFeature("b", "b")
@@ -85,6 +84,10 @@ def vector(contexts, rewards):
 
 def sums(contexts, rewards):
     return np.array(vector(contexts, rewards)[1:])
+
+
+def posterior(x, r):
+    return linear_posterior(len(r), float(r @ r), r @ x, x.T @ x)
 
 
 SUITS = lambda x: np.column_stack([0.5 + 0.15 * x[:, 1], 0.5 - 0.15 * x[:, 1]])  # noqa: E731
@@ -134,15 +137,17 @@ def test_about_as_much_is_lost_where_the_context_does_not_matter():
 def test_weights_are_those_of_ridge_regression():
     random = np.random.default_rng(0)
     x, r = requests(random, 400), random.random(400)
-    of_rows = ContextMoments.of_rows(x, r)
-    of_sums = ContextMoments.of_vector(sums(x, r), 3)
     padded = np.vstack([x, np.diag([0.1, 1, 1])]), np.append(r, np.zeros(3))
     expected = np.linalg.lstsq(*padded, rcond=None)[0]
-    for moments in (of_rows, of_sums):
-        mean, covariance = moments.posterior()
-        assert mean == pytest.approx(expected, rel=1e-9)
-        assert np.linalg.eigvalsh(covariance).min() > 0
-    tiny = ContextMoments.of_rows(x[:0], r[:0]).posterior()
+    mean, covariance = posterior(x, r)
+    assert mean == pytest.approx(expected, rel=1e-9)
+    assert np.linalg.eigvalsh(covariance).min() > 0
+    learnt = learn(ContextPolicy(FEATURES), sums(x, r), sums(x, 1 - r))
+    assert learnt.gain == pytest.approx(posterior(x, 1 - r)[0] - mean, rel=1e-5)
+    assert np.array(learnt.covariance) == pytest.approx(
+        covariance + posterior(x, 1 - r)[1], rel=1e-5
+    )
+    tiny = posterior(x[:0], r[:0])
     assert (tiny[0] == 0).all()
     assert np.isfinite(tiny[1]).all()
 
@@ -327,15 +332,13 @@ def answered(home, ids, at, x, *, arm="candidate", rows=None, propensity=0.5, la
 
 
 def asked(home):
-    return {
-        "ledger": Ledger(home), "model": "gb", "endpoint": "gb", "arm": "candidate",
-        "spans": [
-            Span(n, START + timedelta(minutes=n), START + timedelta(minutes=n + 1), plan=7)
-            for n in range(2)
-        ],
-        "loss": CountedLoss(loss_sql("accuracy", LABELS, 0), "output.label"),
-        "context": ["1", 'coalesce("input.a", 0)'],
-    }  # fmt: skip
+    spans = [
+        Span(n, START + timedelta(minutes=n), START + timedelta(minutes=n + 1), plan=7)
+        for n in range(2)
+    ]
+    loss = CountedLoss(loss_sql("accuracy", LABELS, 0), "output.label")
+    context = ["1", 'coalesce("input.a", 0)']
+    return SteeredAnswers(Ledger(home), "gb", "gb", "candidate", spans, loss, context)
 
 
 def test_sums_are_of_the_newest_truths_however_often_and_late_they_come(tmp_path):
@@ -343,7 +346,7 @@ def test_sums_are_of_the_newest_truths_however_often_and_late_they_come(tmp_path
     answered(tmp_path, ["d", "d"], START + timedelta(minutes=1), [3.0, 9.0], rows=[0, 1])
     answered(tmp_path, ["other"], START, [5.0], arm="current")
     answered(tmp_path, ["keyed"], START, [5.0], propensity=None)
-    assert steered_moments(**asked(tmp_path)) == {
+    assert asked(tmp_path).moments() == {
         0: (3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 1: (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     }  # fmt: skip
     outcomes = Outcomes(tmp_path)
@@ -351,16 +354,16 @@ def test_sums_are_of_the_newest_truths_however_often_and_late_they_come(tmp_path
         outcomes.add("gb", pa.table({"id": ["a", "b", "c"], "truth": truths}))
     outcomes.add("gb", pa.table({"id": ["d#0"], "truth": [1]}))
     x, r = np.array([[1, 2], [1, -1], [1, 0]]), np.array([1.0, 1.0, 0.0])
-    once = steered_moments(**asked(tmp_path))
+    once = asked(tmp_path).moments()
     assert once[0] == pytest.approx(vector(x, r))
     assert once[1][:2] == (1.0, 0.0), "a request counts once all its rows have their truth"
     outcomes.add("gb", pa.table({"id": ["d#1"], "truth": [0]}))
-    assert steered_moments(**asked(tmp_path))[1] == (1, 1, 0.25, 0.5, 1.5, 1, 3, 9)
-    rows = steered_rows(**asked(tmp_path))
+    assert asked(tmp_path).moments()[1] == (1, 1, 0.25, 0.5, 1.5, 1, 3, 9)
+    rows = asked(tmp_path).rows()
     assert sorted(map(tuple, rows[:, 1:])) == [
         (0.0, 0.5, 1.0, 0.0), (0.5, 0.5, 1.0, 3.0), (1.0, 0.5, 1.0, -1.0), (1.0, 0.5, 1.0, 2.0),
     ]  # fmt: skip
-    assert steered_rows(**asked(tmp_path)).tolist() == rows.tolist()
+    assert asked(tmp_path).rows().tolist() == rows.tolist()
 
 
 def test_a_ledger_of_earlier_releases_has_no_steered_answers(tmp_path):
@@ -370,7 +373,7 @@ def test_a_ledger_of_earlier_releases_has_no_steered_answers(tmp_path):
     manifest = read_manifest(tmp_path)
     manifest.segments.append(write_segment(tmp_path, made, "gb", "1", "2026-11-01", "1.parquet"))
     commit(tmp_path, manifest)
-    assert steered_moments(**asked(tmp_path)) == {}
+    assert asked(tmp_path).moments() == {}
 
 
 # -- off-policy estimates --
@@ -449,7 +452,7 @@ def _of_learnt(x, arms, rewards, order, fresh, rates):
     folds, values = np.arange(len(x)) % 5, []
     for fold in range(5):
         weights = [
-            ContextMoments.of_rows(x[order][mask], rewards[order][mask]).posterior()[0]
+            posterior(x[order][mask], rewards[order][mask])[0]
             for mask in ((folds != fold) & (arms[order] == arm) for arm in (0, 1))
         ]
         better = np.clip(fresh @ weights[1], 0, 1) > np.clip(fresh @ weights[0], 0, 1)

@@ -22,10 +22,9 @@ from .cohorts import (
     CohortCount as CohortCount,
     CountedLoss as CountedLoss,
     Span as Span,
+    SteeredAnswers as SteeredAnswers,
     count_cohorts as count_cohorts,
     losses_of_rows as losses_of_rows,
-    steered_moments as steered_moments,
-    steered_rows as steered_rows,
 )
 from .compaction import Compaction as Compaction
 from .deletion import (

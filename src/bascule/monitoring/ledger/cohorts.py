@@ -237,82 +237,67 @@ def count_cohorts(
     return counts
 
 
-def steered_moments(
-    ledger: Ledger, *, model: str, endpoint: str, arm: str, spans: Sequence[Span],
-    loss: CountedLoss, context: Sequence[str], sample: float = 1.0,
-) -> dict[int, tuple[float, ...]]:  # fmt: skip
-    """Sums over the answers of an arm that were steered by their context, by span.
+@dataclass(frozen=True, slots=True)
+class SteeredAnswers:
+    """The answers of an arm that were steered by their context; fields as of `count_cohorts`.
 
-    Args:
-        ledger: As `count_cohorts` has it, and what follows.
-        model: Likewise.
-        endpoint: Likewise.
-        arm: Likewise.
-        spans: Likewise.
-        loss: Of which the reward is what is left of 1; not of pairs.
-        context: The numbers of the context, as SQL over a row; the first one is the constant 1.
-        sample: See `count_cohorts`.
-
-    Returns:
-        Of each span with answers: their number; and of those with a reward what
-        `stats.ContextMoments.of_vector` reads.
+    Attributes:
+        ledger: With its outcomes.
+        model: That answered.
+        endpoint: That was asked.
+        arm: Its name.
+        spans: At least one.
+        loss: Not of pairs. The reward of an answer is 1 less its loss.
+        context: The numbers of the context as SQL over a row, the constant 1 first.
+        sample: The share of ids that get outcomes.
     """
-    if not spans:
-        return {}
-    common, days = _chosen(endpoint, arm, spans, [loss], sample)
-    names = [f"x{place}" for place in range(len(context))]
-    products = [
-        *(f"reward * {name}" for name in names),
-        *(f"{left} * {right}" for place, left in enumerate(names) for right in names[place:]),
-    ]
-    sums = ", ".join(
-        f"coalesce(sum({product}) FILTER (reward IS NOT NULL), 0)"
-        for product in ("reward * reward", *products)
-    )
-    sql = (
-        _steered_sql(loss, context, common)
-        + f"SELECT number, count(*), count(reward), {sums} FROM requests ASOF JOIN "
-        f"(VALUES {common['spans']}) AS spans(number, start, low, high) "
-        "ON requests.time >= spans.start GROUP BY number"
-    )
-    table = ledger.query(sql, model=model, days=days)
-    return {
-        int(number): tuple(round(float(value), _DIGITS) for value in vector)
-        for number, *vector in zip(*(column.to_pylist() for column in table.columns), strict=True)
-    }
 
+    ledger: Ledger
+    model: str
+    endpoint: str
+    arm: str
+    spans: Sequence[Span]
+    loss: CountedLoss
+    context: Sequence[str]
+    sample: float = 1.0
 
-def steered_rows(
-    ledger: Ledger, *, model: str, endpoint: str, arm: str, spans: Sequence[Span],
-    loss: CountedLoss, context: Sequence[str], sample: float = 1.0,
-) -> NDArray[np.float64]:  # fmt: skip
-    """The answers behind `steered_moments` that have a reward, in the order of a hash of their ids.
+    def moments(self) -> dict[int, tuple[float, ...]]:
+        """By span with answers: see `release.rollouts.CohortArm.moments`."""
+        x = [f"x{place}" for place in range(len(self.context))]
+        products = [
+            "reward * reward", *(f"reward * {name}" for name in x),
+            *(f"{left} * {right}" for place, left in enumerate(x) for right in x[place:]),
+        ]  # fmt: skip
+        sums = [f"coalesce(sum({one}) FILTER (reward IS NOT NULL), 0)" for one in products]
+        rows = self._query(
+            f"number, count(*), count(reward), {', '.join(sums)} FROM requests ASOF JOIN "
+            "(VALUES {spans}) AS spans(number, start, low, high) "
+            "ON requests.time >= spans.start GROUP BY number"
+        )
+        return {int(row[0]): tuple(np.round(row[1:], _DIGITS).tolist()) for row in rows}
 
-    Returns:
-        Shape (rows, 3 + numbers of the context): the hash from 0 to 1, the reward, the propensity,
-        and the context.
-    """
-    common, days = _chosen(endpoint, arm, spans, [loss], sample)
-    names = ", ".join(f"x{place}" for place in range(len(context)))
-    sql = (
-        _steered_sql(loss, context, common)
-        + f"SELECT outcome_draw('rows' || id) AS draw, reward, propensity, {names} FROM requests "
-        "WHERE reward IS NOT NULL ORDER BY draw, id"
-    )
-    table = ledger.query(sql, model=model, days=days)
-    return np.column_stack([column.to_numpy().astype(np.float64) for column in table.columns])
+    def rows(self) -> NDArray[np.float64]:
+        """Those with a reward: a hash of the id, reward, propensity, context; by the hash."""
+        x = ", ".join(f"x{place}" for place in range(len(self.context)))
+        return self._query(
+            f"outcome_draw('rows' || id) AS draw, reward, propensity, {x} FROM requests "
+            "WHERE reward IS NOT NULL ORDER BY draw, id"
+        )
 
-
-def _steered_sql(loss: CountedLoss, context: Sequence[str], common: Mapping[str, str]) -> str:
-    names = [f"x{place}" for place in range(len(context))]
-    return _STEERED.format(
-        loss=loss.sql, bound=loss.bound,
-        columns="".join(
-            f", CAST({sql} AS DOUBLE) AS {name}" for name, sql in zip(names, context, strict=True)
-        ),
-        firsts="".join(f', any_value({name}) FILTER ("row" = 0) AS {name}' for name in names),
-        **common,
-    )  # fmt: skip
+    def _query(self, selected: str) -> NDArray[np.float64]:
+        common, days = _chosen(self.endpoint, self.arm, self.spans, [self.loss], self.sample)
+        sql = (_STEERED + "SELECT " + selected).format(
+            loss=self.loss.sql, bound=self.loss.bound, **common,
+            columns="".join(
+                f", CAST({one} AS DOUBLE) AS x{place}" for place, one in enumerate(self.context)
+            ),
+            firsts="".join(
+                f', any_value(x{place}) FILTER ("row" = 0) AS x{place}'
+                for place in range(len(self.context))
+            ),
+        )  # fmt: skip
+        columns = self.ledger.query(sql, model=self.model, days=days).columns
+        return np.column_stack([column.to_numpy().astype(np.float64) for column in columns])
 
 
 def _chosen(

@@ -21,8 +21,8 @@ from bascule.monitoring.ledger import (
     CohortCount,
     CountedLoss,
     Span,
+    SteeredAnswers,
     count_cohorts,
-    steered_moments,
 )
 from bascule.release.rollouts.evidence import KEY_COHORTS, Cohort, CohortArm
 from bascule.release.rollouts.guards import Guard
@@ -116,8 +116,9 @@ def count_outcomes(
                 spans=[replace(span, units=units[stage]) for span, stage in spans],
                 losses=counted_losses(rollout.guards, arm), sample=rollout.outcomes_sample,
             )  # fmt: skip
-            if rollout.context:
-                moments[arm] = count_moments(ledger, rollout, arm, [span for span, _ in spans])
+            if rollout.context and spans:
+                answers = steered_answers(ledger, rollout, arm, [span for span, _ in spans])
+                moments[arm] = answers.moments()
         arms.append(_arms(counts))
     cohorts = []
     for span, number in spans:
@@ -166,15 +167,15 @@ def context_sql(features: Sequence[ContextFeature]) -> list[str]:
     return numbers
 
 
-def count_moments(
-    ledger: Ledger, rollout: Rollout, arm: int, spans: Sequence[Span]
-) -> dict[int, tuple[float, ...]]:
-    """See `steered_moments`; `arm`: 0 for the current version, 1 for the candidate."""
+def steered_answers(
+    ledger: Ledger, rollout: Rollout, arm: int, spans: Sequence[Span], share: float = 1.0
+) -> SteeredAnswers:
+    """Those of the current version (0) or the candidate (1), or a share of them by their ids."""
     version = (rollout.current, rollout.candidate)[arm]
-    return steered_moments(
-        ledger, model=version.partition("/")[0], endpoint=rollout.endpoint,
-        arm=(CURRENT, CANDIDATE)[arm], spans=spans, loss=counted_losses(rollout.guards, arm)[0],
-        context=context_sql(rollout.context), sample=rollout.outcomes_sample,
+    return SteeredAnswers(
+        ledger, version.partition("/")[0], rollout.endpoint, (CURRENT, CANDIDATE)[arm], spans,
+        counted_losses(rollout.guards, arm)[0], context_sql(rollout.context),
+        share * rollout.outcomes_sample,
     )  # fmt: skip
 
 

@@ -90,8 +90,9 @@ class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
         squares: The sum of their squares, likewise.
         cut: The requests of which a loss was cut at its bound, likewise.
         pairs: Of a guard on pairs, likewise: the pairs, and those without a truth.
-        moments: Of a contextual bandit: all answers that were steered, and the sums over those with
-            a truth that `stats.ContextMoments.of_vector` reads.
+        moments: Of a contextual bandit: the number of the answers that were steered; and of those
+            with a truth the number, the sum of their squared rewards, the sums of the rewards times
+            each number of the context, and those of the products of two numbers, each pair once.
     """
 
     predictions: int = 0

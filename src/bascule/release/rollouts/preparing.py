@@ -8,7 +8,7 @@ from the answers that are compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -102,8 +102,8 @@ def prepare(
         prepared[guard.name] = _checked(msgspec.structs.replace(guard, loss=loss), rollout.current)
     _check_delays(rollout, chosen[0], ledger)
     guards = tuple(prepared.get(guard.name, guard) for guard in rollout.guards)
-    context = _scaled_features(
-        rollout.context, bundle, rollout.current, recording.private, recording.max_values
+    context = tuple(
+        _scaled_feature(feature, bundle, rollout.current, recording) for feature in rollout.context
     )
     return check_rollout(msgspec.structs.replace(rollout, guards=guards, context=context))
 
@@ -222,44 +222,29 @@ def _checked(guard: Guard, version: str) -> Guard:
     return guard
 
 
-def _scaled_features(
-    features: Sequence[ContextFeature], bundle: Bundle, version: str,
-    private: Mapping[str, str], max_values: int,
-) -> tuple[ContextFeature, ...]:  # fmt: skip
-    """The features with their scale and categories, by the training rows of the current version.
-
-    Raises:
-        Invalid: The version has no such input, no profile of it, or the ledger does not keep it.
-    """
-    baseline = bundle.baseline
-    columns = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns
-    model, made = version.partition("/")[0], list[ContextFeature]()
-    answers = Answers(bundle.task, (), bundle.signature)
-    for feature in features:
-        column, place = input_column(feature.name, bundle.signature, "biufOU")
-        if not column:
-            raise Invalid(
-                f"context: {version} has no input of one number or text named {feature.name!r}",
-                hint=f"its inputs are {', '.join(list(bundle.signature.columns)[:20])}",
-            )
-        if field := left_out(Loss(column), answers, model, private, max_values):
-            raise Invalid(f"context: the ledger does not keep {field} of {model} as it is")
-        profile = columns.get(feature.name)
-        if profile is None:
-            raise Invalid(
-                f"context: {version} has no profile of {feature.name}, which gives its scale",
-                hint="pack it with train=X",
-            )
-        known = [str(value) for value, _ in profile.frequent.top()[:MAX_CATEGORIES]]
-        moments = profile.moments
-        variance = (moments.squares or 0.0) / max(moments.rows, 1)
-        made.append(
-            ContextFeature(
-                feature.name, column.removeprefix("input."), place, moments.mean or 0.0,
-                math.sqrt(variance) or 1.0, tuple(known) if profile.kind == "text" else (),
-            )
-        )  # fmt: skip
-    return tuple(made)
+def _scaled_feature(
+    feature: ContextFeature, bundle: Bundle, version: str, recording: Recording
+) -> ContextFeature:
+    """A feature with its scale or its categories, by the training rows of the current version."""
+    model, baseline = version.partition("/")[0], bundle.baseline
+    column, place = input_column(feature.name, bundle.signature, "biufOU")
+    if not column:
+        raise Invalid(f"context: {version} has no input of one value named {feature.name!r}")
+    private, most = recording.private, recording.max_values
+    if field := left_out(Loss(column), _answers_of(bundle), model, private, most):
+        raise Invalid(f"context: the ledger does not keep {field} of {model} as it is")
+    profiles = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns
+    if (profile := profiles.get(feature.name)) is None:
+        raise Invalid(
+            f"context: {version} has no profile of {feature.name}, which gives its scale",
+            hint="pack it with train=X",
+        )
+    moments, known = profile.moments, profile.frequent.top()[:MAX_CATEGORIES]
+    deviation = math.sqrt((moments.squares or 0.0) / max(moments.rows, 1))
+    return ContextFeature(
+        feature.name, column.removeprefix("input."), place, moments.mean or 0.0, deviation or 1.0,
+        tuple(str(value) for value, _ in known) if profile.kind == "text" else (),
+    )  # fmt: skip
 
 
 def _check_delays(rollout: Rollout, guard: Guard, ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bascule.endpoints import ContextPolicy
 from bascule.release.rollouts.plan import UNAPPROVED_PERCENT, Rollout
-from bascule.stats import ContextMoments
+from bascule.stats import linear_posterior
 
 Floats = NDArray[np.float64]
 _DIGITS = 6
@@ -28,15 +28,22 @@ def first_policy(rollout: Rollout) -> ContextPolicy:
 
 
 def learn(policy: ContextPolicy, current: Floats, candidate: Floats) -> ContextPolicy:
-    """The policy by the sums of both arms; see `ContextMoments.of_vector`."""
-    width = 1 + sum(feature.width for feature in policy.features)
+    """The policy by the sums of both arms; see `CohortArm.moments`."""
     (mean, variance), (before, variance_before) = (
-        ContextMoments.of_vector(sums, width).posterior() for sums in (candidate, current)
+        linear_posterior(sums[0], sums[1], sums[2 : 2 + policy.width], gram_of(sums, policy.width))
+        for sums in (candidate, current)
     )
     return replace(
         policy, gain=tuple(map(_rounded, mean - before)),
         covariance=tuple(tuple(map(_rounded, row)) for row in variance + variance_before),
     )  # fmt: skip
+
+
+def gram_of(sums: Floats, width: int) -> Floats:
+    """The matrix of the products of two numbers, of which sums have the upper triangle."""
+    gram = np.zeros((width, width))
+    gram[np.triu_indices(width)] = sums[2 + width :]
+    return gram + np.triu(gram, 1).T
 
 
 def _rounded(number: float) -> float:

@@ -11,12 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.endpoints import CANDIDATE, CURRENT
-from bascule.monitoring.ledger import steered_rows
-from bascule.release.rollouts.counting import Stage, context_sql, counted_losses, spans_of
+from bascule.release.rollouts.counting import Stage, spans_of, steered_answers
 from bascule.release.rollouts.evidence import Cohort, steered_sums
 from bascule.release.rollouts.plan import Rollout
-from bascule.stats import ContextMoments, PolicyValue, policy_value
+from bascule.stats import PolicyValue, linear_posterior, policy_value
 
 if TYPE_CHECKING:
     from bascule.monitoring.ledger import Ledger
@@ -68,19 +66,9 @@ def read_values(
         return SteeredValues(int(known), [])
     last = complete[-1].number
     spans = [span for span, _ in spans_of(rollout.started_at, stages, now) if span.number <= last]
-    rows = [
-        steered_rows(
-            ledger, model=version.partition("/")[0], endpoint=rollout.endpoint, arm=name,
-            spans=spans, loss=counted_losses(rollout.guards, arm)[0],
-            context=context_sql(rollout.context),
-            sample=rollout.outcomes_sample * min(1.0, _MOST_ROWS / known),
-        )
-        for arm, (name, version) in enumerate(
-            ((CURRENT, rollout.current), (CANDIDATE, rollout.candidate))
-        )
-    ]  # fmt: skip
-    arms = np.repeat([0, 1], [len(part) for part in rows])
-    table = np.concatenate(rows)
+    share = min(1.0, _MOST_ROWS / known)
+    rows = [steered_answers(ledger, rollout, arm, spans, share).rows() for arm in (0, 1)]
+    arms, table = np.repeat([0, 1], list(map(len, rows))), np.concatenate(rows)
     order = np.argsort(table[:, 0], kind="stable")
     values = steered_values(table[order, 3:], arms[order], table[order, 1], table[order, 2])
     names = rollout.current, rollout.candidate, "by context"
@@ -99,7 +87,8 @@ def steered_values(
     for fold in range(_FOLDS):
         for arm in (0, 1):
             fitted = (folds != fold) & (arms == arm)
-            weights, _ = ContextMoments.of_rows(contexts[fitted], rewards[fitted]).posterior()
+            x, r = contexts[fitted], rewards[fitted]
+            weights, _ = linear_posterior(len(r), r @ r, r @ x, x.T @ x)
             predicted[folds == fold, arm] = np.clip(contexts[folds == fold] @ weights, 0, 1)
     better = (predicted[:, 1] > predicted[:, 0]).astype(np.float64)
 
