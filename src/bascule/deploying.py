@@ -17,8 +17,14 @@ from bascule.documents import Plot, Plots, Table, Text, lettered, notebook
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint, EndpointBook
     from bascule.registry import ModelRegistry, Version
-    from bascule.release.rollouts import Begun, Command, RolloutBook, StoredDecision, StoredRollout
-    from bascule.release.rollouts.valuing import SteeredValues
+    from bascule.release.rollouts import (
+        Begun,
+        Command,
+        RolloutBook,
+        SteeredValues,
+        StoredDecision,
+        StoredRollout,
+    )
     from bascule_client.control import ControlClient
 
 One = TypeVar("One")

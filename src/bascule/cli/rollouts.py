@@ -190,7 +190,7 @@ def _tell_values(book: RolloutBook, rollout: str) -> None:
     """What each version and the policy of a contextual bandit would have earned."""
     try:
         values = book.values(rollout)
-    except BasculeError as error:  # the story is told all the same
+    except BasculeError as error:  # the story does not depend on the ledger
         note(f"rewards cannot be estimated: {error}")
         return
     if values is None:

@@ -37,6 +37,7 @@ from .requests import (
     request_of as request_of,
 )
 from .steering import (
+    LIMIT as LIMIT,
     MAX_CATEGORIES as MAX_CATEGORIES,
     ContextFeature as ContextFeature,
     ContextPolicy as ContextPolicy,

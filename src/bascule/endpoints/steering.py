@@ -2,7 +2,7 @@
 
 Linear Thompson sampling (Agrawal and Goyal 2013): of two arms with normal posteriors, the chance
 that a draw prefers the candidate is a normal distribution function, so each propensity is exact. A
-part of the requests explores, with either arm as likely whatever the context: propensities have a
+part of the requests explores, with either arm as likely in every context: propensities have a
 floor, and the explored requests are a fair comparison of the arms.
 """
 
@@ -129,11 +129,19 @@ def check_policy(policy: ContextPolicy) -> None:
             hint=f"each number is one, and each category, of which a column has {MAX_CATEGORIES}",
         )
     if len(set(names)) < len(names):
-        raise Invalid(f"a column of the context is there twice: {', '.join(names)}")
+        raise Invalid(
+            f"a column of the context is there twice: {', '.join(names)}", hint="name each once"
+        )
     if not 0 < policy.floor <= 0.5 or not 0 < policy.most <= 1:
-        raise Invalid(f"floor {policy.floor:g} must be over 0 and 0.5 at most, and most over 0")
+        raise Invalid(
+            f"floor {policy.floor:g} must be over 0 and 0.5 at most, and most over 0",
+            hint="0.05 and 1",
+        )
     sizes = {len(policy.gain), len(policy.covariance), *map(len, policy.covariance)}
     numbers = [*policy.gain, *(number for row in policy.covariance for number in row)]
     scales = [feature.scale for feature in policy.features]
     if sizes not in ({0}, {width}) or not all(map(math.isfinite, numbers)) or min(scales) <= 0:
-        raise Invalid(f"gain and covariance are not {width} finite numbers each way")
+        raise Invalid(
+            f"gain and covariance are not {width} finite numbers each way",
+            hint="a policy is made by a rollout: --strategy contextual",
+        )

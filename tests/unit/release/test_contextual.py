@@ -288,9 +288,10 @@ def test_a_decision_makes_the_policy_part_of_the_plan_and_its_end_takes_it_away(
     assert steered.context == ContextPolicy(FEATURES)
     assert [arm.share_percent for arm in steered.arms] == [50.0, 50.0]
     paused = obey(plan, begun.state, "pause", "ada", "", START)
+    assert plan_of(plan, paused, steered).context == steered.context
+    assert obey(plan, paused.state, "resume", "ada", "", START).state == begun.state
     aborted = Decision(state=Aborted(START), shares=begun.shares, sentence="")
-    for decision in (paused, aborted):
-        assert plan_of(plan, decision, steered).context is None
+    assert plan_of(plan, aborted, steered).context is None
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ class SteeredAnswers:
     sample: float = 1.0
 
     def moments(self) -> dict[int, tuple[float, ...]]:
-        """By span with answers: see `release.rollouts.CohortArm.moments`."""
+        """By span with answers, what `CohortArm` has as `moments`."""
         x = [f"x{place}" for place in range(len(self.context))]
         products = [
             "reward * reward", *(f"reward * {name}" for name in x),

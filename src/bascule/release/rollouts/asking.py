@@ -377,7 +377,9 @@ class Rollouts:
         if not rollout.context:
             return None
         if self._open_ledger is None:
-            raise Invalid("the ledger of the answers is not here")
+            raise Invalid(
+                "the ledger of the answers is not here", hint="ask its server: --server URL"
+            )
         stages = stages_of(self.decisions(name))
         cohorts = self.store.cohorts(rollout.id).cohorts
         return read_values(self._open_ledger(), rollout, stages, cohorts, self._clock())

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from bascule.core import NotFound
-from bascule.endpoints import CANDIDATE, CURRENT, ContextFeature
-from bascule.endpoints.steering import LIMIT
+from bascule.endpoints import CANDIDATE, CURRENT, LIMIT, ContextFeature
 from bascule.monitoring.ledger import (
     CohortCount,
     CountedLoss,

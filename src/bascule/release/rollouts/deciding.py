@@ -143,9 +143,9 @@ def obey(
         case "promote", _:
             following = promoted(rollout, state.stage, now, by_hand=True)
         case "pause", Running():
-            following = Paused(state.stage, now)
+            following = Paused(state.stage, now, state.policy)
         case "resume", Paused():
-            following = Running(state.stage, now)
+            following = Running(state.stage, now, policy=state.policy)
         case _:
             word = type(state).__name__.lower()
             raise Conflict(f"rollout {rollout.id} is {word}, so it cannot {command}")

@@ -260,7 +260,10 @@ def _check_context(rollout: Rollout, on_outcomes: list[Guard]) -> None:
         return
     check_policy(ContextPolicy(rollout.context, floor=rollout.floor))
     if rollout.steps_percent != (50.0,):
-        raise Invalid("explored requests are shared evenly: steps of contextual are 50")
+        raise Invalid(
+            "explored requests are shared evenly: steps of contextual are 50",
+            hint="leave out --steps",
+        )
     if on_outcomes[0].is_of_pairs:
         raise Invalid(
             f"{on_outcomes[0].name} is of pairs of answers, and a single one has no reward",

@@ -229,10 +229,16 @@ def _scaled_feature(
     model, baseline = version.partition("/")[0], bundle.baseline
     column, place = input_column(feature.name, bundle.signature, "biufOU")
     if not column:
-        raise Invalid(f"context: {version} has no input of one value named {feature.name!r}")
+        raise Invalid(
+            f"context: {version} has no input of one value named {feature.name!r}",
+            hint=f"bascule show {version} has its inputs",
+        )
     private, most = recording.private, recording.max_values
     if field := left_out(Loss(column), _answers_of(bundle), model, private, most):
-        raise Invalid(f"context: the ledger does not keep {field} of {model} as it is")
+        raise Invalid(
+            f"context: the ledger does not keep {field} of {model} as it is",
+            hint="steer by inputs that are not private (monitoring.private)",
+        )
     profiles = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns
     if (profile := profiles.get(feature.name)) is None:
         raise Invalid(

@@ -32,6 +32,8 @@ class Paused(msgspec.Struct, frozen=True, tag="paused"):
 
     stage: int
     since: datetime
+    policy: ContextPolicy | None = None
+    """As of `Running`."""
 
 
 class Baking(msgspec.Struct, frozen=True, tag="baking"):
