@@ -12,7 +12,7 @@ import pytest
 from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from tests.scenarios.commands import bascule as run
+from tests.scenarios.commands import bascule as run, run as run_any
 
 import bascule
 
@@ -115,3 +115,11 @@ def test_each_region_gets_the_version_that_suits_it(rows, home, serve):
     assert command("rollout", "replay", rollout)["differing"] == []
     values = {value["policy"]: value["value"]["dr"] for value in status["values"]["values"]}
     assert values["by context"]["low"] > max(values["gb/1"]["high"], values["gb/2"]["high"])
+
+    command("rollout", "abort", rollout)
+    command("endpoints", "set", "gb", "--sticky", "field:region", "--reason", "by region")
+    code, _, errors = run_any(
+        home, "deploy", "gb/2", "--strategy", "contextual", "--context", "x", "--yes", **env
+    )
+    assert code != 0
+    assert "requests with a key are not steered" in errors

@@ -17,7 +17,7 @@ from bascule.cli.screen import note, print_json, print_table, say, when
 from bascule.core import BasculeError
 
 if TYPE_CHECKING:
-    from bascule.release.rollouts import Command, RolloutBook, StoredRollout
+    from bascule.release.rollouts import Command, RolloutBook, SteeredValues, StoredRollout
 
 _Name = Annotated[
     str, typer.Argument(help="The rollout's id, or its endpoint.", show_default=False)
@@ -62,15 +62,13 @@ def status(
         return
     stored = book.get(name)
     if as_json:
-        rollout = stored.rollout
-        values = msgspec.to_builtins(book.values(rollout.id)) if rollout.context else None
-        more = {"values": values} if rollout.context else {}
-        print_json(_as_json(stored) | {"story": _story(book, rollout.id), **more})
+        values = msgspec.to_builtins(_values(book, stored))
+        print_json(_as_json(stored) | {"story": _story(book, stored.rollout.id), "values": values})
         return
     if not follow or stored.ended_at is not None:
         for line in _lines(book, stored):
             say(line)
-        _tell_values(book, stored.rollout.id)
+        _tell_values(_values(book, stored))
     elif sys.stdout.isatty():
         _show_live(book, stored)
     else:
@@ -186,13 +184,16 @@ def _story(book: RolloutBook, rollout: str) -> list[object]:
     return [msgspec.to_builtins(one) for one in book.decisions(rollout)]
 
 
-def _tell_values(book: RolloutBook, rollout: str) -> None:
-    """What each version and the policy of a contextual bandit would have earned."""
+def _values(book: RolloutBook, stored: StoredRollout) -> SteeredValues | None:
     try:
-        values = book.values(rollout)
+        return book.values(stored.rollout.id) if stored.rollout.context else None
     except BasculeError as error:  # the story does not depend on the ledger
         note(f"rewards cannot be estimated: {error}")
-        return
+        return None
+
+
+def _tell_values(values: SteeredValues | None) -> None:
+    """What each version and the policy of a contextual bandit would have earned."""
     if values is None:
         return
     print_table(
