@@ -318,7 +318,7 @@ def open_rollouts(settings: Settings, approve: Approve | None = None) -> Rollout
     return Rollouts(
         RolloutStore(open_catalogue(settings)), open_endpoints(settings),
         defaults=rollout_defaults(settings), prepare=partial(prepare_rollout, settings),
-        approve=approve or by_anybody,
+        approve=approve or by_anybody, open_ledger=partial(open_ledger, settings),
     )  # fmt: skip
 
 

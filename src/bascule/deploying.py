@@ -17,7 +17,14 @@ from bascule.documents import Plot, Plots, Table, Text, lettered, notebook
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint, EndpointBook
     from bascule.registry import ModelRegistry, Version
-    from bascule.release.rollouts import Begun, Command, RolloutBook, StoredDecision, StoredRollout
+    from bascule.release.rollouts import (
+        Begun,
+        Command,
+        RolloutBook,
+        SteeredValues,
+        StoredDecision,
+        StoredRollout,
+    )
     from bascule_client.control import ControlClient
 
 One = TypeVar("One")
@@ -103,6 +110,10 @@ class LiveRollout:
         """Make every decision again from the stored evidence; a sentence for each that differs."""
         return self._book.replay(self.id)
 
+    def values(self) -> SteeredValues | None:
+        """Of a contextual bandit, what each version and the policy would have earned; else None."""
+        return self._book.values(self.id)
+
     def _command(self, command: Command, reason: str, *, allow_answers: bool = False) -> str:
         return self._book.command(
             self.id, command, by=user_name(), reason=reason, allow_answers=allow_answers
@@ -135,8 +146,8 @@ def deploy(
         **options: `to` (the endpoint; the name of the model by default), `strategy`, `reason`,
             `follow` (an alias whose moves deploy from now on), and of a rollout `guards`,
             `steps_percent`, `step_s`, `max_s`, `min_requests`, `alpha`, `beta`, `bake_s`,
-            `needs_approval`, `outcomes_sample`, `load_tries`, `allow_answers`: see
-            `RolloutRequest`. What is not said takes `[rollouts]` of the settings.
+            `needs_approval`, `outcomes_sample`, `load_tries`, `allow_answers`,
+            `context`: see `RolloutRequest`. What is not said takes `[rollouts]` of the settings.
 
     Returns:
         The plan that was made, or the rollout that was asked for; of a dry run its forecasts.

@@ -35,7 +35,8 @@ def deploy(
         str,
         typer.Option(
             help="all: it answers every request at once; blue-green: the same, and the version of "
-            "before stays loaded; canary, shadow, ab, bandit: evidence decides, step by step. "
+            "before stays loaded; canary, shadow, ab, bandit, contextual: evidence decides, step "
+            "by step. "
             "Default: rollouts.strategy of bascule.toml, or all.",
             show_default=False,
         ),
@@ -104,6 +105,14 @@ def deploy(
             "'answers' allows.",
         ),
     ] = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--context",
+            show_default=False,
+            help="Of strategy contextual: an input by which requests are steered. Can be repeated.",
+        ),
+    ] = None,
     reason: WhyDeploy = "",
     follow: Annotated[
         str,
@@ -128,6 +137,7 @@ def deploy(
         bake_s=_seconds(bake_for, "--bake-for"), max_s=_seconds(within, "--within"),
         min_requests=min_requests, alpha=alpha, beta=beta, needs_approval=approve or None,
         outcomes_sample=outcomes_sample, allow_answers=allow_answers, reason=reason, follow=follow,
+        context=tuple(by or ()),
     )  # fmt: skip
     book, user = context.rollouts(), context.user()
     if not (yes or dry_run or as_json):

@@ -14,9 +14,10 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.core import BasculeError
 
 if TYPE_CHECKING:
-    from bascule.release.rollouts import Command, RolloutBook, StoredRollout
+    from bascule.release.rollouts import Command, RolloutBook, SteeredValues, StoredRollout
 
 _Name = Annotated[
     str, typer.Argument(help="The rollout's id, or its endpoint.", show_default=False)
@@ -46,6 +47,8 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """List rollouts; or tell one as a story, with its evidence."""
+    import msgspec
+
     book = context.rollouts()
     if name is None:
         found = book.rollouts()
@@ -59,11 +62,13 @@ def status(
         return
     stored = book.get(name)
     if as_json:
-        print_json(_as_json(stored) | {"story": _story(book, stored.rollout.id)})
+        values = msgspec.to_builtins(_values(book, stored))
+        print_json(_as_json(stored) | {"story": _story(book, stored.rollout.id), "values": values})
         return
     if not follow or stored.ended_at is not None:
         for line in _lines(book, stored):
             say(line)
+        _tell_values(_values(book, stored))
     elif sys.stdout.isatty():
         _show_live(book, stored)
     else:
@@ -177,6 +182,30 @@ def _story(book: RolloutBook, rollout: str) -> list[object]:
     import msgspec
 
     return [msgspec.to_builtins(one) for one in book.decisions(rollout)]
+
+
+def _values(book: RolloutBook, stored: StoredRollout) -> SteeredValues | None:
+    try:
+        return book.values(stored.rollout.id) if stored.rollout.context else None
+    except BasculeError as error:  # the story does not depend on the ledger
+        note(f"rewards cannot be estimated: {error}")
+        return None
+
+
+def _tell_values(values: SteeredValues | None) -> None:
+    """What each version and the policy of a contextual bandit would have earned."""
+    if values is None:
+        return
+    print_table(
+        ("answered by", "reward", "95 %"),
+        [
+            (value.policy, f"{of.value:.4f}", f"{of.low:.4f} to {of.high:.4f}")
+            for value in values.values
+            for of in [value.value.dr]
+        ],
+        empty="too few answers with an outcome to estimate rewards",
+    )
+    note(f"rewards had all requests been answered so; doubly robust, {values.answers:,} answers")
 
 
 def _row(stored: StoredRollout) -> tuple[str, ...]:

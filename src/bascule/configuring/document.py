@@ -84,6 +84,7 @@ class DeploySpec(Spec, frozen=True):
     needs_approval: bool | None = None
     outcomes_sample: float | None = None
     load_tries: int | None = None
+    context: tuple[str, ...] = ()
 
 
 class EndpointSpec(Spec, frozen=True):

@@ -37,6 +37,14 @@ from .requests import (
     check_follow as check_follow,
     request_of as request_of,
 )
+from .steering import (
+    LIMIT as LIMIT,
+    MAX_CATEGORIES as MAX_CATEGORIES,
+    ContextFeature as ContextFeature,
+    ContextPolicy as ContextPolicy,
+    check_policy as check_policy,
+    context_of as context_of,
+)
 from .store import (
     EndpointStore as EndpointStore,
     Follows as Follows,

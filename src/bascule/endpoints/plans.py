@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from bascule.core import BasculeError, Invalid, Reference, check_name
+from bascule.endpoints.steering import ContextPolicy, check_policy
 
 SCHEMA = 3
 """Of the JSON form. A plan with a greater number is refused. A plan is written with the smallest
 number that has its fields, so that earlier releases follow it too."""
-_SINCE = {"breaker": 2, "limits": 2, "holdback_percent": 3}
+_SINCE = {"breaker": 2, "limits": 2, "holdback_percent": 3, "context": 3}
 """Fields, and their schema; other fields have schema 1."""
 
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
@@ -118,6 +121,7 @@ class Plan:
         holdback_percent: The share of the requests, or of the keys, that get the arm `holdback`,
             before the others have theirs. Their outcomes are of no answer, so that a model can be
             trained and judged on them: callers do not act on such an answer.
+        context: How requests without a sticky key are steered by their inputs; None for by chance.
     """
 
     schema: int = field(init=False, default=1, repr=False, compare=False)
@@ -133,6 +137,7 @@ class Plan:
     breaker: BreakerRule | None = None
     limits: CallLimits | None = None
     holdback_percent: float = 0.0
+    context: ContextPolicy | None = None
 
     def __post_init__(self) -> None:
         _check_schema(self.schema)  # of what a decoder has read
@@ -191,10 +196,12 @@ class Plan:
             for name, kind in (("breaker", BreakerRule), ("limits", CallLimits)):
                 if said.get(name) is not None:
                     said[name] = kind(**said[name])
+            if said.get("context") is not None:
+                said["context"] = msgspec.convert(said["context"], ContextPolicy)
             return cls(**said)
         except BasculeError:
             raise
-        except (TypeError, KeyError, AttributeError) as problem:
+        except (TypeError, KeyError, AttributeError, msgspec.ValidationError) as problem:
             raise Invalid(f"plan: {problem}", hint="see the reference of plans") from None
 
 
@@ -217,6 +224,7 @@ def own_part(plan: Plan, versions: Collection[str]) -> Plan | None:
             replace(arm, share_percent=share) for arm, share in zip(arms, shares, strict=True)
         ),
         shadow=None,
+        context=None,
         fallback=plan.fallback if plan.fallback in versions else "",
     )
 
@@ -295,6 +303,13 @@ def _check(plan: Plan) -> None:
             hint="give the arm another name",
         )
     _check_resilience(plan)
+    if plan.context is not None:
+        if {arm.name for arm in plan.arms} != {CURRENT, CANDIDATE}:
+            raise Invalid(
+                "plan.context: only arms named current and candidate are steered",
+                hint="leave plan.context out",
+            )
+        check_policy(plan.context)
     for index, threshold in enumerate(plan.slower_than_s):
         _check_within(f"plan.slower_than_s[{index}]", threshold, MAX_SLOWER_S)
 

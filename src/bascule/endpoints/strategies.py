@@ -8,7 +8,7 @@ from dataclasses import replace
 from bascule.core import Invalid
 from bascule.endpoints.plans import CURRENT, PREVIOUS, Arm, Plan
 
-WITH_EVIDENCE = ("canary", "shadow", "ab", "bandit")
+WITH_EVIDENCE = ("canary", "shadow", "ab", "bandit", "contextual")
 """Strategies that a rollout decides step by step."""
 
 
@@ -41,7 +41,12 @@ def next_plan(before: Plan | None, endpoint: str, version: str, strategy: str) -
     if before is None:
         return first_plan(endpoint, version)
     return replace(
-        before, number=before.number + 1, arms=make(before, version), shadow=None, rollout=""
+        before,
+        number=before.number + 1,
+        arms=make(before, version),
+        shadow=None,
+        rollout="",
+        context=None,
     )
 
 

@@ -68,9 +68,9 @@ class Context(Protocol):
         protocol: Its name in `serving.protocols`, or `oip-grpc`; empty before it has a route.
         series: Where the answer is counted. A predictor that asks others may set it.
         unit: Of the request's key in a rollout, where this is its first request; -1 where another
-            one counts; None where the arm was drawn for this request. Of an answer in parts that
-            has ended, as texts: the unit or nothing, how many parts, and its
-            `telemetry.Ending`.
+            one counts; None where the arm was drawn for this request. As texts where there is
+            more: the unit or nothing; of an answer in parts that has ended, how many parts and its
+            `telemetry.Ending`; of a request that was steered by its context, the propensity.
         shows: Whether `show` must be called before the answer.
     """
 
@@ -79,7 +79,7 @@ class Context(Protocol):
     started_ns: int
     protocol: str
     series: CountsAnswers
-    unit: int | tuple[str, str, str] | None
+    unit: int | tuple[str, ...] | None
 
     @property
     def shows(self) -> bool: ...

@@ -1,6 +1,10 @@
 from . import durations as durations
 from .bandits import (
+    Estimate as Estimate,
+    PolicyValue as PolicyValue,
     best_arm_probabilities as best_arm_probabilities,
+    linear_posterior as linear_posterior,
+    policy_value as policy_value,
     thompson_shares as thompson_shares,
 )
 from .conformal import (

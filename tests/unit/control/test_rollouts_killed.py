@@ -14,7 +14,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -24,8 +24,10 @@ from tests.tiers import first_of
 from bascule.catalogue import Catalogue, SqliteDatabase
 from bascule.control.loops.rollouts import LEASE, RolloutRunner
 from bascule.core import BasculeError
-from bascule.endpoints import Arm, EndpointStore, Plan, StoredPlan
+from bascule.endpoints import Arm, ContextFeature, EndpointStore, Plan, StoredPlan
 from bascule.release.rollouts import (
+    Cohort,
+    CohortArm,
     Guard,
     Interval,
     Rollout,
@@ -41,6 +43,15 @@ T0 = datetime.now(UTC)
 A_TURN = 4_000
 MOST_TURNS = 60
 MOST_PLANS = 8
+ROLLOUT = Rollout(
+    id="r1", started_at=T0, endpoint="late", candidate="late/2", current="late/1",
+    strategy="canary", guards=(Guard("errors", 0.02, "pp"),), step_s=0.0,
+    steps_percent=(20.0, 100.0),
+)  # fmt: skip
+STEERED = msgspec.structs.replace(
+    ROLLOUT, strategy="contextual", steps_percent=(50.0,), context=(ContextFeature("a", "a"),),
+    guards=(Guard("accuracy", 0.5, "pp"),),
+)  # fmt: skip
 
 
 class CountedServer:
@@ -105,13 +116,12 @@ class Home:
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
-    """The file of a catalogue with a rollout that no controller has begun."""
-    file = tmp_path_factory.mktemp("asked") / "catalogue.db"
-    rollout = Rollout(
-        id="r1", started_at=T0, endpoint="late", candidate="late/2", current="late/1",
-        strategy="canary", guards=(Guard("errors", 0.02, "pp"),), step_s=0.0,
-        steps_percent=(20.0, 100.0),
-    )  # fmt: skip
+    """By rollout: the file of a catalogue with it, which no controller has begun."""
+    folder = tmp_path_factory.mktemp("asked")
+    return {rollout: _asked(rollout, folder / rollout.strategy) for rollout in (ROLLOUT, STEERED)}
+
+
+def _asked(rollout, file):
     plan = Plan("late", 1, (Arm("current", "late/1", 100.0),))
     RolloutStore(Catalogue(SqliteDatabase(file))).add(
         check_rollout(rollout), by="ada", reason="", first=StoredPlan(plan, T0, "ada")
@@ -123,15 +133,15 @@ def asked(tmp_path_factory):
 def new_home(asked, tmp_path):
     numbers = iter(range(1_000))
 
-    def make():
+    def make(rollout=ROLLOUT):
         file = tmp_path / f"{next(numbers)}.db"
-        shutil.copy(asked, file)
+        shutil.copy(asked[rollout], file)
         return Home(Catalogue(SqliteDatabase(file)))
 
     return make
 
 
-def controller(home, server, name="a", *, die_at=None):
+def controller(home, server, name="a", *, die_at=None, count=lambda *_: [], **options):
     """Fork a controller, which turns until the rollout has ended; its process id."""
     pid = os.fork()
     if pid:
@@ -139,7 +149,7 @@ def controller(home, server, name="a", *, die_at=None):
     try:
         if die_at is not None:
             _die_at_statement(die_at)
-        runner = RolloutRunner(server, home.catalogue, lambda *_: [])
+        runner = RolloutRunner(server, home.catalogue, count, **options)
         runner._source = f"host/{name}"
         for _ in range(MOST_TURNS):
             server.answer()
@@ -238,3 +248,49 @@ def test_of_two_controllers_one_acts_and_each_step_is_made_once(new_home):
         assert arms[0].version == "late/2"
         assert len({one.made_by for one in home.store.decisions("r1")}) == 1, "one acts"
         check_evidence(home)
+
+
+def outcomes(_rollout, stages, _now):
+    """The candidate suits half of the contexts; and all of them once a policy was learnt."""
+    slope, answers = 0.4 if len(stages) == 1 else 0.0, 4_000.0
+    arms = []
+    for mean, side in ((0.4, -slope), (0.8, slope)):
+        lost = answers * (1 - mean)
+        moments = (answers, answers, answers * mean, answers * mean, answers * side)
+        moments += (answers, 0.0, answers)
+        arms.append(CohortArm(int(answers), 0.0, (lost,), (lost,), moments=moments))
+    return [Cohort(number, 0, 5.0 + number, *arms) for number in range(len(stages))]
+
+
+@pytest.mark.parametrize("apart", first_of([11, 1]))
+def test_killed_at_every_statement_a_policy_is_learnt_as_if_it_had_not_been(
+    new_home, apart, monkeypatch
+):
+    monkeypatch.setattr("bascule.control.loops.rollouts._OUTCOMES_S", 0.0)
+    options = {"count": outcomes, "clock": lambda: T0 + timedelta(seconds=1)}
+
+    def begun():
+        home = new_home(STEERED)
+        return home, CountedServer(home.catalogue)
+
+    def policies(home):
+        plans = EndpointStore(home.catalogue).plans("late")
+        return [(stored.plan.number, stored.plan.context) for stored in plans]
+
+    home, server = begun()
+    assert ended(controller(home, server, **options)) == 0
+    expected, learnt = story(home), policies(home)
+    assert [state for state, _ in expected[0]] == ["Running", "Running", "Promoted"]
+    assert [bool(policy and policy.gain) for _, policy in learnt] == [False, True, False, False]
+    number = 0
+    while True:
+        home, server = begun()
+        code = ended(controller(home, server, die_at=number, **options))
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        home.let_lease_end()
+        assert ended(controller(home, server, **options)) == 0
+        assert (story(home), policies(home)) == (expected, learnt), f"killed at statement {number}"
+        number += apart
+    assert number > 30

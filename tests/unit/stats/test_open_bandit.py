@@ -4,12 +4,16 @@
 shop's page, and whether they were clicked. The clicks per answer were 0.0038 and 0.0042.
 """
 
+import importlib
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
 import yaml
 from tests.own_environments import packages_of
 
-from bascule.stats.bandits import thompson_shares
+from bascule.stats.bandits import policy_value, thompson_shares
 
 pytestmark = pytest.mark.slow
 
@@ -39,3 +43,50 @@ def test_shares_that_follow_clicks_lose_less_than_equal_shares(posterior):
     regret = float((tried * (rates.max() - rates)).sum())
     equal = 1_000_000 * float(rates.max() - rates.mean())
     assert regret < 0.7 * equal
+
+
+@pytest.fixture
+def theirs(files, monkeypatch):
+    """The estimators of the package, without the rest of it, which draws charts and needs more."""
+    for name, folder in (("obp", files), ("obp.ope", files / "ope")):
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        monkeypatch.setitem(sys.modules, name, package)
+    yield importlib.import_module("obp.ope.estimators")
+    for name in [name for name in sys.modules if name.startswith("obp.")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_off_policy_estimates_are_those_of_the_open_bandit_pipeline(theirs):
+    random, rows, arms = np.random.default_rng(3), 1_000, 4
+    behaviour = random.dirichlet(np.ones(arms), rows) * 0.8 + 0.05
+    arm = np.array([random.choice(arms, p=row) for row in behaviour])
+    reward = random.random(rows) * (arm + 1) / arms
+    policy, predicted = random.dirichlet(np.ones(arms), rows), random.random((rows, arms))
+    ours = policy_value(reward, arm, behaviour[range(rows), arm], policy, predicted)
+    facts = {
+        "reward": reward, "action": arm, "pscore": behaviour[range(rows), arm],
+        "action_dist": policy[:, :, None], "position": np.zeros(rows, int),
+    }  # fmt: skip
+    regression = {"estimated_rewards_by_reg_model": predicted[:, :, None]}
+    for name, estimator, more in (
+        ("ips", theirs.InverseProbabilityWeighting(), {}),
+        ("snips", theirs.SelfNormalizedInverseProbabilityWeighting(), {}),
+        ("dr", theirs.DoublyRobust(), regression),
+    ):
+        estimate = getattr(ours, name)
+        expected = estimator.estimate_policy_value(**facts, **more)
+        assert estimate.value == pytest.approx(expected, rel=1e-9)
+        if name == "snips":  # theirs resamples terms with the weights as they are
+            weights = policy[range(rows), arm] / facts["pscore"]
+            drawn = random.integers(rows, size=(2_000, rows))
+            again = (weights * reward)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
+            ends = np.quantile(again, [0.025, 0.975])
+        else:
+            interval = estimator.estimate_interval(
+                **facts, **more, alpha=0.05, n_bootstrap_samples=2_000, random_state=1
+            )
+            ends = [interval["95.0% CI (lower)"], interval["95.0% CI (upper)"]]
+        assert [estimate.low, estimate.high] == pytest.approx(
+            list(ends), abs=0.1 * (estimate.high - estimate.low)
+        )

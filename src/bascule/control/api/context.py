@@ -129,6 +129,7 @@ class ControlContext:
         return Rollouts(
             store, endpoints, defaults=self.parts.rollout_defaults,
             prepare=self.parts.prepare_rollout, approve=approve or by_nobody,
+            open_ledger=lambda: self.predictions.ledger,
         )  # fmt: skip
 
     def usage(self, asked: UsageAsked, sees: Callable[[str], bool]) -> Usage:

@@ -30,25 +30,21 @@ from bascule.release.rollouts import (
     NO_COHORTS,
     AliasFollower,
     ArmCounts,
-    Baking,
     Cell,
     Cohorts,
     Decision,
     Interval,
-    Paused,
     Rollout,
     Rollouts,
     RolloutStore,
-    Running,
-    Stage,
     StoredDecision,
     StoredRollout,
     Told,
-    Waiting,
     cells_of,
     decide,
     packed,
     plan_of,
+    stages_of,
     start,
     superseded,
     table_of,
@@ -282,12 +278,7 @@ class RolloutRunner:
         is_newest = known.cohorts is not None and known.cohorts.revision >= latest.revision
         if known.cohorts is not None and is_newest and started < known.outcomes_due_s:
             return known.cohorts
-        stages: list[Stage] = []
-        for decided in self._decisions(stored):
-            state, shares = decided.decision.state, decided.decision.shares
-            if isinstance(state, Running | Waiting | Paused | Baking):
-                plan = decided.plan_number or stages[-1].plan
-                stages.append(Stage(decided.at, state.stage, shares.candidate_percent / 100, plan))
+        stages = stages_of(self._decisions(stored))
         known.uncounted = ""
         try:
             counted = self._count_outcomes(rollout, stages, now)
@@ -363,8 +354,7 @@ class RolloutRunner:
     ) -> None:  # fmt: skip
         rollout, before = stored.rollout, endpoint.current.plan
         plan = plan_of(rollout, decision, before)
-        is_same = plan.arms == before.arms and plan.shadow == before.shadow
-        changes = not keeps_plan and not (is_same and plan.rollout == before.rollout)
+        changes = not keeps_plan and plan.numbered(before.number) != before
         self._store.record(
             stored,
             StoredDecision(

@@ -22,6 +22,7 @@ from .cohorts import (
     CohortCount as CohortCount,
     CountedLoss as CountedLoss,
     Span as Span,
+    SteeredAnswers as SteeredAnswers,
     count_cohorts as count_cohorts,
     losses_of_rows as losses_of_rows,
 )

@@ -51,7 +51,8 @@ SEALING = {"encrypt": ".encrypted", "tokenise": ".token"}
 SEALED = tuple(SEALING.values())
 Origin = tuple[str, ...]
 """Caller, protocol and trace of a request; in a rollout also the unit of its key, see `FIXED`. Of
-an answer in parts: the unit or nothing, how many parts, and how it ended."""
+an answer in parts: the unit or nothing, how many parts, and how it ended. Of a request that was
+steered by its context: these, or nothing, and the propensity."""
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True):

@@ -98,6 +98,22 @@ FROM pairs GROUP BY number, of_keys ORDER BY number, of_keys
 )
 """Neighbours in the order of a hash of the id are a pair, also before their truths: truths that
 come later move no other pair. A pair of one class says nothing and is left out."""
+_STEERED = (
+    """
+WITH answered AS (
+    SELECT id, {when} AS time, "row", propensity,
+        CASE WHEN is_outcome THEN CAST({loss} AS DOUBLE) END AS loss{columns}"""
+    + _OF_ARM
+    + """ AND propensity IS NOT NULL
+), requests AS (
+    SELECT id, min(time) AS time, any_value(propensity) AS propensity,
+        CASE WHEN bool_and(loss IS NOT NULL) THEN 1 - avg(least(loss, {bound!r})) / {bound!r} END
+            AS reward{firsts}
+    FROM answered GROUP BY id HAVING bool_or("row" = 0)
+)
+"""
+)
+"""Answers whose arms were steered by their context, which is that of the first row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,29 +200,9 @@ def count_cohorts(
     Raises:
         Invalid: The ledger lacks a column that a loss names.
     """
-    from bascule.monitoring.ledger.query import newest_of, quoted
-
     if not spans:
         return []
-    first, last = spans[0].start.astimezone(UTC), spans[-1].end.astimezone(UTC)
-    days = str((first - _MOST_CLOCK).date()), str((last + _MOST_CLOCK).date())
-    outputs = dict.fromkeys(loss.output for loss in losses)
-    chosen = [f"AND {_quoted_column(column)} IS NOT NULL" for column in outputs]
-    of_arm = {"endpoint": quoted(endpoint), "arm": quoted(arm)}
-    numbers = ", ".join(map(str, sorted({span.plan for span in spans})))
-    common = {
-        **of_arm, "newest": newest_of(_IDS.format(numbers=numbers, **of_arm)),
-        "first": first.isoformat(),
-        "last": last.isoformat(), "when": _WHEN, "plans": ", ".join(_plans(spans)),
-        "chosen": " ".join(
-            [*chosen, *([f"AND outcome_draw(id) < {sample!r}"] if sample < 1 else [])]
-        ),
-        "spans": ", ".join(
-            f"({span.number}, TIMESTAMPTZ '{span.start.astimezone(UTC).isoformat()}', "
-            f"{span.units[0]}, {span.units[1]})"
-            for span in spans
-        ),
-    }  # fmt: skip
+    common, days = _chosen(endpoint, arm, spans, losses, sample)
     paired = {
         place: {
             (row["number"], row["of_keys"]): row
@@ -239,6 +235,97 @@ def count_cohorts(
             )
         )
     return counts
+
+
+@dataclass(frozen=True, slots=True)
+class SteeredAnswers:
+    """The answers of an arm that were steered by their context; fields as of `count_cohorts`.
+
+    Attributes:
+        ledger: With its outcomes.
+        model: That answered.
+        endpoint: That was asked.
+        arm: Its name.
+        spans: At least one.
+        loss: Not of pairs. The reward of an answer is 1 less its loss.
+        context: The numbers of the context as SQL over a row, the constant 1 first.
+        sample: The share of ids that get outcomes.
+    """
+
+    ledger: Ledger
+    model: str
+    endpoint: str
+    arm: str
+    spans: Sequence[Span]
+    loss: CountedLoss
+    context: Sequence[str]
+    sample: float = 1.0
+
+    def moments(self) -> dict[int, tuple[float, ...]]:
+        """By span with answers, what `CohortArm` has as `moments`."""
+        x = [f"x{place}" for place in range(len(self.context))]
+        products = [
+            "reward * reward", *(f"reward * {name}" for name in x),
+            *(f"{left} * {right}" for place, left in enumerate(x) for right in x[place:]),
+        ]  # fmt: skip
+        sums = [f"coalesce(sum({one}) FILTER (reward IS NOT NULL), 0)" for one in products]
+        rows = self._query(
+            f"number, count(*), count(reward), {', '.join(sums)} FROM requests ASOF JOIN "
+            "(VALUES {spans}) AS spans(number, start, low, high) "
+            "ON requests.time >= spans.start GROUP BY number"
+        )
+        return {int(row[0]): tuple(np.round(row[1:], _DIGITS).tolist()) for row in rows}
+
+    def rows(self) -> NDArray[np.float64]:
+        """Those with a reward: a hash of the id, reward, propensity, context; by the hash."""
+        x = ", ".join(f"x{place}" for place in range(len(self.context)))
+        return self._query(
+            f"outcome_draw('rows' || id) AS draw, reward, propensity, {x} FROM requests "
+            "WHERE reward IS NOT NULL ORDER BY draw, id"
+        )
+
+    def _query(self, selected: str) -> NDArray[np.float64]:
+        common, days = _chosen(self.endpoint, self.arm, self.spans, [self.loss], self.sample)
+        sql = (_STEERED + "SELECT " + selected).format(
+            loss=self.loss.sql, bound=self.loss.bound, **common,
+            columns="".join(
+                f", CAST({one} AS DOUBLE) AS x{place}" for place, one in enumerate(self.context)
+            ),
+            firsts="".join(
+                f', any_value(x{place}) FILTER ("row" = 0) AS x{place}'
+                for place in range(len(self.context))
+            ),
+        )  # fmt: skip
+        columns = self.ledger.query(sql, model=self.model, days=days).columns
+        return np.column_stack([column.to_numpy().astype(np.float64) for column in columns])
+
+
+def _chosen(
+    endpoint: str, arm: str, spans: Sequence[Span], losses: Sequence[CountedLoss], sample: float
+) -> tuple[dict[str, str], tuple[str, str]]:
+    """What all queries about the answers of an arm say, and the days to read."""
+    from bascule.monitoring.ledger.query import newest_of, quoted
+
+    first, last = spans[0].start.astimezone(UTC), spans[-1].end.astimezone(UTC)
+    days = str((first - _MOST_CLOCK).date()), str((last + _MOST_CLOCK).date())
+    outputs = dict.fromkeys(loss.output for loss in losses)
+    chosen = [f"AND {_quoted_column(column)} IS NOT NULL" for column in outputs]
+    of_arm = {"endpoint": quoted(endpoint), "arm": quoted(arm)}
+    numbers = ", ".join(map(str, sorted({span.plan for span in spans})))
+    common = {
+        **of_arm, "newest": newest_of(_IDS.format(numbers=numbers, **of_arm)),
+        "first": first.isoformat(),
+        "last": last.isoformat(), "when": _WHEN, "plans": ", ".join(_plans(spans)),
+        "chosen": " ".join(
+            [*chosen, *([f"AND outcome_draw(id) < {sample!r}"] if sample < 1 else [])]
+        ),
+        "spans": ", ".join(
+            f"({span.number}, TIMESTAMPTZ '{span.start.astimezone(UTC).isoformat()}', "
+            f"{span.units[0]}, {span.units[1]})"
+            for span in spans
+        ),
+    }  # fmt: skip
+    return common, days
 
 
 def _plans(spans: Sequence[Span]) -> list[str]:

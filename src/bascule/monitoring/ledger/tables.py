@@ -47,13 +47,15 @@ FIXED = pa.schema(
         ("plan", pa.int32()),
         ("parts", pa.int32()),
         ("ending", pa.string()),
+        ("propensity", pa.float64()),
     ]
 )
 """The columns of `predictions` for every model. `arm` is empty without a plan. `unit` is of the
 request's key in a rollout, where this is its first request; -1 where another one counts, or none;
 null where the arm was drawn for this request. `plan` is the number of the plan, 0 without one. Of
 an answer in parts, `parts` is how many its caller was sent, and `ending` how it ended; null of
-others. What segments of earlier releases do not have is null."""
+others. `propensity` is the probability of the arm for a request that was steered by its context,
+null for others. What segments of earlier releases do not have is null."""
 
 PRIVATE_KINDS = (".hash", ".encrypted", ".token")
 """What is added to the name of a private field."""
@@ -166,6 +168,7 @@ class Answers:
             "plan": numbers(np.full(len(requests), self.head.plan, np.int32)),
             "parts": _further(self.origin, self.origins, 4, "parts"),
             "ending": _further(self.origin, self.origins, 5, "ending"),
+            "propensity": _further(self.origin, self.origins, 6, "propensity"),
         }
         for prefix, part, fields in (
             (INPUT, self.inputs, self.layout.inputs),

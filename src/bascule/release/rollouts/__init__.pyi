@@ -3,7 +3,11 @@ from .asking import (
     Rollouts as Rollouts,
     superseded as superseded,
 )
-from .counting import Stage as Stage, count_outcomes as count_outcomes
+from .counting import (
+    Stage as Stage,
+    count_outcomes as count_outcomes,
+    stages_of as stages_of,
+)
 from .deciding import (
     Command as Command,
     decide as decide,
@@ -42,6 +46,7 @@ from .operations import (
     Deployment as Deployment,
     Evidence as Evidence,
     Replay as Replay,
+    Values as Values,
 )
 from .plan import (
     STRATEGIES as STRATEGIES,
@@ -71,4 +76,5 @@ from .store import (
     plan_of as plan_of,
     rollouts_needing as rollouts_needing,
 )
+from .valuing import SteeredValues as SteeredValues, ValueOf as ValueOf
 from .verdicts import RolloutVerdict as RolloutVerdict, verdict_of as verdict_of

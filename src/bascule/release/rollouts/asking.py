@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,6 +13,7 @@ from bascule.core import Conflict, Invalid
 from bascule.endpoints import (
     STRATEGIES,
     Approve,
+    ContextFeature,
     Deployed,
     DeployRequest,
     Endpoints,
@@ -24,6 +25,7 @@ from bascule.endpoints import (
     check_follow,
     follows_of,
 )
+from bascule.release.rollouts.counting import stages_of
 from bascule.release.rollouts.deciding import Command, obey, replay, start
 from bascule.release.rollouts.evidence import table_of
 from bascule.release.rollouts.forecast import Begun, forecast
@@ -50,6 +52,10 @@ from bascule.release.rollouts.store import (
     plan_of,
 )
 
+if TYPE_CHECKING:
+    from bascule.monitoring.ledger import Ledger
+    from bascule.release.rollouts.valuing import SteeredValues
+
 _FORECAST_REQUESTS = 100_000
 _TRIES = 20
 
@@ -72,6 +78,7 @@ class RolloutRequest(
         outcomes_sample: The share of the predictions that get an outcome; see `Rollout`.
         load_tries: After so many tries a host that cannot load the version ends the rollout.
         allow_answers: Whether the answers may differ by more than the guard `answers` allows.
+        context: Of strategy `contextual`, the names of the inputs by which requests are steered.
     """
 
     guards: tuple[str, ...] = ()
@@ -86,6 +93,7 @@ class RolloutRequest(
     outcomes_sample: float | None = None
     load_tries: int | None = None
     allow_answers: bool = False
+    context: tuple[str, ...] = ()
 
     @property
     def deploys_with(self) -> dict[str, Any]:
@@ -98,11 +106,17 @@ class RolloutRequest(
         }
 
 
-_GUARDS = {"shadow": SHADOW_GUARDS, "ab": OUTCOME_GUARDS, "bandit": OUTCOME_GUARDS}
+_GUARDS = {
+    "shadow": SHADOW_GUARDS,
+    "ab": OUTCOME_GUARDS,
+    "bandit": OUTCOME_GUARDS,
+    "contextual": OUTCOME_GUARDS,
+}
 _STEPS = {
     "shadow": (10.0,),
     "ab": (50.0,),
     "bandit": (50.0,),
+    "contextual": (50.0,),
     "all": (100.0,),
     "blue-green": (100.0,),
 }
@@ -120,6 +134,7 @@ class Rollouts:
         prepare: Callable[[Rollout], Rollout] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         approve: Approve = by_anybody,
+        open_ledger: Callable[[], Ledger] | None = None,
     ) -> None:
         """Open the rollouts.
 
@@ -130,6 +145,7 @@ class Rollouts:
             prepare: See `preparing.prepare`; without it, guards that need a scale are refused.
             clock: Now.
             approve: Takes the approval of the caller, where one is asked for.
+            open_ledger: Of the answers, for `values`.
         """
         self.store = store
         self.endpoints = endpoints.guarded(self.check_approved)
@@ -137,6 +153,7 @@ class Rollouts:
         self._defaults = defaults or {}
         self._prepare = prepare or _refuse_scales
         self._clock = clock
+        self._open_ledger = open_ledger
 
     def check_approved(self, endpoint: str) -> None:
         """Raise `Refused` where approvals are asked for, and the caller may not approve."""
@@ -226,6 +243,12 @@ class Rollouts:
                 "seconds, if a server was started just now",
             )
         self.endpoints.check_in_use(before.current.version)
+        if chosen.strategy == "contextual" and before.sticky_field:
+            raise Invalid(
+                f"every request of {before.endpoint} has a sticky key ({before.sticky_field}), and "
+                "requests with a key are not steered",
+                hint="use --strategy bandit, or a plan without sticky_field",
+            )
         rollout = self._prepare(self._rollout(chosen, before, deployed.plan))
         check_limits(rollout.guards)
         made = start(rollout, rollout.started_at)
@@ -341,6 +364,26 @@ class Rollouts:
             for one, again in replay(stored.rollout, by_evidence, table, cohorts_at)
         ]
 
+    def values(self, name: str) -> SteeredValues | None:
+        """What each version and the policy would have earned; None but for `contextual`.
+
+        Raises:
+            NotFound: There is no such rollout.
+            Invalid: The ledger is not here.
+        """
+        from bascule.release.rollouts.valuing import read_values
+
+        rollout = self.get(name).rollout
+        if not rollout.context:
+            return None
+        if self._open_ledger is None:
+            raise Invalid(
+                "the ledger of the answers is not here", hint="ask its server: --server URL"
+            )
+        stages = stages_of(self.decisions(name))
+        cohorts = self.store.cohorts(rollout.id).cohorts
+        return read_values(self._open_ledger(), rollout, stages, cohorts, self._clock())
+
     def _filled(
         self, asked: RolloutRequest, otherwise: str
     ) -> tuple[RolloutRequest, tuple[str, ...]]:
@@ -382,6 +425,7 @@ class Rollouts:
                 endpoint=after.endpoint, candidate=after.current.version,
                 current=before.current.version, strategy=strategy, guards=guards,
                 needs_approval=bool(asked.needs_approval), allow_answers=asked.allow_answers,
+                context=tuple(map(ContextFeature, asked.context)),
                 **given,
             )
         )  # fmt: skip

@@ -12,14 +12,23 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from bascule.core import NotFound
-from bascule.endpoints import CANDIDATE, CURRENT
-from bascule.monitoring.ledger import CohortCount, CountedLoss, Span, count_cohorts
+from bascule.endpoints import CANDIDATE, CURRENT, LIMIT, ContextFeature
+from bascule.monitoring.ledger import (
+    CohortCount,
+    CountedLoss,
+    Span,
+    SteeredAnswers,
+    count_cohorts,
+)
 from bascule.release.rollouts.evidence import KEY_COHORTS, Cohort, CohortArm
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.keys import cells_of
 from bascule.release.rollouts.losses import loss_sql
-from bascule.release.rollouts.plan import Rollout
+from bascule.release.rollouts.plan import Rollout, StoredDecision
+from bascule.release.rollouts.states import Baking, Paused, Running, Waiting
 
 if TYPE_CHECKING:
     from bascule.monitoring.ledger import Ledger
@@ -40,6 +49,17 @@ class Stage(NamedTuple):
     number: int
     share: float
     plan: int
+
+
+def stages_of(decisions: Iterable[StoredDecision]) -> list[Stage]:
+    """The stages that decisions have begun, in order; a plan that changes no stage begins one."""
+    stages: list[Stage] = []
+    for decided in decisions:
+        state, shares = decided.decision.state, decided.decision.shares
+        if isinstance(state, Running | Waiting | Paused | Baking):
+            plan = decided.plan_number or stages[-1].plan
+            stages.append(Stage(decided.at, state.stage, shares.candidate_percent / 100, plan))
+    return stages
 
 
 def spans_of(
@@ -81,6 +101,7 @@ def count_outcomes(
     cells = dict(zip(shares, cells_of(list(shares.values())), strict=True))
     spans = spans_of(rollout.started_at, stages, now)
     arms: list[dict[tuple[int, bool], CohortArm]] = []
+    moments: list[dict[int, tuple[float, ...]]] = [{}, {}]
     for arm, (name, version, units) in enumerate(
         (
             (CURRENT, rollout.current, {at: cell.current for at, cell in cells.items()}),
@@ -94,21 +115,24 @@ def count_outcomes(
                 spans=[replace(span, units=units[stage]) for span, stage in spans],
                 losses=counted_losses(rollout.guards, arm), sample=rollout.outcomes_sample,
             )  # fmt: skip
+            if rollout.context and spans:
+                answers = steered_answers(ledger, rollout, arm, [span for span, _ in spans])
+                moments[arm] = answers.moments()
         arms.append(_arms(counts))
-    current, candidate = arms
-    cohorts = [
-        Cohort(
-            span.number + KEY_COHORTS * of_keys, stage,
-            (span.end - rollout.started_at).total_seconds(),
-            current.get((span.number, of_keys), CohortArm()),
-            candidate.get((span.number, of_keys), CohortArm()),
-        )
-        for span, stage in spans
-        for of_keys in (False, True)
-    ]  # fmt: skip
-    return [
-        cohort for cohort in cohorts if cohort.current.predictions + cohort.candidate.predictions
-    ]
+    cohorts = []
+    for span, number in spans:
+        for of_keys in (False, True):
+            counted = [of_arm.get((span.number, of_keys), CohortArm()) for of_arm in arms]
+            if not of_keys:
+                counted = [
+                    msgspec.structs.replace(arm, moments=sums.get(span.number, ()))
+                    for arm, sums in zip(counted, moments, strict=True)
+                ]
+            if any(arm.predictions or arm.moments for arm in counted):
+                ended_s = (span.end - rollout.started_at).total_seconds()
+                place = span.number + KEY_COHORTS * of_keys
+                cohorts.append(Cohort(place, number, ended_s, *counted))
+    return cohorts
 
 
 def counted_losses(guards: Sequence[Guard], arm: int) -> list[CountedLoss]:
@@ -121,6 +145,37 @@ def counted_losses(guards: Sequence[Guard], arm: int) -> list[CountedLoss]:
         for guard in guards
         if guard.is_on_outcomes
     ]  # fmt: skip
+
+
+def context_sql(features: Sequence[ContextFeature]) -> list[str]:
+    """The numbers of `endpoints.context_of`, each as SQL over a row of the ledger."""
+    numbers = ["1"]
+    for feature in features:
+        column = '"input.' + feature.field.replace('"', '""') + '"'
+        value = f"{column}[{feature.place}]" if feature.place else column
+        if feature.categories:
+            texts = (known.replace("'", "''") for known in feature.categories)
+            numbers += [f"coalesce(CAST({value} AS VARCHAR) = '{text}', FALSE)" for text in texts]
+        else:
+            number = f"CAST({value} AS DOUBLE)"
+            scaled = f"({number} - {feature.mean!r}) / {feature.scale!r}"
+            numbers.append(
+                f"CASE WHEN isfinite({number}) THEN greatest({-LIMIT}, least({LIMIT}, {scaled})) "
+                "ELSE 0 END"
+            )
+    return numbers
+
+
+def steered_answers(
+    ledger: Ledger, rollout: Rollout, arm: int, spans: Sequence[Span], share: float = 1.0
+) -> SteeredAnswers:
+    """Those of the current version (0) or the candidate (1), or a share of them by their ids."""
+    version = (rollout.current, rollout.candidate)[arm]
+    return SteeredAnswers(
+        ledger, version.partition("/")[0], rollout.endpoint, (CURRENT, CANDIDATE)[arm], spans,
+        counted_losses(rollout.guards, arm)[0], context_sql(rollout.context),
+        share * rollout.outcomes_sample,
+    )  # fmt: skip
 
 
 def _arms(counts: Iterable[CohortCount]) -> dict[tuple[int, bool], CohortArm]:

@@ -40,6 +40,7 @@ _STRATEGIES = {
     "shadow": "bascule.release.rollouts.strategies.shadow:ShadowOnly",
     "ab": "bascule.release.rollouts.strategies.ab:AB",
     "bandit": "bascule.release.rollouts.strategies.bandit:Bandit",
+    "contextual": "bascule.release.rollouts.strategies.contextual:Contextual",
 }
 
 
@@ -142,9 +143,9 @@ def obey(
         case "promote", _:
             following = promoted(rollout, state.stage, now, by_hand=True)
         case "pause", Running():
-            following = Paused(state.stage, now)
+            following = Paused(state.stage, now, state.policy)
         case "resume", Paused():
-            following = Running(state.stage, now)
+            following = Running(state.stage, now, policy=state.policy)
         case _:
             word = type(state).__name__.lower()
             raise Conflict(f"rollout {rollout.id} is {word}, so it cannot {command}")

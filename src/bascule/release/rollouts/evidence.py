@@ -90,6 +90,9 @@ class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
         squares: The sum of their squares, likewise.
         cut: The requests of which a loss was cut at its bound, likewise.
         pairs: Of a guard on pairs, likewise: the pairs, and those without a truth.
+        moments: Of a contextual bandit: the number of the answers that were steered; and of those
+            with a truth the number, the sum of their squared rewards, the sums of the rewards times
+            each number of the context, and those of the products of two numbers, each pair once.
     """
 
     predictions: int = 0
@@ -98,6 +101,7 @@ class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
     squares: tuple[float, ...] = ()
     cut: tuple[float, ...] = ()
     pairs: tuple[tuple[int, int], ...] = ()
+    moments: tuple[float, ...] = ()
 
 
 class Cohort(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -368,6 +372,28 @@ def known_loss(arm: CohortArm, place: int, *, of_pairs: bool) -> tuple[float, fl
     """The predictions (or pairs) with a truth, and the sum of their losses; see `cohorts_of`."""
     n, unknown = _at(arm.pairs, place, (0, 0)) if of_pairs else (arm.predictions, arm.unknown)
     return n - unknown, _at(arm.losses, place, 0.0)
+
+
+FEW_UNKNOWN = 0.02
+"""A cohort with so small a share of predictions without a truth counts as complete."""
+
+
+def steered_sums(cohorts: Sequence[Cohort]) -> tuple[Floats, Floats] | None:
+    """The sums of `CohortArm.moments` without their first number, of both arms.
+
+    Of the cohorts whose truths are in; None where there is none.
+    """
+    totals: list[Floats] = []
+    for cohort in cohorts:
+        arms = [arm.moments for arm in (cohort.current, cohort.candidate)]
+        width = max(map(len, arms))
+        vectors = np.array([arm or (0.0,) * width for arm in arms])
+        if width and vectors[:, 0].sum() - vectors[:, 1].sum() <= FEW_UNKNOWN * vectors[:, 0].sum():
+            totals.append(vectors[:, 1:])
+    if not totals:
+        return None
+    current, candidate = np.sum(totals, axis=0)
+    return current, candidate
 
 
 def cut_shares(cohorts: Sequence[Cohort], place: int) -> tuple[float, float]:

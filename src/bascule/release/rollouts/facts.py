@@ -13,6 +13,7 @@ from bascule.release.rollouts.answers import AnswersEvidence
 from bascule.release.rollouts.evidence import (
     CANDIDATE,
     CURRENT,
+    FEW_UNKNOWN,
     KEY_SHARE,
     ROUND,
     SHARE,
@@ -20,6 +21,7 @@ from bascule.release.rollouts.evidence import (
     Floats,
     column,
     known_loss,
+    steered_sums,
 )
 from bascule.release.rollouts.guards import Guard, Verdict, judge
 from bascule.release.rollouts.keys import REPEATED_STAKE
@@ -29,8 +31,6 @@ from bascule.stats import culprits, log_mean, split_log_e
 
 Pair = tuple[int, int]
 _MOST_SAID = 1e6
-_FEW_UNKNOWN = 0.02
-"""A cohort with so small a share of predictions without a truth counts as complete."""
 _SPLIT_ERROR = 0.001
 """The promised share of rollouts split as planned that are said not to be."""
 _SPLIT_TOLERANCE = 0.02
@@ -53,6 +53,7 @@ class Facts:
         now: The moment.
         held: Why the answers of the candidate ask for a person; empty where they do not.
         mismatch: How the split differs from the plan; empty where it does not.
+        steered: Of a contextual bandit: see `steered_sums`.
     """
 
     verdicts: Sequence[Verdict]
@@ -65,6 +66,7 @@ class Facts:
     now: datetime
     held: str = ""
     mismatch: str = ""
+    steered: tuple[Floats, Floats] | None = None
 
     def unproven(self, beta: float) -> list[Verdict]:
         """The guards whose margin is not excluded yet."""
@@ -117,6 +119,7 @@ def observed(
         now=now,
         held=held,
         mismatch=_mismatch(table),
+        steered=steered_sums(cohorts) if rollout.context else None,
     )
 
 
@@ -210,7 +213,7 @@ def _rewards(rollout: Rollout, cohorts: Sequence[Cohort]) -> tuple[Pair, Pair]:
 
 def _is_complete(cohort: Cohort) -> bool:
     unknown = cohort.current.unknown + cohort.candidate.unknown
-    return unknown <= _FEW_UNKNOWN * (cohort.current.predictions + cohort.candidate.predictions)
+    return unknown <= FEW_UNKNOWN * (cohort.current.predictions + cohort.candidate.predictions)
 
 
 def _truths_after_s(cohorts: Sequence[Cohort], elapsed_s: float) -> float | None:
@@ -353,7 +356,7 @@ def not_shown_yet(rollout: Rollout, verdict: Verdict, facts: Facts) -> str:
     )
     if facts.truths_after_s is None:
         return f"{waits}, and of no span of time are all truths in; {_UNKNOWN_HINT}"
-    if verdict.unknown <= _FEW_UNKNOWN:
+    if verdict.unknown <= FEW_UNKNOWN:
         return f"{waits}: more predictions are needed"
     until = facts.now + timedelta(seconds=facts.truths_after_s)
     return (

@@ -129,7 +129,7 @@ def loss_of(name: str, current: Answers, candidate: Answers) -> Loss | None:
     if kind in _EXAMPLES[1:]:
         group = _GROUP.match(name)
         column = group["column"] if group else name.removeprefix(_COST)
-        cost, cost_place = _input(column, current.signature, "iufbOSU" if group else "iuf")
+        cost, cost_place = input_column(column, current.signature, "iufbOSU" if group else "iuf")
         if not cost:
             return None
     if kind in ("log_loss", "roc_auc"):
@@ -240,7 +240,7 @@ def _kind(name: str) -> str:
     return _EXAMPLES[0] if _PINBALL.match(name) else name
 
 
-def _input(name: str, signature: Signature, kinds: str) -> tuple[str, int]:
+def input_column(name: str, signature: Signature, kinds: str) -> tuple[str, int]:
     """The column of the ledger with an input of such a dtype, and its place in a list."""
     for field in signature.inputs:
         if field.name == name and not field.shape and field.dtype.numpy.kind in kinds:

@@ -9,6 +9,7 @@ from bascule.endpoints import Deployed
 from bascule.operations import Listing, Operation
 from bascule.release.rollouts.forecast import Begun
 from bascule.release.rollouts.plan import Decision, StoredDecision, StoredRollout
+from bascule.release.rollouts.valuing import SteeredValues
 from bascule.release.rollouts.verdicts import RolloutVerdict
 
 _ONE = "rollouts/{rollout}"
@@ -51,6 +52,13 @@ class Replay:
     differing: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What versions and a policy would have earned; null but for a contextual bandit."""
+
+    values: SteeredValues | None
+
+
 # Of which endpoint is in the body, or known by the rollout: asked then.
 ROLLOUTS = Listing("GET rollouts", "read", "", StoredRollout)
 BEGIN = Operation("POST rollouts", "deploy", "", Begun, status=201, history="rollout_asked")
@@ -58,6 +66,7 @@ ROLLOUT = Operation(f"GET {_ONE}", "read", "", StoredRollout)
 DECISIONS = Listing(f"GET {_ONE}/decisions", "read", "", StoredDecision)
 EVIDENCE = Operation(f"GET {_ONE}/evidence", "read", "", Evidence)
 REPLAY = Operation(f"GET {_ONE}/replay", "read", "", Replay)
+VALUES = Operation(f"GET {_ONE}/values", "read", "", Values)
 PROMOTE = Operation(f"POST {_ONE}/promote", "approve", "", Decision)
 COMMAND = Operation(f"POST {_ONE}/{{command}}", "deploy", "", Decision)
 DEPLOY = Operation("POST deployments", "deploy", "", Deployment, "rollouts", status=201)

@@ -9,13 +9,14 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from bascule.core import Invalid
+from bascule.endpoints import ContextFeature, ContextPolicy, check_policy
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.states import State
 
 Aware: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 """A time with its zone."""
-STRATEGIES = ("all", "canary", "blue-green", "shadow", "ab", "bandit")
-_ON_OUTCOMES = ("ab", "bandit")
+STRATEGIES = ("all", "canary", "blue-green", "shadow", "ab", "bandit", "contextual")
+_ON_OUTCOMES = ("ab", "bandit", "contextual")
 UNAPPROVED_PERCENT = 50.0
 """The most that a candidate answers before the approval that its rollout waits for."""
 
@@ -40,12 +41,13 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         bake_s: How long a promoted version is compared with the former one.
         holdback_percent: The share of the former version meanwhile.
         needs_approval: Whether the last step waits for an approval.
-        floor: Of a bandit, the least share of an arm.
+        floor: Of a bandit, the least share of an arm; of a contextual one, the least propensity.
         outcomes_sample: The share of the predictions that get an outcome, chosen by
             `outcome_draw` of their ids; the others are not waited for.
         load_tries: After so many tries a host that cannot load the candidate ends the rollout.
         allow_answers: Whether a person has said that answers may differ by more than the guard
             `answers` allows.
+        context: Of a contextual bandit, the inputs by which requests are steered.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     outcomes_sample: float = 1.0
     load_tries: int = 5
     allow_answers: bool = False
+    context: tuple[ContextFeature, ...] = ()
 
     @property
     def step(self) -> timedelta:
@@ -228,6 +231,7 @@ def check_rollout(rollout: Rollout) -> Rollout:
             f"strategy {rollout.strategy} compares outcomes",
             hint="add --guard 'accuracy -2 pp', or 'mae +5 %' for numbers",
         )
+    _check_context(rollout, on_outcomes)
     if rollout.strategy == "shadow" and on_outcomes:
         raise Invalid(
             f"{on_outcomes[0].name} cannot be counted: the ledger has no answers of a shadow",
@@ -243,3 +247,25 @@ def check_rollout(rollout: Rollout) -> Rollout:
     if rollout.strategy == "shadow" and {"errors", "disagreement"}.isdisjoint(names):
         raise Invalid("a shadow needs the guard 'disagreement +5 pp' or 'errors +1 pp'")
     return rollout
+
+
+def _check_context(rollout: Rollout, on_outcomes: list[Guard]) -> None:
+    if (rollout.strategy == "contextual") != bool(rollout.context):
+        raise Invalid(
+            f"strategy {rollout.strategy} "
+            + ("is steered by no inputs" if rollout.context else "needs inputs to steer by"),
+            hint="--strategy contextual --context COLUMN",
+        )
+    if not rollout.context:
+        return
+    check_policy(ContextPolicy(rollout.context, floor=rollout.floor))
+    if rollout.steps_percent != (50.0,):
+        raise Invalid(
+            "explored requests are shared evenly: steps of contextual are 50",
+            hint="leave out --steps",
+        )
+    if on_outcomes[0].is_of_pairs:
+        raise Invalid(
+            f"{on_outcomes[0].name} is of pairs of answers, and a single one has no reward",
+            hint="name another guard on outcomes first: 'accuracy -2 pp', 'log_loss +5 %'",
+        )

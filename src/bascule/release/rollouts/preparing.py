@@ -7,6 +7,7 @@ from the answers that are compared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, take
 from bascule.core import Columns, Invalid, NotFound
+from bascule.endpoints import MAX_CATEGORIES, ContextFeature
 from bascule.monitoring.ledger import Ledger, losses_of_rows, quoted
 from bascule.monitoring.performance import delay_curve
 from bascule.release.rollouts.facts import span_words
@@ -28,12 +30,13 @@ from bascule.release.rollouts.losses import (
     Loss,
     countable,
     group_sql,
+    input_column,
     is_of_group,
     left_out,
     loss_of,
     loss_sql,
 )
-from bascule.release.rollouts.plan import Rollout
+from bascule.release.rollouts.plan import Rollout, check_rollout
 
 CUT_SHARE = 0.01
 """Of the held-out losses, those over the bound. A higher bound costs requests, as the largest loss
@@ -99,7 +102,10 @@ def prepare(
         prepared[guard.name] = _checked(msgspec.structs.replace(guard, loss=loss), rollout.current)
     _check_delays(rollout, chosen[0], ledger)
     guards = tuple(prepared.get(guard.name, guard) for guard in rollout.guards)
-    return msgspec.structs.replace(rollout, guards=guards)
+    context = tuple(
+        _scaled_feature(feature, bundle, rollout.current, recording) for feature in rollout.context
+    )
+    return check_rollout(msgspec.structs.replace(rollout, guards=guards, context=context))
 
 
 def _answers_of(bundle: Bundle) -> Answers:
@@ -214,6 +220,37 @@ def _checked(guard: Guard, version: str) -> Guard:
             hint=f"the {guard.name} of {version} is {guard.measure.level:.4g}",
         )
     return guard
+
+
+def _scaled_feature(
+    feature: ContextFeature, bundle: Bundle, version: str, recording: Recording
+) -> ContextFeature:
+    """A feature with its scale or its categories, by the training rows of the current version."""
+    model, baseline = version.partition("/")[0], bundle.baseline
+    column, place = input_column(feature.name, bundle.signature, "biufOU")
+    if not column:
+        raise Invalid(
+            f"context: {version} has no input of one value named {feature.name!r}",
+            hint=f"bascule show {version} has its inputs",
+        )
+    private, most = recording.private, recording.max_values
+    if field := left_out(Loss(column), _answers_of(bundle), model, private, most):
+        raise Invalid(
+            f"context: the ledger does not keep {field} of {model} as it is",
+            hint="steer by inputs that are not private (monitoring.private)",
+        )
+    profiles = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns
+    if (profile := profiles.get(feature.name)) is None:
+        raise Invalid(
+            f"context: {version} has no profile of {feature.name}, which gives its scale",
+            hint="pack it with train=X",
+        )
+    moments, known = profile.moments, profile.frequent.top()[:MAX_CATEGORIES]
+    deviation = math.sqrt((moments.squares or 0.0) / max(moments.rows, 1))
+    return ContextFeature(
+        feature.name, column.removeprefix("input."), place, moments.mean or 0.0, deviation or 1.0,
+        tuple(str(value) for value, _ in known) if profile.kind == "text" else (),
+    )  # fmt: skip
 
 
 def _check_delays(rollout: Rollout, guard: Guard, ledger: Ledger) -> None:

@@ -14,6 +14,7 @@ from bascule.release.rollouts.plan import Decision, StoredDecision, StoredRollou
 
 if TYPE_CHECKING:
     from bascule.release.rollouts.asking import Rollouts
+    from bascule.release.rollouts.valuing import SteeredValues
 
 
 class RemoteRollouts(Remote):
@@ -48,6 +49,9 @@ class RemoteRollouts(Remote):
 
     def replay(self, name: str) -> list[str]:
         return self.ask(operations.REPLAY, rollout=name).differing
+
+    def values(self, name: str) -> SteeredValues | None:
+        return self.ask(operations.VALUES, rollout=name).values
 
 
 RolloutBook: TypeAlias = "Rollouts | RemoteRollouts"

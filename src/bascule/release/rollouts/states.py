@@ -6,6 +6,8 @@ from datetime import datetime
 
 import msgspec
 
+from bascule.endpoints import ContextPolicy
+
 
 class Running(msgspec.Struct, frozen=True, tag="running"):
     """The candidate has the traffic of stage `stage` since `since`."""
@@ -14,6 +16,8 @@ class Running(msgspec.Struct, frozen=True, tag="running"):
     since: datetime
     shares: tuple[float, ...] = ()
     """Of a bandit: the candidate's share now, as a fraction."""
+    policy: ContextPolicy | None = None
+    """Of a contextual bandit: how requests are steered now."""
 
 
 class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
@@ -28,6 +32,8 @@ class Paused(msgspec.Struct, frozen=True, tag="paused"):
 
     stage: int
     since: datetime
+    policy: ContextPolicy | None = None
+    """As of `Running`."""
 
 
 class Baking(msgspec.Struct, frozen=True, tag="baking"):

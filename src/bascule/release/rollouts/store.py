@@ -514,5 +514,5 @@ def plan_of(rollout: Rollout, decision: Decision, before: Plan) -> Plan:
     is_over = isinstance(decision.state, FINAL)
     return replace(
         before, number=before.number + 1, arms=tuple(arms), shadow=shadow,
-        rollout="" if is_over else rollout.id,
+        rollout="" if is_over else rollout.id, context=getattr(decision.state, "policy", None),
     )  # fmt: skip

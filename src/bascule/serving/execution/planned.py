@@ -10,7 +10,16 @@ from random import random
 from typing import NamedTuple
 
 from bascule.core import BasculeError
-from bascule.endpoints import HOLDBACK, KEY_UNITS, Plan, splits, unit
+from bascule.endpoints import (
+    CANDIDATE,
+    CURRENT,
+    HOLDBACK,
+    KEY_UNITS,
+    ContextPolicy,
+    Plan,
+    splits,
+    unit,
+)
 from bascule.serving.calls import (
     Answer,
     AnsweredBy,
@@ -130,6 +139,8 @@ class PlannedPredictor(AroundPredictor):
         for arm in arms.values():
             if plan.rollout:
                 arm.bound, arm.unit = arm.series.bound, BOUND_UNIT
+                if plan.context is not None:
+                    arm.series.bound.leave_out_durations()
             same = arm.model.program.inputs == self.program.inputs
             arm.is_alike = same and arm.model.extras is self.extras
             model = arm.model
@@ -238,6 +249,8 @@ class PlannedPredictor(AroundPredictor):
             # Some of these requests cannot have their arm, so none of them is evidence.
             return _bind(followed.current if _lacks(chosen, call) else chosen, context)
         if not key:
+            if (policy := followed.plan.context) is not None:
+                return _steer(followed, policy, call, context)
             context.series = chosen.series
             return chosen
         _bind(chosen, context)
@@ -256,6 +269,19 @@ class PlannedPredictor(AroundPredictor):
 def _bind(arm: PlannedArm, context: Context) -> PlannedArm:
     """Count a request apart whose arm is not drawn for it."""
     context.series, context.unit = arm.bound, arm.unit
+    return arm
+
+
+def _steer(followed: _Followed, policy: ContextPolicy, call: Call, context: Context) -> PlannedArm:
+    """The arm by the context. Requests that do not explore are counted apart: they are no sample.
+
+    The ledger keeps the propensity beside the unit (see `calls.Context`).
+    """
+    steered = policy.steer(call.columns, random())
+    arm = followed.arms[CANDIDATE if steered.is_candidate else CURRENT]
+    context.series = arm.series if steered.is_explored else arm.bound
+    unit_text = "" if steered.is_explored else str(BOUND_UNIT)
+    context.unit = unit_text, "", "", f"{steered.propensity:.6g}"
     return arm
 
 

@@ -291,6 +291,10 @@ class BoundSeries(ArmSeries):
         self._slower = tuple((bound_ns, at + _SET) for bound_ns, at in self._slower)
         self._firsts = firsts
 
+    def leave_out_durations(self) -> None:
+        """Compare no durations from now on: which requests come here depends on their inputs."""
+        self._durations = 0
+
     def first_of(self, unit: int, round_number: int) -> FirstSeries | None:
         """Where the first request of a unit in a round is counted; None for any other one."""
         known = self._firsts[unit]

@@ -69,9 +69,7 @@ class Spool(Protocol):
     def close(self) -> None: ...
 
 
-_Kept = tuple[
-    int, int, float, int, int, int, str, str, str, bytes, int | tuple[str, str, str] | None
-]
+_Kept = tuple[int, int, float, int, int, int, str, str, str, bytes, int | tuple[str, ...] | None]
 """A request, apart from its arrays: start and duration in ns, draw, rows, kept rows, status, id,
 caller, protocol, `traceparent`, unit (see `calls.Context`). A plain tuple: it is made for each
 request."""

@@ -173,7 +173,8 @@ class PartSender:
         self._wire.backlog.senders.discard(self)
         request.on_gone = None
         request.series.count_ending(ending, self.count)
-        request.unit = "" if unit is None else str(unit), str(self.count), ending
+        known = unit if isinstance(unit, tuple) else ("" if unit is None else str(unit),)
+        request.unit = known[0], str(self.count), ending, *known[3:]
 
 
 def check_rights(backlog: AdmissionQueue) -> None:

@@ -83,7 +83,7 @@ class Request(ABC):
     failure: BasculeError | None
     rows: int
     series: CountsAnswers
-    unit: int | tuple[str, str, str] | None
+    unit: int | tuple[str, ...] | None
     on_gone: Cancel | None
 
     @property

@@ -25,6 +25,7 @@ from bascule.release.rollouts import (
     RolloutVerdict,
     StoredDecision,
     StoredRollout,
+    Values,
     operations as of_rollouts,
 )
 
@@ -58,6 +59,9 @@ class NewRollout(Taken):
     allow_answers: Annotated[
         bool, Field(description="Answers may differ by more than the guard `answers` allows")
     ] = False
+    context: Annotated[
+        list[_Text], Field(max_length=16, description="Of `contextual`: the inputs to steer by")
+    ] = []  # noqa: RUF012 -- pydantic copies it
     reason: _Reason = ""
     follow: Annotated[
         str, Field(max_length=512, description="The alias that is its source: late@champion")
@@ -167,6 +171,11 @@ def _add_reads(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: 
     def replay(rollout: str, request: Request) -> Replay:
         """Make every decision again from the stored evidence."""
         return Replay(open_rollouts().replay(readable(rollout, request).rollout.id))
+
+    @serves(app, of_rollouts.VALUES)
+    def values(rollout: str, request: Request) -> Encoded[Values]:
+        """What each version, and a contextual bandit's policy, would have earned: off-policy."""
+        return Values(open_rollouts().values(readable(rollout, request).rollout.id))
 
 
 def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
