@@ -104,9 +104,11 @@ class Job(Task):
 
     @property
     def problem(self) -> BasculeError | None:
-        """The error of one that failed, by its kind."""
+        """The error of one that has ended and is not done, by its kind."""
         if self.error is None:
-            return None
+            if self.state == CANCELLED:
+                return Conflict(f"job {self.id} was {self.stop or CANCELLED}")
+            return death_of(self) if self.state == KILLED else None
         return error_from_json(self.error, ModelFailed)
 
 

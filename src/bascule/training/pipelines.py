@@ -46,6 +46,8 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             won with 0, and all with 0.002, in the unit of the metric (bench/loop.py).
         endpoint: Which gets a challenger that has won; empty: none does.
         strategy: How it goes out, as of `bascule deploy`; empty: as the settings say.
+        on: Where `fit` runs: `ray`, or `ray://HOST:PORT`; empty: in this process.
+        resources: What it takes of a worker there: `{CPU = 4, GPU = 1}`; one processor if empty.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     margin: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     endpoint: str = ""
     strategy: str = ""
+    on: Annotated[str, msgspec.Meta(pattern="^(ray(://.+)?)?$")] = ""
+    resources: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Pipeline:
         return msgspec.structs.replace(self, parameters={**self.parameters, **parameters})
@@ -164,6 +168,8 @@ def parsed(name: str, content: Any) -> Pipeline:
         raise Invalid(
             f"pipeline {name}: a command needs model_file", hint='model_file = "model.ubj"'
         )
+    if result.on and (result.command or isinstance(result, Learner)):
+        raise Invalid(f"pipeline {name}: on = {result.on!r} needs fit, and no every")
     if isinstance(result, Learner):
         whole = (result.every % result.batch, result.held_out % result.batch) == (0, 0)
         if not whole or result.held_out >= result.every or not result.fit:
