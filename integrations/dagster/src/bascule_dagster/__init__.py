@@ -1,6 +1,6 @@
 """Training runs of a Bascule server in Dagster: a model is an asset."""
 
-from __future__ import annotations
+# No annotations of the future: Dagster reads the types of an asset's arguments.
 
 from collections.abc import Mapping
 from typing import Any
