@@ -55,7 +55,7 @@ try:
     inputs = pq.read_table("rows.parquet").select(["distance", "weather"]).slice(0, 50).to_pandas()
     told |= {
         "facts": made.facts, "known": made.was_known,
-        "answers": made.bundle.predict(inputs).outputs["probabilities"].tolist(),
+        "answers": made.bundle.predict(inputs)["probabilities"].tolist(),
     }
 except BasculeError as error:
     told |= {"error": error.message, "kind": type(error).__name__}
