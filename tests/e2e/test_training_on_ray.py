@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -12,12 +11,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from tests.e2e.test_batch_on_ray import WAIT_S, environment
-from tests.own_environments import ROOT, python_of
+from tests.own_environments import python_of
 from tests.unit.training.test_training_runs import TOML, table
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]  # a node tells the next where its cluster is
 
-FIT = """
+# What the environment of Ray lacks, such as scikit-learn, is that of the tests. Not in front of its
+# own, in PYTHONPATH: the agent of a node is given 15 s to import its packages.
+OTHERS = f"""
+import sys
+sys.path.append({sysconfig.get_path("purelib")!r})
+"""
+FIT = f"""{OTHERS}
 import os, signal
 from pathlib import Path
 from helpers import Scaled
@@ -41,24 +46,22 @@ from sklearn.preprocessing import StandardScaler
 def Scaled():
     return Pipeline([("scale", StandardScaler()), ("fit", LogisticRegression())])
 """
-RUN = """
-import json, os, sys
+RUN = f"""{OTHERS}
+import json, os
 from pathlib import Path
 import pyarrow.parquet as pq
 from bascule.core import BasculeError
 from bascule.training import prepare, read_pipeline, train
 
-told = {"own": os.getpid()}
+told = dict(own=os.getpid())
 try:
     pipeline = read_pipeline(Path("pipeline.toml"))
     made = train(prepare(pipeline.with_parameters(json.loads(sys.argv[1]))), Path(sys.argv[2]))
     inputs = pq.read_table("rows.parquet").select(["distance", "weather"]).slice(0, 50).to_pandas()
-    told |= {
-        "facts": made.facts, "known": made.was_known,
-        "answers": made.bundle.predict(inputs)["probabilities"].tolist(),
-    }
+    told |= dict(facts=made.facts, known=made.was_known)
+    told["answers"] = made.bundle.predict(inputs)["probabilities"].tolist()
 except BasculeError as error:
-    told |= {"error": error.message, "kind": type(error).__name__}
+    told |= dict(error=error.message, kind=type(error).__name__)
 print(json.dumps(told))
 """
 
@@ -73,12 +76,9 @@ def folder(tmp_path: Path) -> Path:
 
 def trained(folder: Path, work: str, on: str, **parameters: Any) -> dict[str, Any]:
     (folder / "pipeline.toml").write_text(f'{TOML}on = "{on}"\n')
-    # What the environment of Ray lacks, such as scikit-learn, is that of the tests.
-    places = (str(ROOT / "src"), sysconfig.get_path("purelib"))
     done = subprocess.run(
         [python_of("ray"), "-c", RUN, json.dumps(parameters), work], cwd=folder,
-        env={**environment(), "PYTHONPATH": os.pathsep.join(places)}, capture_output=True,
-        text=True, timeout=WAIT_S, check=False,
+        env=environment(), capture_output=True, text=True, timeout=WAIT_S, check=False,
     )  # fmt: skip
     assert done.stdout.strip(), done.stderr[-5_000:]
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
