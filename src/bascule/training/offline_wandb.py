@@ -14,13 +14,7 @@ from bascule.core import MissingExtra, Scratch, Unavailable, first_line
 def write_to_wandb(
     folder: Path, key: str, result: Mapping[str, Any], outcome: Mapping[str, str]
 ) -> None:
-    """Write parameters, metrics, curves and verdict of a run; a second time, nothing.
-
-    Args:
-        folder: Where the folder `offline-run-TIME-KEY` is made, which appears once it is whole.
-        key: The id of the run there: equal for equal inputs.
-        result: Of the run.
-        outcome: The version, the verdict, why it ran.
+    """Write a run to `offline-run-TIME-KEY` in the folder, once, and whole or not at all.
 
     Raises:
         MissingExtra: wandb is not installed.
@@ -40,7 +34,8 @@ def write_to_wandb(
     points = defaultdict[float, dict[str, float]](dict)
     for name, curve in result["curves"].items():
         for step, value in curve:
-            points[step][name] = value
+            if value is not None:  # not finite
+                points[step][name] = value
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with Scratch("draft-", parent=folder) as scratch:

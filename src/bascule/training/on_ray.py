@@ -14,17 +14,15 @@ from bascule.core import BasculeError, Unavailable, error_from_json, error_to_js
 def call_on_ray(
     on: str, resources: Mapping[str, float], call: Callable[..., Any], *arguments: Any
 ) -> Any:
-    """What the function returns. Where the worker dies, it is called again in another one.
+    """What a function of an installed module returns; it is called again where its worker dies.
 
     Args:
-        on: See `connected_to_ray`.
+        on: See `connected_to_ray`, also for what is raised.
         resources: By the names of Ray: `CPU` (1), `GPU` (0), and those of the cluster.
-        call: Of an installed module.
+        call: The function.
         arguments: Of it; each is sent once.
 
     Raises:
-        Unavailable: The cluster is away, or it has other packages.
-        MissingExtra: Ray is not installed.
         BasculeError: What the function raised.
     """
     needed = {"CPU": 1.0, "GPU": 0.0, **resources}

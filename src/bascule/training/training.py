@@ -188,20 +188,16 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
     from bascule.packing.lineage import provenance
 
     folder = Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
+    fields = msgspec.to_builtins(pipeline)
+    deciding = {name: fields[name] for name in fields if name not in ("on", "resources")}
     installed = sorted(f"{own.name}=={own.version}" for own in distributions())
     return {
-        "pipeline": {**_deciding(pipeline), "data": masked(pipeline.data)},
+        "pipeline": {**deciding, "data": masked(pipeline.data)},
         "rows": {"all": len(rows), "newest": len(rows.newest), "sha256": rows.digest},
         "code": {"sha256": _code_digest(folder), **(provenance.git_state(folder) or {})},
         "environment": sha256_bytes("\n".join(installed).encode()),
         "python": sys.version.split()[0],
     }
-
-
-def _deciding(pipeline: Pipeline) -> dict[str, Any]:
-    """What of a pipeline decides about the model: not where it is fitted."""
-    fields = msgspec.to_builtins(pipeline)
-    return {name: fields[name] for name in fields if name not in ("on", "resources")}
 
 
 def _code_files(folder: Path) -> dict[str, bytes]:
