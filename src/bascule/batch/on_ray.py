@@ -105,7 +105,7 @@ def connected_to_ray(on: str, workers: int, limit: int | None = None) -> Iterato
     Args:
         on: Its address, or `ray`: that of `RAY_ADDRESS`, or one that lives as long as this.
         workers: Processors of the latter.
-        limit: What is yielded, whatever the cluster has.
+        limit: The number that is yielded in place of the cluster's own.
 
     Raises:
         MissingExtra: Ray is not installed.

@@ -107,7 +107,8 @@ class Job(Task):
         """The error of one that has ended and is not done, by its kind."""
         if self.error is None:
             if self.state == CANCELLED:
-                return Conflict(f"job {self.id} was {self.stop or CANCELLED}")
+                why = self.stop or CANCELLED
+                return Conflict(f"job {self.id} was {why}", hint=f"bascule jobs retry {self.id}")
             return death_of(self) if self.state == KILLED else None
         return error_from_json(self.error, ModelFailed)
 

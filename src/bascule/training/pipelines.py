@@ -169,7 +169,10 @@ def parsed(name: str, content: Any) -> Pipeline:
             f"pipeline {name}: a command needs model_file", hint='model_file = "model.ubj"'
         )
     if result.on and (result.command or isinstance(result, Learner)):
-        raise Invalid(f"pipeline {name}: on = {result.on!r} needs fit, and no every")
+        raise Invalid(
+            f"pipeline {name}: a command, or a pipeline with every, does not run on Ray",
+            hint="leave on out, or write fit",
+        )
     if isinstance(result, Learner):
         whole = (result.every % result.batch, result.held_out % result.batch) == (0, 0)
         if not whole or result.held_out >= result.every or not result.fit:
