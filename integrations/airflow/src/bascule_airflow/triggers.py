@@ -35,11 +35,12 @@ class BasculeRunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask every `poll_s` seconds."""
-        hook = BasculeHook(self.bascule_conn_id)
+        ask = sync_to_async(BasculeHook(self.bascule_conn_id).status)
         failures = 0
         while True:
             try:
-                status = await sync_to_async(hook.status)(self.run_id, trains=self.trains)
+                # Shielded: the message by which Airflow tells a kill from a restart is lost in asgiref.
+                status = await asyncio.shield(ask(self.run_id, trains=self.trains))
                 failures = 0
             except Exception as problem:
                 failures += 1
