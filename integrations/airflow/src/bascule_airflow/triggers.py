@@ -39,7 +39,7 @@ class BasculeRunTrigger(BaseTrigger):
         failures = 0
         while True:
             try:
-                # Shielded: the message by which Airflow tells a kill from a restart is lost in asgiref.
+                # asgiref loses the message by which Airflow tells a kill from a restart.
                 status = await asyncio.shield(ask(self.run_id, trains=self.trains))
                 failures = 0
             except Exception as problem:
