@@ -5,14 +5,16 @@ Compile a pipeline that uses it with the KFP SDK. It needs `bascule-client` alon
 
 # No annotations of the future: KFP reads the types of a component from its signature.
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 
 @dsl.component(base_image="python:3.12-slim", packages_to_install=["bascule-client"])
 def train_pipeline(
     server: str, pipeline: str, file: str = "pipeline.toml", key: str = "", poll_s: float = 5.0
-) -> str:
-    """Do a run of a pipeline; the output is its verdict, in a sentence.
+) -> NamedTuple("Outputs", version=str, verdict=str, wins=bool, digest=str):  # type: ignore[valid-type]
+    """Do a run of a pipeline; the outputs are the version, the verdict in a sentence, the digest.
 
     Args:
         server: Its control API: `http://models:8082`.
@@ -21,18 +23,13 @@ def train_pipeline(
         key: Of `bascule keys create`.
         poll_s: How often the server is asked.
     """
-    import time
+    from collections import namedtuple
 
     from bascule_client.control import ControlClient
+    from bascule_client.training import TrainingRuns
 
-    client = ControlClient(server, key=key)
-    content = {"pipeline": pipeline, "file": file, "why": "a pipeline of Kubeflow"}
-    job = client.do(
-        "POST /api/v1/jobs", {"kind": "train", "input": content}, user="kubeflow"
-    )  # fmt: skip
-    while job["state"] in ("queued", "running"):
-        time.sleep(poll_s)
-        job = client.do("GET /api/v1/jobs/{job}", job=job["id"])
-    if job["state"] != "done":
-        raise RuntimeError(f"run {job['id']} is {job['state']}: {job['error']}")
-    return str(job["result"]["sentence"])
+    runs = TrainingRuns(ControlClient(server, key=key), user="kubeflow")
+    run = runs.start(pipeline, file, why="a pipeline of Kubeflow")["run"]
+    status = runs.follow(run, poll_s=poll_s)
+    outputs = namedtuple("Outputs", "version verdict wins digest")
+    return outputs(status["version"], status["sentence"], status["wins"], status["digest"])

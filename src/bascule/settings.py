@@ -527,9 +527,12 @@ class TrackingSettings(_Section):
         mlflow: A tracking server or store of MLflow, such as `http://HOST:5000` or
             `sqlite:///runs.db`; empty for none. `MLFLOW_TRACKING_USERNAME` and
             `MLFLOW_TRACKING_PASSWORD` are the server's, and never shown.
+        wandb: A folder for offline runs of Weights & Biases, relative to that of the run; empty
+            for none. `wandb sync FOLDER/offline-run-*` sends them.
     """
 
     mlflow: str = field(default="", repr=False)
+    wandb: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,7 @@ def test_every_dotted_name_in_a_docstring_is_the_name_of_something():
     assert not lost, "\n".join(lost)
 
 
+_INTEGRATIONS = ("bascule_airflow", "bascule_dagster", "bascule_prefect")
 _OF_PAGES = re.compile(
     r"(?<![\w./@-])(bascule(?:_client)?(?:\.[A-Za-z_]\w*)+)(?![\w/]|\.\w)|"
     r"^from (bascule[\w.]*) import (\w+(?:, \w+)*)$", re.MULTILINE,
@@ -150,7 +151,7 @@ def names_in_pages() -> set[str]:
         for name, module, imported in _OF_PAGES.findall(text):
             found |= {name} if name else {f"{module}:{one}" for one in imported.split(", ")}
     files = _FILES | {"sh", "yaml", "yml", "json", "html"}
-    ours = {one for one in found if not one.startswith(("bascule_airflow", "bascule_prefect"))}
+    ours = {one for one in found if not one.startswith(_INTEGRATIONS)}
     return {
         one for one in ours if one.rpartition(".")[2] not in files and not _NO_PYTHON.match(one)
     }

@@ -10,6 +10,7 @@ from .jobs import (
 )
 from .locations import Places as Places, is_below as is_below
 from .manifest import Chunk as Chunk, Manifest as Manifest, Record as Record
+from .on_ray import connected_to_ray as connected_to_ray
 from .ports import Sink as Sink, Source as Source, Staged as Staged
 from .reading import count_place as count_place, read_place as read_place
 from .recording import MonitoringRules as MonitoringRules

@@ -72,14 +72,12 @@ def run_on_ray(
         Unavailable: The cluster is away, or its workers die again and again.
         Conflict: A worker sees other rows than this process.
     """
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtra("jobs on Ray need Ray Data", hint="pip install 'bascule[ray]'") from None
     counts = [one.rows for one in chunks if one.rows is not None]
     expected_rows = sum(counts) if len(counts) == len(chunks) else None
     by_number = {one.number: one for one in chunks}
-    with _connected(job, workers) as most:
+    with connected_to_ray(job.on, workers, job.workers) as most:
+        import ray
+
         sink = work.sink
         commits = isinstance(sink, FileSink) and (not sink.is_local or _is_one_machine())
         task = _Task.of(job, work, expected_rows, workers, commits=commits)
@@ -101,18 +99,30 @@ def run_on_ray(
 
 
 @contextmanager
-def _connected(job: Job, workers: int) -> Iterator[int]:
-    """Connect to the cluster meanwhile; how many chunks it may score at a time."""
+def connected_to_ray(on: str, workers: int, limit: int | None = None) -> Iterator[int]:
+    """Connect to a cluster meanwhile; how many tasks of one processor it may run at a time.
+
+    Args:
+        on: Its address, or `ray`: that of `RAY_ADDRESS`, or one that lives as long as this.
+        workers: Processors of the latter.
+        limit: The number that is yielded in place of the cluster's own.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        Unavailable: The cluster is away.
+    """
     import logging
 
-    import ray
-
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtra("jobs on Ray need Ray Data", hint="pip install 'bascule[ray]'") from None
     if ray.is_initialized():  # the caller's own cluster stays
-        yield job.workers or int(ray.cluster_resources().get("CPU", 1))
+        yield limit or int(ray.cluster_resources().get("CPU", 1))
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS", "local") if job.on == "ray" else job.on
+    address = os.environ.get("RAY_ADDRESS", "local") if on == "ray" else on
     if address == "local":  # one more, so that no worker waits for what Ray Data does itself
         quiet |= {"num_cpus": workers + 1, "include_dashboard": False}
     for attempt in (1, 2):
@@ -130,7 +140,7 @@ def _connected(job: Job, workers: int) -> Iterator[int]:
         break
     try:
         known = int(ray.cluster_resources().get("CPU", 1))
-        yield job.workers or (workers if address == "local" else known)
+        yield limit or (workers if address == "local" else known)
     finally:
         ray.shutdown()
 

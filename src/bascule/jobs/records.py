@@ -104,9 +104,12 @@ class Job(Task):
 
     @property
     def problem(self) -> BasculeError | None:
-        """The error of one that failed, by its kind."""
+        """The error of one that has ended and is not done, by its kind."""
         if self.error is None:
-            return None
+            if self.state == CANCELLED:
+                why = self.stop or CANCELLED
+                return Conflict(f"job {self.id} was {why}", hint=f"bascule jobs retry {self.id}")
+            return death_of(self) if self.state == KILLED else None
         return error_from_json(self.error, ModelFailed)
 
 

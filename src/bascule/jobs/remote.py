@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from bascule.jobs.store import Jobs
 
 _POLL_S = 0.3
+_TAKEN_OVER_S = 15.0
+"""Longer than a lease and a turn of a control process."""
 
 
 class RemoteJobs(Remote):
@@ -41,8 +43,15 @@ class RemoteJobs(Remote):
 def until_ended(
     jobs: RemoteJobs | Jobs, job_id: str, watch: Callable[[Job], None] = lambda _: None
 ) -> Job:
-    """The job once it has ended; `watch` is given it about three times a second meanwhile."""
-    while not (job := jobs.get(job_id)).is_ended:
+    """The job once it has ended; `watch` is given it about three times a second meanwhile.
+
+    Where its process is gone, another one has time to go on with it.
+    """
+    alone_s = 0.0
+    while not (job := jobs.get(job_id)).is_ended or (
+        job.ended_at is None and alone_s < _TAKEN_OVER_S
+    ):
+        alone_s = alone_s + _POLL_S if job.is_ended else 0.0
         watch(job)
         time.sleep(_POLL_S)
     watch(job)

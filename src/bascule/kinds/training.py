@@ -12,7 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bascule.core import Conflict, Invalid, Limits, NotFound, Refused, Unavailable, masked
+from bascule.core import (
+    Conflict,
+    Invalid,
+    Limits,
+    MissingExtra,
+    NotFound,
+    Refused,
+    Unavailable,
+    masked,
+)
 from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.security import ANY
 from bascule.training import CHALLENGE, CHAMPION, Verdict
@@ -67,15 +76,7 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     from bascule.app import open_registry
     from bascule.kinds.child import enter
     from bascule.kinds.learning import run_learner
-    from bascule.training import (
-        Learner,
-        Trained,
-        feedback_of,
-        prepare,
-        read_pipeline,
-        train,
-        write_to_mlflow,
-    )
+    from bascule.training import Learner, Trained, feedback_of, prepare, read_pipeline, train
 
     enter(task.folder)
     chosen = task.input
@@ -110,23 +111,34 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     verdict, deployed = _judged(
         settings, registry, version, pipeline, trained, task.by, tell, refit
     )  # fmt: skip
-    if mlflow and facts["mlflow"]["run"]:
-        tell("record")
-        outcome = {"version": reference, "sentence": verdict.sentence, "why": chosen["why"]}
-        folder = settings.home / "training" / prepared.key / "artefacts"
-        try:
-            write_to_mlflow(mlflow, facts, outcome, folder)
-        except Unavailable as problem:  # the version is there: the next run of these inputs writes
-            _LOG.warning("%s", problem)
+    facts["parameters"] = {**facts["logged"], **facts["pipeline"]["parameters"]}
+    outcome = {"version": reference, "sentence": verdict.sentence, "why": chosen["why"]}
+    tell("record")
+    _track(settings, mlflow, prepared.key, facts, outcome)
     # The record of a run is replaced by one of equal inputs alone.
     live.begin(f"{pipeline.name} {prepared.key}", {})
     return {
         **facts, "version": reference,
-        "parameters": {**facts["logged"], **facts["pipeline"]["parameters"]},
         "wins": verdict.wins, "sentence": verdict.sentence, "deployed": deployed,
         "was_known": trained.was_known, "rows_seen": prepared.rows.seen,
         "feedback": feedback_of(pipeline, facts["rows"]),
     }  # fmt: skip
+
+
+def _track(
+    settings: Settings, mlflow: str, key: str, facts: Mapping[str, Any], outcome: Mapping[str, str]
+) -> None:
+    """Write the run to MLflow and wandb; what fails is written by the next run of these inputs."""
+    from bascule.training import write_to_mlflow, write_to_wandb
+
+    try:
+        if mlflow and facts["mlflow"]["run"]:
+            files = settings.home / "training" / key / "artefacts"
+            write_to_mlflow(mlflow, facts, outcome, files)
+        if settings.tracking.wandb:
+            write_to_wandb(Path(settings.tracking.wandb).absolute(), key, facts, outcome)
+    except (MissingExtra, Unavailable) as problem:  # the version is there
+        _LOG.warning("%s", problem)
 
 
 def _metrics(trained: Trained) -> dict[str, float]:

@@ -29,6 +29,7 @@ from .judging import (
 )
 from .learnable import opened as opened, packable as packable
 from .loops import Loop as Loop, loop_of as loop_of
+from .offline_wandb import write_to_wandb as write_to_wandb
 from .pipelines import (
     Learner as Learner,
     Pipeline as Pipeline,

@@ -59,6 +59,8 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         holdback: The column that tells rows whose answer was held back (`Plan.holdback_percent`):
             true, 1, or `holdback`, as in the column `arm` of the ledger. Where there are
             `LEAST_HELD_BACK` of them, they alone train and judge. No input of the model.
+        on: Where `fit` runs: `ray`, or `ray://HOST:PORT`; empty: in this process.
+        resources: What it takes of a worker there: `{CPU = 4, GPU = 1}`; one processor if empty.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     refit: bool = False
     changes_outcomes: bool = False
     holdback: str = ""
+    on: Annotated[str, msgspec.Meta(pattern="^(ray(://.+)?)?$")] = ""
+    resources: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Pipeline:
         return msgspec.structs.replace(self, parameters={**self.parameters, **parameters})
@@ -190,6 +194,11 @@ def parsed(name: str, content: Any) -> Pipeline:
     if result.command and not result.model_file:
         raise Invalid(
             f"pipeline {name}: a command needs model_file", hint='model_file = "model.ubj"'
+        )
+    if result.on and (result.command or isinstance(result, Learner)):
+        raise Invalid(
+            f"pipeline {name}: a command, or a pipeline with every, does not run on Ray",
+            hint="leave on out, or write fit",
         )
     if isinstance(result, Learner):
         if len(result.classes) == 1:

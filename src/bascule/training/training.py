@@ -171,7 +171,10 @@ def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained
     began_s = time.monotonic()
     with Scratch("bascule-train-") as scratch:
         with inside_run(mlflow, pipeline, log, work) if mlflow else nullcontext("") as run_id:
-            model = fitted(pipeline, fit, rows, log, scratch, run_id)
+            if pipeline.on:
+                model = _fitted_on_ray(pipeline, rows, log, run_id, mlflow)
+            else:
+                model = fitted(pipeline, fit, rows, log, scratch, run_id)
         end_autologging()
         fit_s = time.monotonic() - began_s
         tell("pack")
@@ -195,10 +198,10 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
 
     folder = Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
     fields = msgspec.to_builtins(pipeline)
-    del fields["search"]  # of which a run knows nothing
+    deciding = {name: fields[name] for name in fields if name not in ("on", "resources", "search")}
     installed = sorted(f"{own.name}=={own.version}" for own in distributions())
     return {
-        "pipeline": {**fields, "data": masked(pipeline.data)},
+        "pipeline": {**deciding, "data": masked(pipeline.data)},
         "rows": {
             "all": len(rows),
             "newest": len(rows.newest),
@@ -212,17 +215,22 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
     }
 
 
-def _code_digest(folder: Path) -> str:
-    """Of the modules below a folder that are imported now."""
+def _code_files(folder: Path) -> dict[str, bytes]:
+    """The modules below a folder that are imported now, by their paths in it."""
     files = {
         Path(file).resolve()
         for module in list(sys.modules.values())
         if (file := getattr(module, "__file__", None)) and Path(file).suffix == ".py"
     }
-    digest = hashlib.sha256()
     # Some modules of torch name a file that is nowhere.
-    for file in sorted(own for own in files if own.is_relative_to(folder) and own.is_file()):
-        digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    own = sorted(file for file in files if file.is_relative_to(folder) and file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in own}
+
+
+def _code_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name, content in _code_files(folder).items():
+        digest.update(f"{name}\0".encode() + content)
     return "sha256:" + digest.hexdigest()
 
 
@@ -256,6 +264,40 @@ def fitted(
             f"{pipeline.fit} failed: {first_line(problem)}",
             hint="mend the code, and run it again; nothing was pushed",
         ) from problem
+
+
+def _fitted_on_ray(
+    pipeline: Pipeline, rows: Rows, log: RunLog, run_id: str, mlflow: str
+) -> Any:  # fmt: skip
+    from bascule.training.on_ray import call_on_ray
+
+    file, _, name = pipeline.fit.rpartition(":")
+    code = _code_files(Path(file).resolve().parent)
+    there = msgspec.structs.replace(pipeline, fit=f"{Path(file).name}:{name}")
+    model, noted, files = call_on_ray(
+        pipeline.on, pipeline.resources, _fitted_by_worker, there, code, rows, run_id, mlflow
+    )  # fmt: skip
+    log.parameters, log.metrics, log.curves = noted.parameters, noted.metrics, noted.curves
+    for name, content in files.items():
+        (log.folder / name).write_bytes(content)
+    return model
+
+
+def _fitted_by_worker(
+    pipeline: Pipeline, code: Mapping[str, bytes], rows: Rows, run_id: str, mlflow: str
+) -> tuple[Any, RunLog, dict[str, bytes]]:
+    """In a worker of Ray: the model, what the code has noted, and the files that it has left."""
+    if run_id:  # what the code logs to MLflow joins the run
+        os.environ |= {"MLFLOW_TRACKING_URI": mlflow, "MLFLOW_RUN_ID": run_id}
+    with Scratch("bascule-train-") as scratch:
+        for name, content in code.items():
+            (file := scratch / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        log = RunLog(scratch / "artefacts")
+        log.folder.mkdir()
+        fit = named_code(f"{scratch}/code/{pipeline.fit}", "fit")
+        model = fitted(pipeline, fit, rows, log, scratch, run_id)
+        return model, log, {file.name: file.read_bytes() for file in log.folder.iterdir()}
 
 
 def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path, run_id: str) -> Any:

@@ -16,7 +16,7 @@ from tests.waiting import until
 from bascule.catalogue import Catalogue
 from bascule.catalogue.postgresql import PostgresqlDatabase
 from bascule.core import Conflict, Invalid, NotFound, Overloaded, is_alive, own_process
-from bascule.jobs import Job, Jobs, recorded, store
+from bascule.jobs import Job, Jobs, recorded, store, until_ended
 from bascule.security import Key, Permission
 
 from .conftest import WAIT_S, task
@@ -113,6 +113,38 @@ def test_what_another_process_began_is_taken_over_when_it_is_gone(runner, tmp_pa
     assert (dead.state, dead.attempt) == ("killed", 2)
     assert "ended" in dead.error["error"]
     assert runner.wait(runner.command(job.id, "resume"), WAIT_S).state == "done"
+
+
+def test_a_follower_waits_for_the_process_that_goes_on_with_a_job(runner, tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from tests.homes import jobs_in; "
+        "jobs_in(Path(sys.argv[1])).claim(sys.argv[2])"
+    )
+    home = tmp_path / "home"
+    job = jobs_in(home).submit(task(to=1))
+    subprocess.run([sys.executable, "-c", script, str(home), job.id], check=True)
+    is_seen, followed = threading.Event(), []
+
+    def follow() -> None:
+        def watch(seen: Job) -> None:
+            if seen.state == "killed":
+                is_seen.set()
+
+        followed.append(until_ended(jobs_in(home), job.id, watch))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    assert is_seen.wait(WAIT_S)
+    runner.turn()
+    follower.join(WAIT_S)
+    assert [own.state for own in followed] == ["done"]
+
+
+def test_a_job_that_ended_early_has_a_reason_for_those_that_follow_it(jobs):
+    job = jobs.submit(task())
+    assert jobs.get(job.id).problem is None
+    with pytest.raises(Conflict, match="was cancelled by ada"):
+        raise jobs.command(job.id, "cancel", by="ada").problem
 
 
 def test_a_holder_of_another_host_has_the_job_until_its_lease_ends(jobs, monkeypatch):

@@ -121,6 +121,9 @@ def test_a_decorated_function_is_a_pipeline(folder):
         ({"fit": ""}, "needs fit or command"),
         ({"fit": "", "command": ["true"]}, "model_file"),
         ({"taget": "late"}, "taget"),
+        ({"on": "spark"}, r"\$\.on"),
+        ({"on": "ray", "fit": "", "command": ["true"], "model_file": "m.ubj"}, "not run on Ray"),
+        ({"resources": {"GPU": -1}}, "resources"),
     ],
 )
 def test_an_error_names_the_field(change, message):

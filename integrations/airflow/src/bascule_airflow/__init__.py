@@ -1,4 +1,4 @@
-"""Batch jobs of a Bascule server in Apache Airflow."""
+"""Batch jobs and training runs of a Bascule server in Apache Airflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-bascule",
         "name": "Bascule",
-        "description": "Batch scoring on a Bascule server.",
+        "description": "Batch scoring and training on a Bascule server.",
         "connection-types": [
             {"connection-type": "bascule", "hook-class-name": "bascule_airflow.hooks.BasculeHook"}
         ],

@@ -9,12 +9,13 @@ from airflow.exceptions import AirflowException
 from airflow.sdk import BaseHook
 
 from bascule_client.control import ControlClient
+from bascule_client.training import TrainingRuns
 
 RUNNING, DONE = "running", "done"
 
 
 class BasculeHook(BaseHook):
-    """Asks a server about batch runs.
+    """Asks a server about batch and training runs.
 
     The connection has the host, the port of the control API (8082), `https` as its schema where
     the API has a certificate, and a key of `bascule keys create` as its password.
@@ -39,18 +40,28 @@ class BasculeHook(BaseHook):
             self._client = ControlClient(url, key=found.password or "")
         return self._client
 
+    @property
+    def training(self) -> TrainingRuns:
+        """Asks about training runs."""
+        return TrainingRuns(self.get_conn(), user="airflow")
+
     def start(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Start a job, or go on with it: the status of its run."""
+        """Start a batch job, or go on with it: the status of its run."""
         return self.get_conn().do("POST /api/v1/batch/runs", dict(job), user="airflow")
 
-    def status(self, run: str) -> dict[str, Any]:
-        """How far a run is."""
+    def status(self, run: str, *, trains: bool = False) -> dict[str, Any]:
+        """How far a batch run is, or a training run."""
+        if trains:
+            return self.training.status(run)
         return self.get_conn().do("GET /api/v1/batch/runs/{run}", run=run)
 
-    def cancel(self, run: str) -> dict[str, Any]:
-        """Stop a run after the batch under way."""
+    def cancel(self, run: str, *, trains: bool = False) -> None:
+        """Stop a batch run after the batch under way, or a training run."""
+        if trains:
+            self.training.cancel(run)
+            return
         stop = "POST /api/v1/batch/runs/{run}/cancel"
-        return self.get_conn().do(stop, user="airflow", run=run)
+        self.get_conn().do(stop, user="airflow", run=run)
 
     def test_connection(self) -> tuple[bool, str]:
         """What the page of connections shows."""

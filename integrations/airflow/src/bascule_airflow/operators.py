@@ -1,4 +1,4 @@
-"""Scores a table on a server."""
+"""Scores a table, or trains a model, on a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,51 @@ from bascule_airflow.hooks import RUNNING, BasculeHook, check_done
 from bascule_airflow.triggers import BasculeRunTrigger
 
 
-class BasculeBatchOperator(BaseOperator):
+class _RunOperator(BaseOperator):
+    """Starts a run, and returns its status once it is done."""
+
+    trains = False
+
+    def __init__(
+        self, *, bascule_conn_id: str, deferrable: bool, poll_s: float, **kwargs: Any
+    ) -> None:
+        # Each field of the status is an XCom of its own, such as `output["run"]`.
+        super().__init__(**{"multiple_outputs": True, **kwargs})
+        self.bascule_conn_id = bascule_conn_id
+        self.deferrable, self.poll_s = deferrable, poll_s
+        self._run: str | None = None
+
+    def start(self, hook: BasculeHook) -> dict[str, Any]:
+        """The status of the run that has begun."""
+        raise NotImplementedError
+
+    def execute(self, context: Any) -> dict[str, Any]:  # noqa: ARG002 -- Airflow's interface
+        """Start the run, and wait for its end."""
+        hook = BasculeHook(self.bascule_conn_id)
+        status = self.start(hook)
+        self._run = status["run"]
+        self.log.info("run %s: %s", self._run, status["state"])
+        if status["state"] == RUNNING and self.deferrable:
+            trigger = BasculeRunTrigger(
+                status["run"], self.bascule_conn_id, self.poll_s, trains=self.trains
+            )
+            self.defer(trigger=trigger, method_name="finished")
+        while status["state"] == RUNNING:
+            time.sleep(self.poll_s)
+            status = hook.status(status["run"], trains=self.trains)
+        return check_done(status)
+
+    def finished(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """What the trigger found."""
+        return check_done(event)
+
+    def on_kill(self) -> None:
+        """Stop the run too; what it has committed stays."""
+        if self._run is not None:
+            BasculeHook(self.bascule_conn_id).cancel(self._run, trains=self.trains)
+
+
+class BasculeBatchOperator(_RunOperator):
     """Runs a batch job on a server, and returns the status of its run.
 
     A retry goes on with the run where it was: the same job on the same rows is one run.
@@ -34,34 +78,47 @@ class BasculeBatchOperator(BaseOperator):
         bascule_conn_id: str = BasculeHook.default_conn_name, deferrable: bool = True,
         poll_s: float = 5.0, **kwargs: Any,
     ) -> None:  # fmt: skip
-        # Each field of the status is an XCom of its own, such as `output["run"]`.
-        super().__init__(**{"multiple_outputs": True, **kwargs})
+        super().__init__(
+            bascule_conn_id=bascule_conn_id, deferrable=deferrable, poll_s=poll_s, **kwargs
+        )
         self.model, self.source, self.sink = model, source, sink
         self.options = dict(options or {})
-        self.bascule_conn_id = bascule_conn_id
-        self.deferrable, self.poll_s = deferrable, poll_s
-        self._run: str | None = None
 
-    def execute(self, context: Any) -> dict[str, Any]:  # noqa: ARG002 -- Airflow's interface
-        """Start the run, and wait for its end."""
-        hook = BasculeHook(self.bascule_conn_id)
+    def start(self, hook: BasculeHook) -> dict[str, Any]:
+        """Start the job, or go on with it."""
         job = {**self.options, "model": self.model, "from": self.source, "to": self.sink}
-        status = hook.start(job)
-        self._run = status["run"]
-        self.log.info("run %s: %s", self._run, status["state"])
-        if status["state"] == RUNNING and self.deferrable:
-            trigger = BasculeRunTrigger(status["run"], self.bascule_conn_id, self.poll_s)
-            self.defer(trigger=trigger, method_name="finished")
-        while status["state"] == RUNNING:
-            time.sleep(self.poll_s)
-            status = hook.status(status["run"])
-        return check_done(status)
+        return hook.start(job)
 
-    def finished(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """What the trigger found."""
-        return check_done(event)
 
-    def on_kill(self) -> None:
-        """Stop the run too; what it has committed stays."""
-        if self._run is not None:
-            BasculeHook(self.bascule_conn_id).cancel(self._run)
+class BasculeTrainOperator(_RunOperator):
+    """Has a server train a model, and returns the status of its run: `version`, `wins`, `digest`...
+
+    A run of equal inputs fits nothing, so a retry is cheap.
+
+    Args:
+        pipeline: The name.
+        file: Of the pipeline, as the server sees it.
+        parameters: Of the run, over those of the pipeline.
+        bascule_conn_id: The connection; see `BasculeHook`.
+        deferrable: Whether the worker is given back meanwhile.
+        poll_s: How often the server is asked.
+    """
+
+    trains = True
+    template_fields: Sequence[str] = ("pipeline", "file", "parameters")
+
+    def __init__(
+        self, *, pipeline: str, file: str = "pipeline.toml",
+        parameters: Mapping[str, Any] | None = None,
+        bascule_conn_id: str = BasculeHook.default_conn_name, deferrable: bool = True,
+        poll_s: float = 5.0, **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            bascule_conn_id=bascule_conn_id, deferrable=deferrable, poll_s=poll_s, **kwargs
+        )
+        self.pipeline, self.file, self.parameters = pipeline, file, dict(parameters or {})
+
+    def start(self, hook: BasculeHook) -> dict[str, Any]:
+        """Submit the run."""
+        why = f"task {self.task_id} of Airflow"
+        return hook.training.start(self.pipeline, self.file, parameters=self.parameters, why=why)

@@ -18,24 +18,29 @@ _MAX_FAILURES = 5
 class BasculeRunTrigger(BaseTrigger):
     """Fires when a run is not running any more, with its status."""
 
-    def __init__(self, run: str, bascule_conn_id: str, poll_s: float) -> None:
+    def __init__(
+        self, run: str, bascule_conn_id: str, poll_s: float, *, trains: bool = False
+    ) -> None:
         super().__init__()
+        self.trains = trains
         self.run_id, self.bascule_conn_id, self.poll_s = run, bascule_conn_id, poll_s
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """What another triggerer makes it of."""
         arguments = {
-            "run": self.run_id, "bascule_conn_id": self.bascule_conn_id, "poll_s": self.poll_s
+            "run": self.run_id, "bascule_conn_id": self.bascule_conn_id, "poll_s": self.poll_s,
+            "trains": self.trains,
         }  # fmt: skip
         return "bascule_airflow.triggers.BasculeRunTrigger", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask every `poll_s` seconds."""
-        hook = BasculeHook(self.bascule_conn_id)
+        ask = sync_to_async(BasculeHook(self.bascule_conn_id).status)
         failures = 0
         while True:
             try:
-                status = await sync_to_async(hook.status)(self.run_id)
+                # asgiref loses the message by which Airflow tells a kill from a restart.
+                status = await asyncio.shield(ask(self.run_id, trains=self.trains))
                 failures = 0
             except Exception as problem:
                 failures += 1
@@ -51,4 +56,5 @@ class BasculeRunTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Stop the run too: a user has marked or cleared the deferred task. Not on restarts."""
-        await sync_to_async(BasculeHook(self.bascule_conn_id).cancel)(self.run_id)
+        hook = BasculeHook(self.bascule_conn_id)
+        await sync_to_async(hook.cancel)(self.run_id, trains=self.trains)

@@ -1,4 +1,4 @@
-"""Batch jobs of a Bascule server in Prefect."""
+"""Batch jobs and training runs of a Bascule server in Prefect."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
 from bascule_client.control import ControlClient
+from bascule_client.errors import ModelFailed
+from bascule_client.training import TrainingRuns
 
-__all__ = ["BasculeServer", "RunNotDone", "score_table", "wait_for_run"]
+__all__ = ["BasculeServer", "RunNotDone", "score_table", "train_pipeline", "wait_for_run"]
 
 _RUNNING, _DONE = "running", "done"
 _LOG_S = 30.0
@@ -63,6 +65,34 @@ def score_table(
 def wait_for_run(run: str, *, server: BasculeServer, poll_s: float = 2.0) -> dict[str, Any]:
     """Wait for a run that something else has started; raises as `score_table`."""
     return _waited(server.client(), run, poll_s)
+
+
+@task(name="bascule-train-pipeline")
+def train_pipeline(
+    pipeline: str, file: str = "pipeline.toml", *, server: BasculeServer, poll_s: float = 2.0,
+    parameters: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Do a training run on a server; returns its status: `version`, `wins`, `sentence`, `digest`...
+
+    A run of equal inputs fits nothing, so a retry is cheap.
+
+    Args:
+        pipeline: The name.
+        file: Of the pipeline, as the server sees it.
+        server: Runs it.
+        poll_s: How often the server is asked.
+        parameters: Of this run, over those of the pipeline.
+
+    Raises:
+        RunNotDone: The run did not come to its end.
+    """
+    runs = TrainingRuns(server.client(), user="prefect")
+    run = runs.start(pipeline, file, parameters=parameters, why="a flow of Prefect")["run"]
+    get_run_logger().info("run %s", run)
+    try:
+        return runs.follow(run, poll_s=poll_s)
+    except ModelFailed as problem:
+        raise RunNotDone(problem.message) from None
 
 
 def _waited(client: ControlClient, run: str, poll_s: float) -> dict[str, Any]:
