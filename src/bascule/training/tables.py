@@ -30,11 +30,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     Attributes:
         table: A file, a folder, a glob or a bucket; `target` is a column, `model` a name to give.
         metric: What is best; empty: `roc_auc` of two classes, `accuracy` of more, else `rmse`.
-        budget_s: For all of it. The fit and the packing of one candidate may exceed it.
+        budget_s: For all of it.
         limits: Criteria. Those of cost are asked of each candidate, the others of the chosen one.
         time: The column by which the newest rows are held out; `leave_out` are no inputs.
         group: The column of which equal values stay in one part of the rows.
         deploy: The endpoint that gets the chosen model; empty: none does.
+        engine: What searches: `flaml`, `optuna` or `autogluon`.
     """
 
     table: str
@@ -47,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     group: str = ""
     leave_out: tuple[str, ...] = ()
     deploy: str = ""
+    engine: str = "flaml"
 
 
 @dataclass(frozen=True, slots=True)
