@@ -22,13 +22,15 @@ _DAY_S = 86_400.0
 
 def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """See `training.Plan`. Raises `Invalid`."""
-    from bascule.training import Plan
+    from bascule.training import ENGINES, Plan
 
     try:
         plan = msgspec.convert(content, Plan)
     except msgspec.ValidationError as problem:
         hint = "give table, target, and budget_s of 10 or more"
         raise Invalid(f"no search: {first_line(problem)}", hint=hint) from None
+    if plan.engine not in ENGINES:
+        raise Invalid(f"no engine {plan.engine!r}", hint=f"engines are {', '.join(ENGINES)}")
     plan = msgspec.structs.replace(plan, model=plan.model or plan.target)
     check_name(plan.model)
     fields: dict[str, Any] = msgspec.to_builtins(plan)
@@ -76,7 +78,16 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     return facts
 
 
+def columns(_settings: Settings, task: Task, _live: Live) -> list[str]:
+    """The names of the columns of an uploaded table."""
+    from bascule.batch import read_place
+
+    check_upload(task.input["table"])
+    return list(read_place(task.input["table"]).column_names)
+
+
 AUTOML = Kind(
     name="automl", run=run, parse=parsed, confine=confine, right="write", model_of=model_of,
     places=1, kept=None, is_open=True, limits=Limits(_DAY_S, half_of_memory(), is_nice=True),
 )  # fmt: skip
+COLUMNS = Kind(name="columns", run=columns, right="write", is_private=True)

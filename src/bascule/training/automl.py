@@ -1,8 +1,8 @@
 """A search for a model of a table: candidates by quality and by what it costs to serve them.
 
-An engine searches; the best of each kind of model is fitted on all rows of the search, packed, timed
-and held to the limits. A linear model is always among them. The budget is for all of it: what takes
-longer than its part is cut, and said.
+An engine searches; the best of each kind of model is fitted on all rows of the search, packed,
+timed and held to the limits. A linear model is always among them. The budget is for all of it: what
+takes longer than its part is cut, and said.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from bascule.charts import Series, lines, non_dominated
 from bascule.core import BasculeError, Invalid, first_line
-from bascule.training.engines import METRICS as SEARCHED, Problem, engine_named
+from bascule.training.engines import SEARCHED, Engine, Problem, engine_named
 from bascule.training.tables import Examined, Plan, examined
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.release import Criterion, GateReport
 
-_PACKS = 3
+_PACKS = 1.5
 """How many times the time of the linear model another candidate is expected to take."""
 _GRACE = 1.1
 _AGAIN_S = 2.0
@@ -107,7 +107,7 @@ def automl(plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: Non
     cannot be used, `MissingExtra`.
     """
     began_s = time.monotonic()
-    engine_named(plan.engine)
+    search = engine_named(plan.engine)
     from bascule.batch import read_place
     from bascule.bundle import load
     from bascule.metrics import METRICS
@@ -140,8 +140,8 @@ def automl(plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: Non
     # What is done for the linear model is done for the winner again: judgement, push and gates.
     linear_s = time.monotonic() - linear_s
     deadline_s = began_s + plan.budget_s - linear_s
-    models = _searched(plan, table, metric.name, deadline_s, linear_s, tell)
-    for place, (kind, estimator) in enumerate(models):
+    models = _searched(search, plan, table, metric.name, deadline_s, linear_s, tell)
+    for place, (kind, estimator) in enumerate(models.items()):
         left_s = deadline_s - time.monotonic()
         attempt(kind, estimator, left_s if place == len(models) - 1 else left_s / 2)
     outcome = Outcome(metric.name, table.findings, sorted(candidates, key=lambda own: own.losses))
@@ -220,10 +220,10 @@ def _linear(table: Examined) -> Any:
 
 
 def _searched(
-    plan: Plan, table: Examined, metric: str, deadline_s: float, linear_s: float,
+    search: Engine, plan: Plan, table: Examined, metric: str, deadline_s: float, linear_s: float,
     tell: Callable[[str], object],
-) -> Sequence[tuple[str, Any]]:  # fmt: skip
-    """The best of each kind that the engine has found, best first; not fitted.
+) -> dict[str, Any]:  # fmt: skip
+    """The best of each kind that a search has found, best first; not fitted.
 
     The search has what the candidates are not expected to need, and a quarter at least.
     """
@@ -237,14 +237,15 @@ def _searched(
     budget_s = max(left_s / 4, left_s - _PACKS * linear_s * len(problem.kinds))
     if budget_s < 1:
         tell("no time was left to search: the linear model is the only candidate")
-        return []
-    engine = engine_named(plan.engine)(replace(problem, budget_s=budget_s))
+        return {}
+    best: dict[str, Any] = {}
     try:
-        with _within(_GRACE * budget_s):
-            engine.search()
+        with _within(_GRACE * budget_s), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            search(replace(problem, budget_s=budget_s), best)
     except _TimeUp:
         tell(f"the search was cut after {_GRACE * budget_s:.0f} s")
-    return engine.best()
+    return best
 
 
 def _preparation(table: Examined) -> Any:

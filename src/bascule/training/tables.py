@@ -35,7 +35,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         time: The column by which the newest rows are held out; `leave_out` are no inputs.
         group: The column of which equal values stay in one part of the rows.
         deploy: The endpoint that gets the chosen model; empty: none does.
-        engine: What searches: `flaml`, `optuna` or `autogluon`.
+        engine: What searches: `flaml` or `optuna`.
     """
 
     table: str

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import Invalid, MissingExtra, load_named
+from bascule.core import MissingExtra, load_named
 
-ENGINES = {
-    "autogluon": ("bascule.training.engines.with_autogluon:AutoGluon", "autogluon.tabular"),
-    "flaml": ("bascule.training.engines.with_flaml:Flaml", "bascule[automl]"),
-    "optuna": ("bascule.training.engines.with_optuna:Optuna", "bascule[automl,optimise]"),
-}
-"""By name: the class, and what `pip install` brings it."""
-METRICS = (
+ENGINES = {"flaml": "bascule[automl]", "optuna": "bascule[automl,optimise]"}
+"""By name, what `pip install` brings it."""
+SEARCHED = (
     "accuracy", "average_precision", "f1", "f1_macro", "log_loss", "mae", "mape", "mse", "r2",
     "rmse", "roc_auc", "roc_auc_ovr",
 )  # fmt: skip
-"""What every engine can search by."""
-_HELD_OUT = 0.2
+"""The metrics that every engine can search by."""
+_LIBRARIES = {
+    "lgbm": "lightgbm", "xgboost": "xgboost", "rf": "sklearn", "extra_tree": "sklearn",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Rows to search on.
+    """Rows to search on, and for how long.
 
     Attributes:
         rows: Numbers without missing values. Shape (rows, inputs).
-        truth: Labels, or numbers. Shape (rows,).
         classes: Of the truth; 0 where it is a number.
-        metric: One of `METRICS`.
-        groups: By row, equal where rows must not be separated; None where each row is its own.
+        metric: One of `SEARCHED`.
+        groups: Equal where rows must not be separated; None where each row is its own.
         is_in_time: Whether later rows are newer.
-        budget_s: For the search. What it has after 1.1 times that is taken.
     """
 
     rows: NDArray[np.float64]
@@ -50,53 +46,24 @@ class Problem:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of trees whose libraries are installed, and that take the labels as they are."""
-        kinds = [kind for kind in ("lgbm", "xgboost") if find_spec(_LIBRARY[kind])]
-        if self.classes and sorted(set(self.truth)) != list(range(self.classes)):
-            kinds = [kind for kind in kinds if kind != "xgboost"]
-        return [*kinds, "rf", "extra_tree"]
-
-    def halves(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Rows to fit on, and a fifth to score: the newest, of other groups, or by chance."""
-        from sklearn.model_selection import (
-            GroupShuffleSplit,
-            ShuffleSplit,
-            StratifiedShuffleSplit,
-        )
-
-        if self.is_in_time:
-            fit, score = np.split(np.arange(len(self.rows)), [round(len(self.rows) * 0.8)])
-            return fit, score
-        cut = GroupShuffleSplit if self.groups is not None else ShuffleSplit
-        if self.groups is None and self.classes:
-            cut = StratifiedShuffleSplit
-        splits = cut(1, test_size=_HELD_OUT, random_state=0)
-        return next(splits.split(self.rows, self.truth, self.groups))  # type: ignore[no-any-return]
+        """Kinds of trees whose libraries are installed, and that take the labels as they are."""
+        takes_all = not self.classes or set(self.truth) == set(range(self.classes))
+        kinds = [kind for kind, library in _LIBRARIES.items() if find_spec(library)]
+        return [kind for kind in kinds if takes_all or kind != "xgboost"]
 
 
-_LIBRARY = {"lgbm": "lightgbm", "xgboost": "xgboost"}
+Engine = Callable[[Problem, dict[str, Any]], None]
+"""Fills a mapping from kinds to their best estimators, not fitted, the best kind first.
+
+It is stopped by an exception where it takes longer, and keeps what it has found then.
+"""
 
 
-class Engine(Protocol):
-    """A search, which may be stopped at any time by an exception."""
-
-    def __init__(self, problem: Problem) -> None: ...
-
-    def search(self) -> None:
-        """Search for `Problem.budget_s`."""
-
-    def best(self) -> Sequence[tuple[str, Any]]:
-        """Kinds and their best estimators so far, not fitted; the best first."""
-
-
-def engine_named(name: str) -> type[Engine]:
-    """An engine. Raises `Invalid`, and `MissingExtra` where it is not installed."""
-    if name not in ENGINES:
-        raise Invalid(f"there is no engine {name!r}", hint=f"engines are {', '.join(ENGINES)}")
-    place, package = ENGINES[name]
+def engine_named(name: str) -> Engine:
+    """A key of `ENGINES`. Raises `MissingExtra` where it is not installed."""
     try:
-        engine: type[Engine] = load_named(place)
+        engine: Engine = load_named(f"bascule.training.engines.by_{name}:search")
     except ImportError as problem:
-        hint = f"pip install '{package}'"
+        hint = f"pip install '{ENGINES[name]}'"
         raise MissingExtra(f"{problem.name} is missing", hint=hint) from None
     return engine
