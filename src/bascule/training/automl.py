@@ -143,7 +143,8 @@ def automl(plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: Non
     models = _searched(search, plan, table, metric.name, deadline_s, linear_s, tell)
     for place, (kind, estimator) in enumerate(models.items()):
         left_s = deadline_s - time.monotonic()
-        attempt(kind, estimator, left_s if place == len(models) - 1 else left_s / 2)
+        shares = place < len(models) - 1 and left_s > 2 * _PACKS * linear_s
+        attempt(kind, estimator, left_s / 2 if shares else left_s)
     outcome = Outcome(metric.name, table.findings, sorted(candidates, key=lambda own: own.losses))
     if outcome.winner is None:
         return outcome
