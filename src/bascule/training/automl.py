@@ -32,6 +32,8 @@ _PACKS = 1.5
 """How many times the time of the linear model another candidate is expected to take."""
 _GRACE = 1.1
 _AGAIN_S = 2.0
+_MOST_OF = 0.8
+"""Of the budget, what the linear model may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def automl(plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: Non
         tell(str(own))
 
     linear_s = time.monotonic()
-    attempt("linear", _linear(table), math.inf)
+    attempt("linear", _linear(table), _MOST_OF * plan.budget_s - (linear_s - began_s))
     # What is done for the linear model is done for the winner again: judgement, push and gates.
     linear_s = time.monotonic() - linear_s
     deadline_s = began_s + plan.budget_s - linear_s
@@ -163,7 +165,7 @@ def _within(limit_s: float) -> Iterator[None]:
     def end(*_: object) -> None:
         raise _TimeUp
 
-    if limit_s == math.inf or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGALRM, end)
@@ -244,6 +246,8 @@ def _searched(
         with _within(_GRACE * budget_s), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             search(replace(problem, budget_s=budget_s), best)
+    except (AssertionError, ValueError) as error:
+        tell(f"the search failed: {first_line(error)}")
     except _TimeUp:
         tell(f"the search was cut after {_GRACE * budget_s:.0f} s")
     return best

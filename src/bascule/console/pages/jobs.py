@@ -51,12 +51,15 @@ def one_job(request: Request, job: str) -> Response:
     kind = context.jobs().kinds[found.kind]
     about = kind.model_of(found.input)
     session.check("read", about)
-    return render(
+    response = render(
         request, "job.html", found.title, job=found.shown(), log=context.jobs().log(found.id),
         crumbs=[Crumb("Batch", "/batch"), Crumb("Jobs", "/jobs"), Crumb(found.id[:12])],
         about=about, may_act=session.allows(kind.right, about), can_resume=kind.can_resume,
         search=search_of(found),
     )  # fmt: skip
+    if found.is_ended and "hx-request" in request.headers:  # its heading and buttons change too
+        response.headers["HX-Refresh"] = "true"
+    return response
 
 
 def search_of(job: Job) -> dict[str, Any] | None:

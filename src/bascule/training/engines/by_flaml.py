@@ -25,7 +25,7 @@ def search(problem: Problem, best: dict[str, Any]) -> None:
             n_jobs=os.cpu_count(), seed=0, verbose=0, log_file_name="", retrain_full=False,
         )  # fmt: skip
     finally:
-        losses = engine.best_loss_per_estimator
+        losses = getattr(engine, "best_loss_per_estimator", {})  # before it has begun: none
         for kind in sorted(losses, key=losses.get):
             if (model := engine.best_model_for_estimator(kind)) is not None:
                 best[kind] = model.estimator_class(**model.params)
