@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psutil
 
 from bascule.core import Invalid, Limits, Refused, Scratch, check_name, first_line
 from bascule.jobs import Kind, Live, Task, half_of_memory
@@ -56,10 +58,11 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     live.begin(plan.model, {})  # one search of a model at a time, on all hosts
     check_upload(plan.table)
     with Scratch("bascule-automl-") as work:
-        outcome = automl(plan, work, _LOG.info)
+        spent_s = time.time() - psutil.Process().create_time()  # the start of this process
+        outcome = automl(plan, work, _LOG.info, spent_s=spent_s)
         facts = {**outcome.to_json(), "version": "", "passes": False, "deployed": ""}
         if (winner := outcome.winner) is None:
-            return {**facts, "sentence": "no candidate is within the limits"}
+            return {**facts, "sentence": "no candidate is within the limits and the budget"}
         registry = open_registry(settings)
         version = registry.push(work / winner.kind, by=task.by)
     pipeline = Pipeline(

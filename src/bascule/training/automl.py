@@ -100,15 +100,17 @@ class Outcome:
         return {**facts, "candidates": rows, "chart": chart}
 
 
-def automl(plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: None) -> Outcome:
+def automl(
+    plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: None, *, spent_s: float = 0.0
+) -> Outcome:
     """Search for the best model of a table that is within limits of cost.
 
     The bundles of the candidates are in `work`, by their kinds; `tell` hears each finding and
-    candidate. The budget is kept by signals, so in the main thread alone: elsewhere the fit or
-    the packing of a candidate may exceed it. Raises `Invalid` for a table, limit or metric that
-    cannot be used, `MissingExtra`.
+    candidate. `spent_s` of the budget were spent before. Signals keep the budget, so in the main
+    thread alone: elsewhere the fit or the packing of a candidate may exceed it. Raises `Invalid`
+    for a table, limit or metric that cannot be used, `MissingExtra`.
     """
-    began_s = time.monotonic()
+    began_s = time.monotonic() - spent_s
     search = engine_named(plan.engine)
     from bascule.batch import read_place
     from bascule.bundle import load
@@ -168,10 +170,12 @@ def _within(limit_s: float) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if limit_s <= 0:
+        raise _TimeUp
     before = signal.signal(signal.SIGALRM, end)
     try:
         # Again, for native code that calls Python drops what is raised there.
-        signal.setitimer(signal.ITIMER_REAL, max(limit_s, 1e-3), _AGAIN_S)
+        signal.setitimer(signal.ITIMER_REAL, limit_s, _AGAIN_S)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
