@@ -65,7 +65,7 @@ def one_job(request: Request, job: str) -> Response:
 def search_of(job: Job) -> dict[str, Any] | None:
     """What a search for a model has found; None of other jobs. Pure.
 
-    The chart is drawn again: markup of a job's process is shown to nobody.
+    The chart is drawn again from the figures: no markup of the process of a job is shown.
     """
     if job.kind != "automl" or not job.result:
         return None

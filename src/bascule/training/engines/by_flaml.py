@@ -26,6 +26,6 @@ def search(problem: Problem, best: dict[str, Any]) -> None:
         )  # fmt: skip
     finally:
         losses = getattr(engine, "best_loss_per_estimator", {})  # before it has begun: none
-        for kind in sorted(losses, key=losses.get):
+        for kind in sorted(losses, key=lambda kind: losses[kind]):
             if (model := engine.best_model_for_estimator(kind)) is not None:
                 best[kind] = model.estimator_class(**model.params)
