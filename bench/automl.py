@@ -161,7 +161,7 @@ def main() -> None:
     if chosen.autogluon is None and not environments.is_made(folder, requirements):
         environments.make(folder, requirements)
     python = (chosen.autogluon or environments.python_of(folder)).absolute()
-    lines = [_HEADS]
+    lines: list[tuple[str, ...]] = [_HEADS]
     for name in chosen.tables or TABLES:
         lines.append(measure(name, chosen.budget_s, python, chosen.engine))
         print(" | ".join(lines[-1]), file=sys.stderr)
