@@ -30,6 +30,7 @@ def automl(
     leave_out: Annotated[_Texts, typer.Option(help="A column that is no input.")] = None,
     model: Annotated[str, typer.Option(help="Its name; that of the target if empty.")] = "",
     deploy: Annotated[str, typer.Option(help="The endpoint that gets the model.")] = "",
+    engine: Annotated[str, typer.Option(help="What searches: flaml or optuna.")] = "flaml",
     chart: Annotated[Path | None, typer.Option(help="Draw latency and quality here, SVG.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +40,7 @@ def automl(
     content = {
         "table": table, "target": target, "model": model, "metric": metric,
         "budget_s": seconds_of(budget, "--budget"), "limits": limit or [], "time": time,
-        "group": group, "leave_out": leave_out or [], "deploy": deploy,
+        "group": group, "leave_out": leave_out or [], "deploy": deploy, "engine": engine,
     }  # fmt: skip
     result = result_of("automl", content, as_json=as_json)
     if chart is not None:

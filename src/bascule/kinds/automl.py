@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psutil
 
 from bascule.core import Invalid, Limits, Refused, Scratch, check_name, first_line
 from bascule.jobs import Kind, Live, Task, half_of_memory
@@ -22,13 +24,15 @@ _DAY_S = 86_400.0
 
 def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """See `training.Plan`. Raises `Invalid`."""
-    from bascule.training import Plan
+    from bascule.training import ENGINES, Plan
 
     try:
         plan = msgspec.convert(content, Plan)
     except msgspec.ValidationError as problem:
         hint = "give table, target, and budget_s of 10 or more"
         raise Invalid(f"no search: {first_line(problem)}", hint=hint) from None
+    if plan.engine not in ENGINES:
+        raise Invalid(f"no engine {plan.engine!r}", hint=f"engines are {', '.join(ENGINES)}")
     plan = msgspec.structs.replace(plan, model=plan.model or plan.target)
     check_name(plan.model)
     fields: dict[str, Any] = msgspec.to_builtins(plan)
@@ -54,10 +58,11 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     live.begin(plan.model, {})  # one search of a model at a time, on all hosts
     check_upload(plan.table)
     with Scratch("bascule-automl-") as work:
-        outcome = automl(plan, work, _LOG.info)
+        spent_s = time.time() - psutil.Process().create_time()  # the start of this process
+        outcome = automl(plan, work, _LOG.info, spent_s=spent_s)
         facts = {**outcome.to_json(), "version": "", "passes": False, "deployed": ""}
         if (winner := outcome.winner) is None:
-            return {**facts, "sentence": "no candidate is within the limits"}
+            return {**facts, "sentence": "no candidate is within the limits and the budget"}
         registry = open_registry(settings)
         version = registry.push(work / winner.kind, by=task.by)
     pipeline = Pipeline(
@@ -76,7 +81,16 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     return facts
 
 
+def columns(_settings: Settings, task: Task, _live: Live) -> list[str]:
+    """The names of the columns of an uploaded table."""
+    from bascule.batch import read_place
+
+    check_upload(task.input["table"])
+    return list(read_place(task.input["table"]).column_names)
+
+
 AUTOML = Kind(
     name="automl", run=run, parse=parsed, confine=confine, right="write", model_of=model_of,
     places=1, kept=None, is_open=True, limits=Limits(_DAY_S, half_of_memory(), is_nice=True),
 )  # fmt: skip
+COLUMNS = Kind(name="columns", run=columns, right="write", is_private=True)

@@ -30,5 +30,6 @@ KINDS = Kinds(
         "trigger": "bascule.kinds.training:TRIGGER",
         "optimise": "bascule.kinds.optimising:OPTIMISE",
         "automl": "bascule.kinds.automl:AUTOML",
+        "columns": "bascule.kinds.automl:COLUMNS",
     }
 )

@@ -15,6 +15,7 @@ from .continuous import (
     open_state as open_state,
     save_state as save_state,
 )
+from .engines import ENGINES as ENGINES, SEARCHED as SEARCHED
 from .judging import (
     CHALLENGE as CHALLENGE,
     CHAMPION as CHAMPION,

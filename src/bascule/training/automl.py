@@ -1,36 +1,39 @@
 """A search for a model of a table: candidates by quality and by what it costs to serve them.
 
-FLAML (Wang, Wu, Weimer and Zhu 2021) searches; the best of each kind of model is fitted on all rows
-of the search, packed, timed and held to the limits. A linear model is always among them.
+An engine searches; the best of each kind of model is fitted on all rows of the search, packed,
+timed and held to the limits. A linear model is always among them. The budget is for all of it: what
+takes longer than its part is cut, and said.
 """
 
 from __future__ import annotations
 
 import math
-import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.charts import Series, lines, non_dominated
-from bascule.core import BasculeError, Invalid, MissingExtra, first_line
+from bascule.core import BasculeError, Invalid, first_line
+from bascule.training.engines import SEARCHED, Engine, Problem, engine_named
 from bascule.training.tables import Examined, Plan, examined
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.release import Criterion, GateReport
 
-_FLAML = {
-    "accuracy": "accuracy", "average_precision": "ap", "f1": "f1", "f1_macro": "macro_f1",
-    "log_loss": "log_loss", "mae": "mae", "mape": "mape", "mse": "mse", "r2": "r2", "rmse": "rmse",
-    "roc_auc": "roc_auc", "roc_auc_ovr": "roc_auc_ovr",
-}  # fmt: skip
-"""By metric, what FLAML calls it."""
-_TREES = ("lgbm", "xgboost", "rf", "extra_tree")
+_PACKS = 1.5
+"""How many times the time of the linear model another candidate is expected to take."""
+_GRACE = 1.1
+_AGAIN_S = 2.0
+_MOST_OF = 0.8
+"""Of the budget, what the linear model may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +100,26 @@ class Outcome:
         return {**facts, "candidates": rows, "chart": chart}
 
 
-def automl(plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: None) -> Outcome:
+def automl(
+    plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: None, *, spent_s: float = 0.0
+) -> Outcome:
     """Search for the best model of a table that is within limits of cost.
 
     The bundles of the candidates are in `work`, by their kinds; `tell` hears each finding and
-    candidate. Raises `Invalid` for a table, limit or metric that cannot be used, `MissingExtra`.
+    candidate. `spent_s` of the budget were spent before. Signals keep the budget, so in the main
+    thread alone: elsewhere the fit or the packing of a candidate may exceed it. Raises `Invalid`
+    for a table, limit or metric that cannot be used, `MissingExtra`.
     """
-    try:
-        from flaml import AutoML
-    except ImportError:
-        raise MissingExtra("FLAML is missing", hint="pip install 'bascule[automl]'") from None
+    began_s = time.monotonic() - spent_s
+    search = engine_named(plan.engine)
     from bascule.batch import read_place
     from bascule.bundle import load
     from bascule.metrics import METRICS
     from bascule.release import Criterion
 
-    deadline_s = time.monotonic() + plan.budget_s
     costs = [limit for limit in map(Criterion.parse, plan.limits) if limit.unit]
-    if plan.metric and plan.metric not in _FLAML:
-        raise Invalid(f"no search by {plan.metric!r}", hint=f"metrics are {', '.join(_FLAML)}")
+    if plan.metric and plan.metric not in SEARCHED:
+        raise Invalid(f"no search by {plan.metric!r}", hint=f"metrics are {', '.join(SEARCHED)}")
     is_number = METRICS[plan.metric].of_numbers if plan.metric else None
     table = examined(plan, read_place(plan.table), is_number=is_number)
     for sentence in table.findings:
@@ -124,21 +128,58 @@ def automl(plan: Plan, work: Path, tell: Callable[[str], object] = lambda _: Non
     if table.classes > 2 and metric.with_more_classes:
         metric = METRICS[metric.with_more_classes]
     candidates: list[Candidate] = []
-    longest_s = 0.0
-    for kind, estimator in _models(AutoML(), plan, table, metric.name, deadline_s):
-        own, began_s = Candidate(kind, 1 if metric.wants_more else -1), time.monotonic()
-        if len(candidates) > 1 and began_s + longest_s > deadline_s:
-            own = replace(own, problem="no time was left")
-        else:
-            own = _tried(own, plan, table, estimator, costs, metric.name, work / kind)
-        longest_s = max(longest_s, time.monotonic() - began_s)
+
+    def attempt(kind: str, estimator: Any, limit_s: float) -> None:
+        own = Candidate(kind, 1 if metric.wants_more else -1)
+        try:
+            with _within(limit_s):
+                own = _tried(own, plan, table, estimator, costs, metric.name, work / kind)
+        except _TimeUp:
+            own = replace(own, problem=f"cut after {max(limit_s, 0):.0f} s: no time was left")
         candidates.append(own)
         tell(str(own))
+
+    linear_s = time.monotonic()
+    attempt("linear", _linear(table), _MOST_OF * plan.budget_s - (linear_s - began_s))
+    # What is done for the linear model is done for the winner again: judgement, push and gates.
+    linear_s = time.monotonic() - linear_s
+    deadline_s = began_s + plan.budget_s - linear_s
+    models = _searched(search, plan, table, metric.name, deadline_s, linear_s, tell)
+    for place, (kind, estimator) in enumerate(models.items()):
+        left_s = deadline_s - time.monotonic()
+        shares = place < len(models) - 1 and left_s > 2 * _PACKS * linear_s
+        attempt(kind, estimator, left_s / 2 if shares else left_s)
     outcome = Outcome(metric.name, table.findings, sorted(candidates, key=lambda own: own.losses))
     if outcome.winner is None:
         return outcome
     report = _measured(load(work / outcome.winner.kind), [], metric.name, None)
     return replace(outcome, judged=report.results[0].value)
+
+
+class _TimeUp(BaseException):
+    """No `Exception`: packing goes on where what it tries fails by one."""
+
+
+@contextmanager
+def _within(limit_s: float) -> Iterator[None]:
+    """Raise `_TimeUp` in the block after so long; in other threads than the main one, never."""
+
+    def end(*_: object) -> None:
+        raise _TimeUp
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if limit_s <= 0:
+        raise _TimeUp
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        # Again, for native code that calls Python drops what is raised there.
+        signal.setitimer(signal.ITIMER_REAL, limit_s, _AGAIN_S)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _tried(
@@ -176,42 +217,44 @@ def _measured(bundle: Bundle, costs: Sequence[Criterion], metric: str, rows: Any
     return check(bundle, criteria, test=rows, now=now, by="", record=lambda _: None)
 
 
-def _models(
-    engine: Any, plan: Plan, table: Examined, metric: str, deadline_s: float
-) -> Iterator[tuple[str, Any]]:
-    """A linear model, then the best of each kind that FLAML has time for, best first; not fitted.
-
-    The time that the caller takes for the first is kept for each; the search has the rest, and a
-    quarter at least.
-    """
+def _linear(table: Examined) -> Any:
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    began_s = time.monotonic()
     linear = LogisticRegression(max_iter=1_000) if table.classes else Ridge()
-    yield "linear", make_pipeline(StandardScaler(), linear)
+    return make_pipeline(StandardScaler(), linear)
+
+
+def _searched(
+    search: Engine, plan: Plan, table: Examined, metric: str, deadline_s: float, linear_s: float,
+    tell: Callable[[str], object],
+) -> dict[str, Any]:  # fmt: skip
+    """The best of each kind that a search has found, best first; not fitted.
+
+    The search has what the candidates are not expected to need, and a quarter at least.
+    """
     rows, truth = table.split(0)
-    # XGBoost takes no other labels, and a bundle answers with those of the table.
-    takes_all = not table.classes or sorted(truth.unique()) == list(range(table.classes))
-    kinds = [kind for kind in _TREES if takes_all or kind != "xgboost"]
-    split: dict[str, Any] = {"split_type": "time"} if plan.time else {}
-    if plan.group and not plan.time:
-        split = {"split_type": "group", "groups": table.parts[0][plan.group].to_numpy()}
-    now_s = time.monotonic()
-    left_s = deadline_s - now_s
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        engine.fit(
-            _preparation(table).fit_transform(rows), truth.to_numpy(), metric=_FLAML[metric],
-            task="classification" if table.classes else "regression",
-            time_budget=max(1.0, left_s / 4, left_s - len(kinds) * (now_s - began_s)),
-            estimator_list=kinds, n_jobs=os.cpu_count(), seed=0, verbose=0, log_file_name="",
-            retrain_full=False, **split,
-        )  # fmt: skip
-    for kind in sorted(kinds, key=engine.best_loss_per_estimator.get):
-        if (best := engine.best_model_for_estimator(kind)) is not None:
-            yield kind, best.estimator_class(**best.params)
+    problem = Problem(
+        rows=_preparation(table).fit_transform(rows), truth=truth.to_numpy(),
+        classes=table.classes, metric=metric, is_in_time=bool(plan.time), budget_s=0,
+        groups=table.parts[0][plan.group].to_numpy() if plan.group and not plan.time else None,
+    )  # fmt: skip
+    left_s = deadline_s - time.monotonic()
+    budget_s = max(left_s / 4, left_s - _PACKS * linear_s * len(problem.kinds))
+    if budget_s < 1:
+        tell("no time was left to search: the linear model is the only candidate")
+        return {}
+    best: dict[str, Any] = {}
+    try:
+        with _within(_GRACE * budget_s), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            search(replace(problem, budget_s=budget_s), best)
+    except (AssertionError, ValueError) as error:
+        tell(f"the search failed: {first_line(error)}")
+    except _TimeUp:
+        tell(f"the search was cut after {_GRACE * budget_s:.0f} s")
+    return best
 
 
 def _preparation(table: Examined) -> Any:

@@ -30,11 +30,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     Attributes:
         table: A file, a folder, a glob or a bucket; `target` is a column, `model` a name to give.
         metric: What is best; empty: `roc_auc` of two classes, `accuracy` of more, else `rmse`.
-        budget_s: For all of it. The fit and the packing of one candidate may exceed it.
+        budget_s: For all of it.
         limits: Criteria. Those of cost are asked of each candidate, the others of the chosen one.
         time: The column by which the newest rows are held out; `leave_out` are no inputs.
         group: The column of which equal values stay in one part of the rows.
         deploy: The endpoint that gets the chosen model; empty: none does.
+        engine: What searches: `flaml` or `optuna`.
     """
 
     table: str
@@ -47,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     group: str = ""
     leave_out: tuple[str, ...] = ()
     deploy: str = ""
+    engine: str = "flaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ def examined(plan: Plan, table: pa.Table, *, is_number: bool | None) -> Examined
     if missing := {*special, *plan.leave_out}.difference(table.column_names):
         columns = ", ".join(table.column_names[:20])
         raise Invalid(f"no column {', '.join(missing)}", hint=f"columns are {columns}")
+    if len({*special}) < len(special):
+        raise Invalid(f"{plan.target} is the target", hint="name other columns as time and group")
     known = _plain(table.filter(pc.is_valid(table[plan.target])))
     if len(known) < _FEWEST_ROWS:
         raise Invalid(f"{len(known)} rows with a target are too few", hint="bring 100 or more")
@@ -96,6 +100,10 @@ def examined(plan: Plan, table: pa.Table, *, is_number: bool | None) -> Examined
     distinct, kind = frame[plan.target].nunique(), frame[plan.target].dtype.kind
     if is_number is None:
         is_number = kind == "f" or (kind in "iu" and distinct > _MOST_CLASSES)
+    if is_number and kind not in "iuf":
+        raise Invalid(f"{plan.target} is no number", hint="use a metric of classes: accuracy")
+    if is_number and not np.isfinite(frame[plan.target].to_numpy(float)).all():
+        raise Invalid(f"{plan.target} has infinite values", hint="leave these rows out")
     parts = _cut(plan, frame, is_number=is_number)
     findings += _suspicions(parts, inputs, plan.target, is_number=is_number)
     how = f"the newest by {plan.time}" if plan.time else f"groups of {plan.group}"
@@ -130,6 +138,8 @@ def _look(name: str, column: pa.ChunkedArray) -> tuple[bool, str]:
         return False, f"{name} has one value, and is no input"
     if (is_text and distinct > rows / 2) or (is_whole and distinct == rows):
         return False, f"{name} looks like an id, {distinct:,} values in {rows:,} rows: no input"
+    if types.is_floating(column.type) and pc.any(pc.is_inf(column)).as_py():
+        return False, f"{name} has infinite values, and is no input"
     grows = is_whole and pc.all(pc.less_equal(column[:-1], column[1:])).as_py()
     if grows and distinct > _MOST_CLASSES:
         return True, f"{name} grows from row to row: if it is a time, give --time {name}"

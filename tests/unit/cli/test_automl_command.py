@@ -25,9 +25,11 @@ def rows(run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("rows")
-def test_a_table_becomes_an_endpoint_that_answers_with_the_labels_of_the_table(run):
+@pytest.mark.parametrize("engine", ["flaml", "optuna"])
+def test_a_table_becomes_an_endpoint_that_answers_with_the_labels_of_the_table(run, engine):
     code, out, messages = run(
-        "automl", "rows.parquet", "--target", "late", "--metric", "roc_auc", "--budget", "20s",
+        "automl", "rows.parquet", "--target", "late", "--metric", "roc_auc", "--budget", "60s",
+        "--engine", engine,
         "--limit", "latency_p50 <= 50 ms", "--limit", "size <= 20 MB", "--limit", "roc_auc >= 0.6",
         "--time", "day", "--deploy", "delays", "--chart", "front.svg",
     )  # fmt: skip

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
+import numpy as np
 import pytest
 
 from bascule.core import Invalid, Refused
 from bascule.kinds.automl import AUTOML
-from bascule.training import Candidate, Outcome, Plan, automl
+from bascule.training import ENGINES, Candidate, Outcome, Plan, automl
+from bascule.training.automl import _TimeUp, _within
+from bascule.training.engines import Problem, engine_named
 
 FAST = Candidate("linear", 1, 0.80, 0.01, 0.1)
 GOOD = Candidate("lgbm", 1, 0.90, 0.02, 0.2)
@@ -47,6 +53,7 @@ def test_the_model_is_called_as_the_target_unless_it_has_a_name():
         {"table": "rows.csv", "target": "late", "budget_s": 1},
         {"table": "rows.csv", "target": "is late?"},
         {"table": "rows.csv", "target": "late", "limts": []},
+        {"table": "rows.csv", "target": "late", "engine": "magic"},
     ],
 )
 def test_an_input_that_cannot_be_searched_is_refused(content):
@@ -68,3 +75,57 @@ def test_a_metric_that_is_not_searched_by_and_a_limit_that_is_none_are_refused(t
         automl(Plan(table="rows.csv", target="late", metric="ece"), tmp_path)
     with pytest.raises(Invalid, match="speed"):
         automl(Plan(table="rows.csv", target="late", limits=("speed <= 1",)), tmp_path)
+
+
+def _stubborn(until_s: float) -> str:
+    while time.monotonic() < until_s:
+        try:
+            sum(range(1_000))
+        except Exception:  # as packing does where one of its ways fails
+            continue
+    return "done"
+
+
+def test_what_takes_longer_than_its_part_is_cut_also_where_it_catches_errors():
+    with pytest.raises(_TimeUp), _within(0.05):
+        _stubborn(time.monotonic() + 60)
+    with _within(60):
+        assert _stubborn(time.monotonic() + 0.1) == "done"
+
+
+def test_in_another_thread_nothing_is_cut():
+    ended = []
+
+    def work():
+        with _within(0.01):
+            ended.append(_stubborn(time.monotonic() + 0.1))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ended == ["done"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    ("classes", "metric", "split"),
+    [(0, "rmse", {}), (2, "roc_auc", {"is_in_time": True}), (3, "accuracy", {"groups": True})],
+)
+def test_an_engine_finds_estimators_that_beat_chance_the_best_first(name, classes, metric, split):
+    draws = np.random.default_rng(0)
+    rows = draws.normal(size=(600, 4))
+    truth = rows[:, 0] + rows[:, 1]
+    if classes:
+        truth = np.searchsorted(np.quantile(truth, np.linspace(0, 1, classes + 1)[1:-1]), truth)
+    groups = draws.integers(0, 40, 600) if split.get("groups") else None
+    problem = Problem(
+        rows=rows, truth=truth, classes=classes, metric=metric, groups=groups,
+        is_in_time=bool(split.get("is_in_time")), budget_s=8,
+    )  # fmt: skip
+    best = {}
+    engine_named(name)(problem, best)
+    assert set(best) <= set(problem.kinds)
+    model = next(iter(best.values())).fit(rows[:500], truth[:500])
+    chance = 0.0 if not classes else 1 / classes
+    assert model.score(rows[500:], truth[500:]) > chance + 0.3

@@ -32,6 +32,7 @@ def look(rows: pa.Table, **plan: object):
         (np.arange(400).astype("datetime64[D]"), "column is a time, and no input: --time column"),
         ([1.5] * 400, "column has one value"),
         ([[1]] * 400, "column is neither a number nor a text"),
+        ([np.inf] + [1.5] * 399, "column has infinite values"),
     ],
 )
 def test_a_column_that_says_nothing_of_new_rows_is_no_input(values, sentence):
@@ -100,9 +101,17 @@ def test_the_target_tells_the_task():
         (table(80), {}, "80 rows with a target are too few"),
         (table(), {"leave_out": ("distance", "carrier")}, "no column is left"),
         (table(), {"group": "carrier"}, "carrier has too few values"),
+        (table(), {"time": "late"}, "late is the target"),
+        (table().set_column(2, "late", [[np.inf] + [1.5] * 399]), {}, "late has infinite values"),
         (table().set_column(2, "late", [[True] + [False] * 399]), {}, "too few of one class"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_with_the_reason(rows, plan, message):
     with pytest.raises(Invalid, match=message):
         look(rows, **plan)
+
+
+def test_a_target_of_texts_is_not_searched_by_a_metric_of_numbers():
+    rows = table().set_column(2, "late", [["yes", "no"] * 200])
+    with pytest.raises(Invalid, match="late is no number"):
+        examined(Plan(table="", target="late"), rows, is_number=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 from fastapi import Query, Request, Response
 
 from bascule.console.calling import act
@@ -11,8 +12,9 @@ from bascule.console.facts import job_of_person
 from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, context_of, page_router, render
-from bascule.jobs import operations
+from bascule.jobs import Job, operations
 from bascule.security import ANY
+from bascule.training import Outcome
 
 router = page_router(
     {
@@ -49,11 +51,25 @@ def one_job(request: Request, job: str) -> Response:
     kind = context.jobs().kinds[found.kind]
     about = kind.model_of(found.input)
     session.check("read", about)
-    return render(
+    response = render(
         request, "job.html", found.title, job=found.shown(), log=context.jobs().log(found.id),
         crumbs=[Crumb("Batch", "/batch"), Crumb("Jobs", "/jobs"), Crumb(found.id[:12])],
         about=about, may_act=session.allows(kind.right, about), can_resume=kind.can_resume,
+        search=search_of(found),
     )  # fmt: skip
+    if found.is_ended and "hx-request" in request.headers:  # its heading and buttons change too
+        response.headers["HX-Refresh"] = "true"
+    return response
+
+
+def search_of(job: Job) -> dict[str, Any] | None:
+    """What a search for a model has found; None of other jobs. Pure.
+
+    The chart is drawn again from the figures: no markup of the process of a job is shown.
+    """
+    if job.kind != "automl" or not job.result:
+        return None
+    return {**job.result, **msgspec.convert(job.result, Outcome).to_json()}
 
 
 @router.post("/jobs/{job}/{command}")

@@ -1,7 +1,8 @@
-"""`/training`: runs, also side by side; the loop of a model; the forms of runs and triggers."""
+"""`/training`: runs, also side by side; loops; the forms of runs, triggers and searches."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
@@ -9,16 +10,17 @@ from fastapi import Path, Query, Request, Response
 
 from bascule.charts import Series, Svg, lines
 from bascule.console.calling import act, call
-from bascule.console.facts import job_of_person, schedules_of
+from bascule.console.facts import job_of_person, model_names, schedules_of
 from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.paging import pager_of
 from bascule.console.session import Session, current
-from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
+from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
+from bascule.console.uploads import MAX_FILE_BYTES
 from bascule.control import ControlContext
-from bascule.core import NotFound
-from bascule.jobs import Scheduled, operations
-from bascule.training import Run, compared, loop_of, read_values
+from bascule.core import NotFound, seconds_of
+from bascule.jobs import Scheduled, Task, operations
+from bascule.training import ENGINES, SEARCHED, Run, compared, loop_of, read_values
 
 router = page_router(
     {
@@ -27,6 +29,8 @@ router = page_router(
         "GET /training/runs": ("read", ""),
         "GET /training/loops/{model}": ("read", "{model}"),
         "POST /training/runs": ("deploy", ""),
+        "GET /training/search": ("write", ""),
+        "POST /training/search": ("write", ""),
         "POST /training/triggers/{trigger}/{command}": ("manage", ""),
     }
 )
@@ -123,6 +127,45 @@ async def start(request: Request) -> Response:
     if answer.problem:
         return see(request, "/training#start", Flash("bad", answer.problem))
     return see(request, f"/jobs/{answer.body['id']}", Flash("good", "The run is submitted."))
+
+
+@router.get("/training/search")
+def table(request: Request, file: Annotated[str, Query(max_length=64)] = "") -> Response:
+    """The form that sends a table; then that of a search in it, with its columns."""
+    context, session = context_of(request), current(request)
+    upload, columns = None, []
+    if file:
+        upload, path = console_of(request).uploads.find(file, session.subject)
+        task = Task(kind="columns", input={"table": str(path)}, title=f"reading {upload.name}")
+        columns = console_of(request).kept.get(upload, lambda: context.jobs().answer(task))
+    return render(
+        request, "search.html", "Search a model", upload=upload, columns=columns,
+        metrics=SEARCHED, engines=ENGINES, models=model_names(context, session),
+        max_mb=MAX_FILE_BYTES >> 20,
+        crumbs=[Crumb("Training", "/training"), Crumb("Search a model")],
+    )  # fmt: skip
+
+
+@router.post("/training/search")
+def search(request: Request) -> Response:
+    """Start a search in a table that was sent; before a column is picked, show the columns."""
+    form, session, runner = form_of(request), current(request), context_of(request).jobs()
+    upload, path = console_of(request).uploads.find(field(form, "file"), session.subject)
+    if not field(form, "target"):
+        return see(request, f"/training/search?file={upload.id}")
+    kind, texts = runner.kinds["automl"], ("target", "model", "metric", "time", "group", "engine")
+    lines = {name: field(form, name).splitlines() for name in ("limits", "leave_out")}
+    content = kind.parse(
+        {name: field(form, name) for name in texts if field(form, name)}
+        | {name: list(filter(None, map(str.strip, own))) for name, own in lines.items()}
+        | {"budget_s": seconds_of(field(form, "budget") or "10m", "budget"), "table": str(path)}
+    )
+    session.check(kind.right, kind.model_of(content))
+    job = runner.submit(Task(
+        kind=kind.name, input=content, title=f"searching a model of {upload.name}",
+        by=session.subject, host=socket.gethostname(),
+    ))  # fmt: skip
+    return see(request, f"/jobs/{job.id}", Flash("good", "The search is submitted."))
 
 
 @router.post("/training/triggers/{trigger}/{command}")
