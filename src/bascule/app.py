@@ -692,6 +692,7 @@ def batch_model(
         registry, found = registered(partial(open_registry, settings), model)
         model = registry.path(found)
     bundle = model if isinstance(model, Bundle) else load(model)
+    bundle = bundle.with_features(settings.serving.feature_store)
     _note_master(settings)
     number = "" if found is None else str(found.number)
     chosen = settings.monitoring

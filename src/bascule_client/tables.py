@@ -168,9 +168,15 @@ def conform(
     if missing_texts and table.source == "pandas":
         _check_missing_texts(table, missing_texts)
     columns = _to_matrix(table, signature) if signature.is_matrix else _to_named(table, signature)
-    if not len(next(iter(columns.values()))):
+    rows = len(next(iter(columns.values())))
+    if not rows:
         raise Invalid("there are no rows to predict")
-    return {wanted.name: _conform(columns[wanted.name], wanted) for wanted in signature.inputs}
+    return {
+        wanted.name: _conform(columns[wanted.name], wanted)
+        if wanted.name in columns
+        else absent(wanted, rows)
+        for wanted in signature.inputs
+    }
 
 
 def read_truth(truth: Any, names: Sequence[str] = ()) -> NDArray[Any]:
@@ -200,6 +206,11 @@ def as_dtype(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
         return values
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(dtype.numpy)
+
+
+def absent(optional: Field, rows: int) -> NDArray[Any]:
+    """The values of an optional input that is left out."""
+    return np.full(rows, None if optional.dtype is DType.BYTES else np.nan, optional.dtype.numpy)
 
 
 def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -688,8 +699,9 @@ def _to_named(table: Table, signature: Signature) -> Columns:
         return {name: values[:, i] for i, name in enumerate(names)}
     if table.source == "texts" and len(names) == 1:
         return dict(zip(names, table.columns.values(), strict=True))
-    _require(table, names)
-    return {name: table.columns[name] for name in names}
+    optional = {wanted.name for wanted in signature.inputs if wanted.optional}
+    _require(table, [name for name in names if name not in optional])
+    return {name: table.columns[name] for name in names if name in table.columns}
 
 
 def _require(table: Table, names: Sequence[str]) -> None:

@@ -29,7 +29,6 @@ from bascule.core import (
     BasculeError,
     Conflict,
     Invalid,
-    MissingExtra,
     ModelFailed,
     NotFound,
     Scratch,
@@ -41,7 +40,7 @@ from bascule.core import (
     without_secrets,
 )
 from bascule.training.pipelines import named_code
-from bascule.training.rows import Rows, read_newest
+from bascule.training.rows import Rows, as_pandas, read_newest
 from bascule.training.run_log import RunLog
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ def _code_digest(folder: Path) -> str:
 def _check(pipeline: Pipeline, rows: Rows) -> None:
     """Ask a pandera schema, or a function, whether the rows may be trained on."""
     check = named_code(pipeline.check, "check")
-    table = _as_pandas(rows.train)
+    table = as_pandas(rows.train)
     try:
         check.validate(table, lazy=True) if hasattr(check, "validate") else check(table)
     except Exception as problem:  # a schema of the user may raise anything
@@ -284,18 +283,11 @@ def _packed(
     return pack(
         model, name=pipeline.name, train=_split(pipeline, rows.train),
         test=_split(pipeline, rows.newest), to=to, parameters=pipeline.parameters,
-        metrics=log.metrics, overwrite=True, lineage=origins,
+        metrics=log.metrics, overwrite=True, lineage=origins, features=pipeline.features,
     )  # fmt: skip
 
 
 def _split(pipeline: Pipeline, table: pa.Table) -> tuple[Any, Any]:
     """The inputs and the truth; the time tells old rows from new ones, and is no input."""
     names = [name for name in (pipeline.target, pipeline.time) if name]
-    return _as_pandas(table.drop_columns(names)), _as_pandas(table)[pipeline.target]
-
-
-def _as_pandas(table: pa.Table) -> Any:
-    try:
-        return table.to_pandas()
-    except ImportError:
-        raise MissingExtra("pandas is missing", hint="pip install pandas") from None
+    return as_pandas(table.drop_columns(names)), as_pandas(table)[pipeline.target]

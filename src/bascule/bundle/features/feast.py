@@ -1,0 +1,90 @@
+"""Feast as a feature store: a folder with `feature_store.yaml`, read with its own library.
+
+Read online, Feast gives a feature that is older than its TTL as if it were fresh, and its join
+leaves out rows whose features are all too old or not there yet: see `filling.py` and `port.join`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bascule.bundle.features.port import Features
+from bascule.core import DType, Invalid, MissingExtra, first_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TIME = "event_timestamp"
+"""What Feast calls the time of a row."""
+
+
+class Feast:
+    """See `FeatureStore`; views on demand are not supported."""
+
+    def __init__(self, place: str) -> None:
+        try:
+            from feast import FeatureStore
+        except ImportError:
+            raise MissingExtra("Feast is missing", hint="pip install 'bascule[feast]'") from None
+        with _refused(f"the feature store {place}"):
+            self._store = FeatureStore(repo_path=place)
+
+    def describe(self, source: str) -> Features:
+        """See `FeatureStore.describe`."""
+        keys: dict[str, DType] = {}
+        max_age_s: dict[str, float] = {}
+        with _refused(source):
+            named = self._named(source)
+            for name, features, renamed in _views(named):
+                view = self._store.get_feature_view(name)
+                for column in view.entity_columns:
+                    is_text = column.dtype.to_value_type().name == "STRING"
+                    key = renamed.get(column.name, column.name)
+                    keys[key] = DType.BYTES if is_text else DType.INT64
+                age_s = view.ttl.total_seconds() if view.ttl else 0.0
+                max_age_s |= dict.fromkeys(features, age_s)
+        return Features(source=source, keys=keys, max_age_s=max_age_s)
+
+    def read(
+        self, features: Features, keys: Mapping[str, Sequence[Any]]
+    ) -> Mapping[str, tuple[Sequence[Any], Sequence[float]]]:
+        """See `FeatureStore.read`."""
+        kinds = {DType.BYTES: str, DType.INT64: int}
+        rows = {name: [*map(kinds[dtype], keys[name])] for name, dtype in features.keys.items()}
+        answer = self._store.get_online_features(self._named(features.source), rows)
+        read = answer.to_dict(include_event_timestamps=True)
+        return {name: (read[name], read[f"{name}__ts"]) for name in features.max_age_s}
+
+    def join(self, source: str, rows: pd.DataFrame, time: str) -> pd.DataFrame:
+        """See `FeatureStore.join`."""
+        asked = rows.rename(columns={time: _TIME})
+        with _refused(source):
+            job = self._store.get_historical_features(asked, self._named(source))
+            joined: pd.DataFrame = job.to_df()
+        return joined
+
+    def _named(self, source: str) -> Any:
+        """A feature service, or a list of features."""
+        if ":" in source:
+            return source.split(",")
+        return self._store.get_feature_service(source, allow_cache=True)
+
+
+def _views(named: Any) -> Iterator[tuple[str, list[str], Mapping[str, str]]]:
+    """Each view, the features that are meant of it, and the keys that are renamed."""
+    if isinstance(named, list):
+        for view, _, feature in (one.partition(":") for one in named):
+            yield view, [feature], {}
+    else:
+        for one in named.feature_view_projections:
+            yield one.name, [own.name for own in one.features], one.join_key_map
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as problem:  # a configuration, and what it names, may raise anything
+        raise Invalid(f"Feast refuses {what}: {first_line(problem)}") from problem
