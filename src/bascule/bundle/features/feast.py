@@ -33,19 +33,18 @@ class Feast:
 
     def describe(self, source: str) -> Features:
         """See `FeatureStore.describe`."""
-        keys: dict[str, DType] = {}
+        dtypes: dict[str, DType] = {}
         max_age_s: dict[str, float] = {}
         with _refused(source):
-            named = self._named(source)
-            for name, features, renamed in _views(named):
-                view = self._store.get_feature_view(name)
+            for view, features, keys in self._views(source):
                 for column in view.entity_columns:
                     is_text = column.dtype.to_value_type().name == "STRING"
-                    key = renamed.get(column.name, column.name)
-                    keys[key] = DType.BYTES if is_text else DType.INT64
+                    dtypes[keys[column.name]] = DType.BYTES if is_text else DType.INT64
+                if twice := max_age_s.keys() & features:
+                    raise ValueError(f"two of its views have a feature {min(twice)!r}")
                 age_s = view.ttl.total_seconds() if view.ttl else 0.0
                 max_age_s |= dict.fromkeys(features, age_s)
-        return Features(source=source, keys=keys, max_age_s=max_age_s)
+        return Features(source=source, keys=dtypes, max_age_s=max_age_s)
 
     def read(
         self, features: Features, keys: Mapping[str, Sequence[Any]]
@@ -58,12 +57,20 @@ class Feast:
         return {name: (read[name], read[f"{name}__ts"]) for name in features.max_age_s}
 
     def join(self, source: str, rows: pd.DataFrame, time: str) -> pd.DataFrame:
-        """See `FeatureStore.join`."""
-        asked = rows.rename(columns={time: _TIME})
+        """See `FeatureStore.join`; each view is joined alone, to rows that are all different.
+
+        The join of the local store keeps one of the rows with equal keys and time, and counts as
+        keys those of the views before alone (feast-dev/feast, issues 6787 and 5590).
+        """
         with _refused(source):
-            job = self._store.get_historical_features(asked, self._named(source))
-            joined: pd.DataFrame = job.to_df()
-        return joined
+            for view, features, keys in self._views(source):
+                on = [*keys.values(), time]
+                asked = rows[on].drop_duplicates().set_axis([*keys, _TIME], axis=1)
+                names = [f"{view.name}:{name}" for name in features]
+                found = self._store.get_historical_features(asked, names).to_df()
+                found = found[[*keys, _TIME, *features]].set_axis([*on, *features], axis=1)
+                rows = rows.merge(found, how="left", on=on, validate="many_to_one")
+        return rows
 
     def _named(self, source: str) -> Any:
         """A feature service, or a list of features."""
@@ -71,15 +78,23 @@ class Feast:
             return source.split(",")
         return self._store.get_feature_service(source, allow_cache=True)
 
-
-def _views(named: Any) -> Iterator[tuple[str, list[str], Mapping[str, str]]]:
-    """Each view, the features that are meant of it, and the keys that are renamed."""
-    if isinstance(named, list):
-        for view, _, feature in (one.partition(":") for one in named):
-            yield view, [feature], {}
-    else:
-        for one in named.feature_view_projections:
-            yield one.name, [own.name for own in one.features], one.join_key_map
+    def _views(self, source: str) -> Iterator[tuple[Any, list[str], Mapping[str, str]]]:
+        """Each view, the features that are meant of it, and what its keys are called in rows."""
+        named = self._named(source)
+        if isinstance(named, list):
+            pairs = [one.split(":", 1) for one in named]
+            parts = [
+                (name, [own for view, own in pairs if view == name], {}) for name in dict(pairs)
+            ]
+        else:
+            parts = [
+                (one.name, [own.name for own in one.features], one.join_key_map)
+                for one in named.feature_view_projections
+            ]
+        for name, features, renamed in parts:
+            view = self._store.get_feature_view(name)
+            keys = [one.name for one in view.entity_columns]
+            yield view, features, {key: renamed.get(key, key) for key in keys}
 
 
 @contextmanager

@@ -65,7 +65,7 @@ class FeatureStore(Protocol):
         """By feature: the newest values, None where missing, and their times since the epoch."""
 
     def join(self, source: str, rows: pd.DataFrame, time: str) -> pd.DataFrame:
-        """Rows with the features as they were then, in any order; some may be absent."""
+        """All rows, in their order, with the features as they were at their time."""
 
 
 def open_store(address: str) -> FeatureStore:
@@ -119,12 +119,10 @@ def join(address: str, rows: pd.DataFrame, time: str) -> pd.DataFrame:
     store, offered = _described(address)
     if absent := [name for name in (time, *offered.keys) if name not in rows]:
         raise Invalid(f"{address} is joined by {absent[0]!r}, and the rows have no such column")
-    # Stores leave out, repeat and order rows as they like: the number of a row tells which it is.
-    asked = rows[[*offered.keys]].assign(bascule_row=range(len(rows)))
+    asked = rows[[*offered.keys]].copy()
     try:
         asked[time] = pd.to_datetime(rows[time], utc=True)
     except (TypeError, ValueError) as problem:
         raise Invalid(f"{time!r} has no times: {first_line(problem)}") from None
-    joined = store.join(offered.source, asked, time).drop_duplicates("bascule_row")
-    joined = joined.set_index("bascule_row").reindex(range(len(rows)))
+    joined = store.join(offered.source, asked, time)
     return rows.assign(**{name: joined[name].to_numpy() for name in offered.max_age_s})
