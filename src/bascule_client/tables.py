@@ -168,14 +168,12 @@ def conform(
     if missing_texts and table.source == "pandas":
         _check_missing_texts(table, missing_texts)
     columns = _to_matrix(table, signature) if signature.is_matrix else _to_named(table, signature)
-    rows = len(next(iter(columns.values())))
-    if not rows:
+    if not len(next(iter(columns.values()))):
         raise Invalid("there are no rows to predict")
     return {
         wanted.name: _conform(columns[wanted.name], wanted)
-        if wanted.name in columns
-        else absent(wanted, rows)
         for wanted in signature.inputs
+        if wanted.name in columns
     }
 
 
@@ -197,7 +195,11 @@ def read_truth(truth: Any, names: Sequence[str] = ()) -> NDArray[Any]:
 
 def for_program(columns: Columns, inputs: Sequence[Field]) -> Columns:
     """Columns in a signature's dtypes, in the dtypes that a program reads."""
-    return {wanted.name: as_dtype(columns[wanted.name], wanted.dtype) for wanted in inputs}
+    return {
+        wanted.name: as_dtype(columns[wanted.name], wanted.dtype)
+        for wanted in inputs
+        if not wanted.optional or wanted.name in columns
+    }
 
 
 def as_dtype(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
@@ -206,11 +208,6 @@ def as_dtype(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
         return values
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(dtype.numpy)
-
-
-def absent(optional: Field, rows: int) -> NDArray[Any]:
-    """The values of an optional input that is left out."""
-    return np.full(rows, None if optional.dtype is DType.BYTES else np.nan, optional.dtype.numpy)
 
 
 def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -13,7 +13,6 @@ from bascule_client.tables import (
     TEXT as TEXT,
     Kind as Kind,
     Table as Table,
-    absent as absent,
     are_wide as are_wide,
     as_dtype as as_dtype,
     conform as conform,

@@ -81,6 +81,7 @@ class Feast:
     def _views(self, source: str) -> Iterator[tuple[Any, list[str], Mapping[str, str]]]:
         """Each view, the features that are meant of it, and what its keys are called in rows."""
         named = self._named(source)
+        parts: list[tuple[str, list[str], Mapping[str, str]]]
         if isinstance(named, list):
             pairs = [one.split(":", 1) for one in named]
             parts = [

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.features.port import Features, FeatureStore, open_store
-from bascule.bundle.tables import absent, conform, for_program, is_missing
+from bascule.bundle.tables import conform, for_program, is_missing
 from bascule.core import (
     AroundProgram,
     BasculeError,
@@ -76,7 +76,7 @@ class FilledProgram(AroundProgram):
         pairs = [*zip(calls, sizes, strict=True)]
         sent = {
             one.name: np.concatenate(
-                [call[one.name] if one.name in call else absent(one, n) for call, n in pairs]
+                [call[one.name] if one.name in call else _absent(one, rows) for call, rows in pairs]
             )
             for one in self._fields
         }
@@ -154,6 +154,10 @@ def filled(
     """
     is_used = is_missing(sent) & ~is_missing(known) & (age_s <= max_age_s)
     return np.where(is_used, known, sent), np.where(is_used, age_s, np.nan)
+
+
+def _absent(field: Field, rows: int) -> NDArray[Any]:
+    return np.full(rows, None if field.dtype is DType.BYTES else np.nan, field.dtype.numpy)
 
 
 def _conformed(values: Sequence[Any], field: Field) -> NDArray[Any]:
