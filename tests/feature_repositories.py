@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from tests.own_environments import files_of
 
 TTL = timedelta(days=1)
@@ -27,6 +31,31 @@ def feast_packages() -> Path:
     Feast requires pandas 2 and the tests run it on pandas 3, for which it lacks nothing here.
     """
     return files_of("feast", python=f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
+@contextmanager
+def feast_imported(metrics: Path) -> Iterator[None]:
+    """Feast on the path of this process, which keeps nothing of it: its connections are closed.
+
+    Imported first, it would have prometheus_client write files for all that is measured here.
+    """
+    import prometheus_client  # noqa: F401
+
+    connections: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def connected(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connections.append(connect(*arguments, **options))
+        return connections[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"):
+            patch.setenv(name, str(metrics))
+        patch.setattr(sqlite3, "connect", connected)
+        patch.setattr(sys, "path", [*sys.path, str(feast_packages())])
+        yield
+    for connection in connections:
+        connection.close()
 
 
 def make_repository(folder: Path, rows: pd.DataFrame, *, ttl: timedelta = TTL) -> Any:
