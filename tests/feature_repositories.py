@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def feast_imported(metrics: Path) -> Iterator[None]:
             patch.setenv(name, str(metrics))
         patch.setattr(sqlite3, "connect", connected)
         patch.setattr(sys, "path", [*sys.path, str(feast_packages())])
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # of the servers that are started
         yield
     for connection in connections:
         connection.close()

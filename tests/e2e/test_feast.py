@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from tests.feature_repositories import TTL, feast_imported, feast_packages, make_repository
+from tests.feature_repositories import TTL, feast_imported, make_repository
 
 import bascule
 from bascule.bundle.features import FEATURES_KIND, declared, join, open_store
@@ -97,8 +95,7 @@ def test_the_server_python_and_batch_answer_alike_by_keys(bundle, repository, se
         "BASCULE_HOME": str(tmp_path / "home"), "BASCULE_MONITORING__LEDGER": "auto",
         "BASCULE_SERVING__FEATURE_STORE": str(repository),
     }  # fmt: skip
-    path = os.pathsep.join([*sys.path, str(feast_packages())])
-    server = serve(bundle, env={**settings, "PYTHONPATH": path})
+    server = serve(bundle, env=settings)
     with bascule.Client(f"http://127.0.0.1:{server.port}", model="late") as client:
         answer = client.predict(keys)
     np.testing.assert_array_equal(answer["probabilities"], expected)
