@@ -1,7 +1,7 @@
-"""Feast as a feature store: a folder with `feature_store.yaml`, read with its own library.
+"""Feast as a feature store: the folder of a Feast repository, read with its own library.
 
 Read online, Feast gives a feature that is older than its TTL as if it were fresh, and its join
-leaves out rows whose features are all too old or not there yet: see `filling.py` and `port.join`.
+leaves out rows whose features are all too old or not there yet: see `filled` and `Feast.join`.
 """
 
 from __future__ import annotations
@@ -103,4 +103,6 @@ def _refused(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as problem:  # a configuration, and what it names, may raise anything
-        raise Invalid(f"Feast refuses {what}: {first_line(problem)}") from problem
+        raise Invalid(
+            f"Feast refuses {what}: {first_line(problem)}", hint="see feast feature-services list"
+        ) from problem

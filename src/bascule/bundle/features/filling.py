@@ -64,8 +64,8 @@ class FilledProgram(AroundProgram):
         self._thread = ThreadPoolExecutor(1, "bascule-features")
         self._store: FeatureStore = self._within(_OPEN_S, open_store, store)
         # The first read takes a second, in which Feast imports what it needs.
-        nobody = {name: ["" if of is DType.BYTES else 0] for name, of in features.keys.items()}
-        self._within(_OPEN_S, self._store.read, features, nobody)
+        unknown = {name: ["" if of is DType.BYTES else 0] for name, of in features.keys.items()}
+        self._within(_OPEN_S, self._store.read, features, unknown)
 
     def complete(self, calls: Sequence[Columns]) -> None:
         """See `Program.complete`: adds the features, and `AGE`, to the columns of calls."""
@@ -129,7 +129,9 @@ class FilledProgram(AroundProgram):
     def _within(self, timeout_s: float, ask: Callable[..., Any], *arguments: Any) -> Any:
         """What the store answers in time; its own calls cannot be ended."""
         if self._late is not None and not self._late.done():
-            raise Unavailable("the feature store still owes an answer", retry_after_s=1)
+            raise Unavailable(
+                "the feature store still owes an answer", hint="retry later", retry_after_s=1
+            )
         asked = self._thread.submit(ask, *arguments)
         try:
             return asked.result(timeout_s)

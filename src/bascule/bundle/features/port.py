@@ -1,7 +1,7 @@
 """The port of feature stores, and the statement that says which inputs of a bundle come from one.
 
-The statement names no place: the configuration of a store may name code, so whoever opens a bundle
-says which store it may read.
+The statement names no place: the configuration of a store may name code, so that the caller who
+opens a bundle says which store it may read.
 """
 
 from __future__ import annotations
@@ -118,11 +118,16 @@ def join(address: str, rows: pd.DataFrame, time: str) -> pd.DataFrame:
 
     store, offered = _described(address)
     if absent := [name for name in (time, *offered.keys) if name not in rows]:
-        raise Invalid(f"{address} is joined by {absent[0]!r}, and the rows have no such column")
+        raise Invalid(
+            f"{address} is joined by {absent[0]!r}, and the rows have no such column",
+            hint="rename a column of the rows",
+        )
     asked = rows[[*offered.keys]].copy()
     try:
         asked[time] = pd.to_datetime(rows[time], utc=True)
     except (TypeError, ValueError) as problem:
-        raise Invalid(f"{time!r} has no times: {first_line(problem)}") from None
+        raise Invalid(
+            f"{time!r} has no times: {first_line(problem)}", hint="write ISO 8601"
+        ) from None
     joined = store.join(offered.source, asked, time)
     return rows.assign(**{name: joined[name].to_numpy() for name in offered.max_age_s})
