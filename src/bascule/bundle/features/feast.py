@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bascule.bundle.features.port import Features
@@ -30,6 +31,8 @@ class Feast:
             raise MissingExtra("Feast is missing", hint="pip install 'bascule[feast]'") from None
         with _refused(f"the feature store {place}"):
             self._store = FeatureStore(repo_path=place)
+        # Feast parses a service anew each time, which takes three times as long as to read a row.
+        self._service = cache(self._store.get_feature_service)
 
     def describe(self, source: str) -> Features:
         """See `FeatureStore.describe`."""
@@ -76,7 +79,7 @@ class Feast:
         """A feature service, or a list of features."""
         if ":" in source:
             return source.split(",")
-        return self._store.get_feature_service(source, allow_cache=True)
+        return self._service(source)
 
     def _views(self, source: str) -> Iterator[tuple[Any, list[str], Mapping[str, str]]]:
         """Each view, the features that are meant of it, and what its keys are called in rows."""
