@@ -53,7 +53,9 @@ _JSON_VALUES = (
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
 
-_SERVING_FILES = ("tls_certificate", "tls_key", "tls_client_authority", "unix_socket")
+_SERVING_FILES = (
+    "tls_certificate", "tls_key", "tls_client_authority", "unix_socket", "feature_store",
+)  # fmt: skip
 
 ProtocolName = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
 
@@ -171,6 +173,8 @@ class ServingSettings(_Section):
             bundle; an image names its bundle here.
         providers: Execution providers of ONNX Runtime, by its own names and in the order of
             preference: `OpenVINOExecutionProvider`. None named is the processor (CPU) alone.
+        feature_store: Completes the rows of models packed with `--features`: a Feast repository.
+        feature_timeout_s: How long it may take to answer for 1,000 keys.
         arms: Which arms of a plan are answered: "all", or "own", those of the versions that the
             server was started with, where a router in front splits (`rollouts.routers`).
         models: The policies of models, by their names.
@@ -206,6 +210,8 @@ class ServingSettings(_Section):
     allowed_hosts: tuple[str, ...] = ()
     default_model: str = ""
     providers: tuple[Annotated[str, MinLen(1)], ...] = ()
+    feature_store: str = ""
+    feature_timeout_s: Annotated[float, Gt(0), Le(3_600)] = 0.5
     arms: Literal["all", "own"] = "all"
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
 
@@ -659,7 +665,7 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
     files: dict[str, Any] = {
         name: str(here / Path(path).expanduser())
         for name in _SERVING_FILES
-        if (path := getattr(settings.serving, name))
+        if (path := getattr(settings.serving, name)) and "://" not in path
     }
     return replace(
         settings,

@@ -100,6 +100,8 @@ class Field:
         booleans: Whether its numbers are 1 for true and 0 for false, because a value may be missing
             and BOOL has none for that. Requests may send `true` and `false`.
         dates: Of a column of texts: which dates or times they are, in ISO 8601; None for others.
+        optional: Whether callers may leave it out, which is as if its values were missing. Only of
+            inputs that a server completes from a feature store.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Field:
     bounds: tuple[int | float, int | float] | None = None
     booleans: bool = False
     dates: Dates | None = None
+    optional: bool = False
 
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = {

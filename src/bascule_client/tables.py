@@ -170,7 +170,11 @@ def conform(
     columns = _to_matrix(table, signature) if signature.is_matrix else _to_named(table, signature)
     if not len(next(iter(columns.values()))):
         raise Invalid("there are no rows to predict")
-    return {wanted.name: _conform(columns[wanted.name], wanted) for wanted in signature.inputs}
+    return {
+        wanted.name: _conform(columns[wanted.name], wanted)
+        for wanted in signature.inputs
+        if wanted.name in columns
+    }
 
 
 def read_truth(truth: Any, names: Sequence[str] = ()) -> NDArray[Any]:
@@ -191,7 +195,11 @@ def read_truth(truth: Any, names: Sequence[str] = ()) -> NDArray[Any]:
 
 def for_program(columns: Columns, inputs: Sequence[Field]) -> Columns:
     """Columns in a signature's dtypes, in the dtypes that a program reads."""
-    return {wanted.name: as_dtype(columns[wanted.name], wanted.dtype) for wanted in inputs}
+    return {
+        wanted.name: as_dtype(columns[wanted.name], wanted.dtype)
+        for wanted in inputs
+        if not wanted.optional or wanted.name in columns
+    }
 
 
 def as_dtype(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
@@ -688,8 +696,9 @@ def _to_named(table: Table, signature: Signature) -> Columns:
         return {name: values[:, i] for i, name in enumerate(names)}
     if table.source == "texts" and len(names) == 1:
         return dict(zip(names, table.columns.values(), strict=True))
-    _require(table, names)
-    return {name: table.columns[name] for name in names}
+    optional = {wanted.name for wanted in signature.inputs if wanted.optional}
+    _require(table, [name for name in names if name not in optional])
+    return {name: table.columns[name] for name in names if name in table.columns}
 
 
 def _require(table: Table, names: Sequence[str]) -> None:

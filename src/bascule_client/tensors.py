@@ -71,6 +71,8 @@ def infer_request(
     tensors: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for field in inputs:
+        if field.name not in columns:  # an optional one
+            continue
         values = columns[field.name]
         tensor: dict[str, Any] = {
             "name": field.name,
@@ -328,4 +330,5 @@ def _field(tensor: Any) -> Field:
         None if bounds is None else (bounds[0], bounds[1]),
         bool(parameters.get("booleans", False)),
         None if dates is None else Dates(dates),
+        bool(parameters.get("optional", False)),
     )

@@ -40,6 +40,7 @@ from typing import Any
 
 import pytest
 import typer
+from tests.feature_repositories import feast_imported
 from tests.stores import BUCKET, upload_to_google
 
 from bascule import cli
@@ -366,6 +367,7 @@ LONG = {
     "docs/how-to/ship-a-model.md",
     "docs/how-to/sign-bundles.md",
     "docs/how-to/use-the-console.md",
+    "docs/how-to/use-a-feature-store.md",
     "docs/how-to/watch-for-drift.md",
     "docs/how-to/work-in-a-notebook.md",
     "docs/how-to/write-gates.md",
@@ -374,8 +376,16 @@ LONG = {
 }
 """Pages that take more than about a second; the second tier runs them, and README in the first."""
 
+FEAST = "docs/how-to/use-a-feature-store.md"
+"""Feast warns of itself, and is in an environment of its own."""
+
+_IGNORED = pytest.mark.filterwarnings("ignore")
 RUN = [
-    pytest.param(page, id=_name(page), marks=[pytest.mark.slow] if _name(page) in LONG else [])
+    pytest.param(
+        page,
+        id=_name(page),
+        marks=[pytest.mark.slow] * (_name(page) in LONG) + [_IGNORED] * (_name(page) == FEAST),
+    )
     for page in PAGES
     if any(block.is_run for block in blocks(page.read_text()))
 ]
@@ -413,6 +423,12 @@ def test_a_command_that_does_not_exist_is_noticed(words: str) -> None:
         _parse(["bascule", *words.split()])
 
 
+@pytest.fixture
+def feast(tmp_path: Path) -> Iterator[None]:
+    with feast_imported(tmp_path):
+        yield
+
+
 @pytest.mark.parametrize("page", RUN)
 def test_the_snippets_of_a_page_run_and_say_what_it_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -439,6 +455,8 @@ def test_the_snippets_of_a_page_run_and_say_what_it_says(
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    if _name(page) == FEAST:
+        request.getfixturevalue("feast")
     monkeypatch.delenv("BASCULE_MONITORING__LEDGER", raising=False)  # as a reader has it
     monkeypatch.syspath_prepend(folder)  # Python imports what lies beside a script
 

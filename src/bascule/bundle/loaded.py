@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from bascule.bundle.answer import Answer, places_of
 from bascule.bundle.choosing import Roles, fastest, roles
 from bascule.bundle.disk import Manifest, Statement, Target
 from bascule.bundle.extras import Extra, ExtraRequest, open_extras, read_requests, with_extras
+from bascule.bundle.features import Features, FilledProgram, declared
 from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
 from bascule.bundle.statements import (
@@ -30,6 +31,7 @@ from bascule.bundle.statements import (
 )
 from bascule.bundle.tables import conform, for_program, warn_of_extra
 from bascule.core import (
+    AroundProgram,
     Columns,
     DType,
     Invalid,
@@ -46,6 +48,7 @@ from bascule_client.answer import Places
 _CALL_ROWS = 65_536
 """The most rows that an original is handed in one call, which has a bound of time and of bytes."""
 _SHOWN_NAMES = 12
+_FEATURES_S = 60.0
 _LOOK_AGAIN_S = 0.1
 """How long a bundle relies on the statements that it has read: to look takes as long as to run."""
 _MAX_SIZES = 1024
@@ -83,6 +86,8 @@ class Bundle:
         self._choice: _Choice | None = None
         self._look_at_s = 0.0
         self._may_ask_original = True
+        self._features: Features | None = None
+        self._store = ""
         self._opening = threading.Lock()
 
     @property
@@ -91,7 +96,20 @@ class Bundle:
 
     @property
     def signature(self) -> Signature:
-        return self.manifest.signature
+        own = self.manifest.signature
+        if self._features is None:
+            return own
+        return replace(own, inputs=self._features.fields(own.inputs))
+
+    def with_features(self, store: str) -> Bundle:
+        """The bundle, which looks features up that rows leave out, if it was packed with any.
+
+        Args:
+            store: Where it does; see `features.open_store`. Empty for nowhere.
+        """
+        made = Bundle(self.path, self.manifest)
+        made._features, made._store = declared(self.path, store), store
+        return made
 
     @property
     def task(self) -> str:
@@ -229,8 +247,13 @@ class Bundle:
     def _opened(self, name: str) -> Program:
         """A program for batches. The original, where it is only faster, may do no harm."""
         if name != disk.ORIGINAL or not self.manifest.programs:
-            return self.program(None if name == disk.ORIGINAL else name)
-        return self._unasked_original(isolated=True)
+            program = self.program(None if name == disk.ORIGINAL else name)
+        else:
+            program = self._unasked_original(isolated=True)
+        if self._features is None:
+            return program
+        own = self.manifest.signature
+        return FilledProgram(program, self._features, own, self._store, _FEATURES_S)
 
     def _unasked_original(self, *, isolated: bool, threads: int = 1) -> Program:
         """The original where it serves or is faster, without the caller having named it.
@@ -347,19 +370,15 @@ class Bundle:
         return notebook(Table(("", ""), rows), *(Plots((plot,)) for plot in plots))
 
 
-class Original(Program):
+class Original(AroundProgram):
     """The model as it was trained: `predict` and `predict_proba` take any table, `run` columns."""
 
     def __init__(self, program: Program, signature: Signature) -> None:
-        self.name, self.inputs, self.outputs = program.name, program.inputs, program.outputs
-        self._program = program
+        super().__init__(program)
         self._signature = signature
 
     def __repr__(self) -> str:
         return f"Original({', '.join(one.name for one in self.outputs)})"
-
-    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        return self._program.run(columns, outputs)
 
     def predict(self, data: Any) -> NDArray[Any]:
         """The first output: labels or numbers. Raises `Invalid` where the rows do not fit."""
@@ -378,23 +397,6 @@ class Original(Program):
     def _asked(self, data: Any, output: str) -> NDArray[Any]:
         columns = for_program(conform(data, self._signature), self.inputs)
         return self.run(columns, [output])[output]
-
-    @property
-    def may_block(self) -> bool:
-        return self._program.may_block
-
-    @property
-    def pid(self) -> int | None:
-        return self._program.pid
-
-    def bound_runs(self, timeout_s: float) -> None:
-        self._program.bound_runs(timeout_s)
-
-    def interrupt(self) -> None:
-        self._program.interrupt()
-
-    def close(self) -> None:
-        self._program.close()
 
 
 def load(path: str | Path) -> Bundle:

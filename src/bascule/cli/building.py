@@ -105,6 +105,13 @@ def pack(
             show_default=False,
         ),
     ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="A feature store that knows inputs: FEAST_REPOSITORY#SERVICE, or "
+            "#VIEW:FEATURE,VIEW:FEATURE."
+        ),
+    ] = "",
     file: Annotated[
         list[str] | None,
         typer.Option(
@@ -158,7 +165,8 @@ def pack(
         model, name=name, train=train, test=test, calibration=calibration, target=target, to=to,
         tolerance=tolerance, keep_test=keep_test, baseline=baseline, outliers=outliers,
         explain=explain and (background or True), measure=measure, description=description,
-        lineage=lineage or (), privacy=_privacy(privacy), serve_original=serve_original,
+        lineage=lineage or (), privacy=_privacy(privacy), features=features,
+        serve_original=serve_original,
         allow_non_finite=allow_non_finite, allow_pickle=allow_pickle, code=code or (),
         options_of_code=CodeOptions(file or (), require or (), task, label or ()),
         overwrite=overwrite, quiet=as_json,

@@ -47,6 +47,12 @@ class Program(ABC):
         """
         yield self.run(columns, outputs)
 
+    def complete(self, calls: Sequence[Columns]) -> None:  # noqa: B027
+        """Add to the columns of calls, for all at once, what is looked up for them.
+
+        `run` does so too, and not again. Nothing by default.
+        """
+
     @property
     def may_block(self) -> bool:
         """Whether a run waits for another process; that process' runs are bounded there."""
@@ -67,3 +73,31 @@ class Program(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Give back what is held outside of this process' memory. It may block."""
+
+
+class AroundProgram(Program):
+    """Another program, where a subclass defines nothing else."""
+
+    def __init__(self, program: Program) -> None:
+        self.name, self.inputs, self.outputs = program.name, program.inputs, program.outputs
+        self._program = program
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        return self._program.run(columns, outputs)
+
+    @property
+    def may_block(self) -> bool:
+        return self._program.may_block
+
+    @property
+    def pid(self) -> int | None:
+        return self._program.pid
+
+    def bound_runs(self, timeout_s: float) -> None:
+        self._program.bound_runs(timeout_s)
+
+    def interrupt(self) -> None:
+        self._program.interrupt()
+
+    def close(self) -> None:
+        self._program.close()

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from bascule.bundle import (
@@ -28,6 +29,7 @@ from bascule.bundle import (
 )
 from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
 from bascule.bundle.explaining import EXPLAINING_KIND, IMPORTANCE_KIND
+from bascule.bundle.features import FEATURES_KIND, features_of
 from bascule.bundle.originals import is_inspected, is_isolated, open_archive
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
 from bascule.bundle.statements import (
@@ -111,6 +113,7 @@ def pack(
     metrics: Mapping[str, Any] | None = None,
     lineage: Sequence[str] = (),
     privacy: Any = None,
+    features: str = "",
     federated: Mapping[str, Any] | None = None,
     code: str | Path | Sequence[str | Path] = (),
     serve_original: bool = False,
@@ -149,6 +152,9 @@ def pack(
         privacy: Of a training with differential privacy: Opacus' `PrivacyEngine` and delta, as a
             pair; or a mapping of `noise_multiplier`, `sample_rate`, `steps` and `delta`. Gates ask
             for it by `epsilon <= 3`.
+        features: The store that servers may look inputs up in, `STORE#SOURCE`: the folder of a
+            Feast repository and a feature service, or `VIEW:FEATURE,VIEW:FEATURE`. An input is the
+            feature of its name.
         federated: Of a training on devices: its options and rounds. `train` then gives types and
             ranges alone, and the bundle says nothing of the rows that it was trained on.
         code: Files and packages with code of your own that a pipeline holds, and the names of
@@ -198,6 +204,7 @@ def pack(
         metrics=_json_values(metrics, "metrics"),
         lineage=[trace(source) for source in lineage],
         privacy=None if privacy is None else claimed_privacy(privacy),
+        features=features,
         code=code,
     )
     rows = InputRows(train, test, calibration)
@@ -216,6 +223,7 @@ def _fill(
     """Write the bundle, its statements and its card."""
     sealed = seal(draft, model, rows, request)
     manifest, subject, choice = sealed.manifest, sealed.subject, sealed.choice
+    looked_up = features_of(request.features, manifest.signature) if request.features else None
     said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
     if measure:
         measured = _measure(draft, manifest, subject, choice, request)
@@ -225,6 +233,8 @@ def _fill(
     said.append((CALIBRATION_KIND, sealed.calibration))
     if request.privacy is not None:
         said.append((PRIVACY_KIND, request.privacy.to_json()))
+    if looked_up is not None:
+        said.append((FEATURES_KIND, msgspec.to_builtins(looked_up)))
     if sealed.explaining:
         said.append((EXPLAINING_KIND, dict(sealed.explaining)))
     if measure and disk.EXPLAINING in manifest.files:
@@ -272,6 +282,7 @@ class Request:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
     privacy: PrivacyClaim | None = None
+    features: str = ""
     federated: Mapping[str, Any] | None = None
     code: str | Path | Sequence[str | Path] = ()
     tell: Progress = lambda _: None  # for callers that show nothing

@@ -27,6 +27,8 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             `query`.
         query: SQL of that database. Where equal rows shall be known again, it has an order, or
             the pipeline a `time` without ties.
+        features: A feature store, `STORE#SOURCE`, that is joined to the rows by keys and `time`:
+            what was known then, and nothing newer. See `bundle.features.join`.
         target: The column that is predicted.
         time: The column by which rows are old or new; empty: they are in that order.
         held_out: The newest rows, which the model is judged by and not fitted to: their number, or
@@ -66,6 +68,7 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     name: str
     data: str
     query: str = ""
+    features: str = ""
     target: str
     time: str = ""
     held_out: Annotated[float, msgspec.Meta(gt=0)] = 0.2
@@ -189,6 +192,8 @@ def parsed(name: str, content: Any) -> Pipeline:
                 f"pipeline {name}: search.{parameter}: {values} is no range",
                 hint='write [2, 8], or ["log", 8, 256] of numbers over 0, the smaller first',
             )
+    if result.features and (not result.time or isinstance(result, Learner)):
+        raise Invalid(f"pipeline {name}: features are joined by time", hint='time = "COLUMN"')
     if bool(result.fit) == bool(result.command):
         raise Invalid(f"pipeline {name}: needs fit or command", hint='fit = "train.py:fit"')
     if result.command and not result.model_file:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bascule.core import Invalid, masked
+from bascule.bundle.features import join
+from bascule.core import Invalid, MissingExtra, masked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,6 +63,9 @@ def read_newest(pipeline: Pipeline) -> Rows:
                 f"{masked(pipeline.data)} has no column {column!r}",
                 hint=f"it has {', '.join(table.column_names[:20])}",
             )
+    if pipeline.features:
+        joined = join(pipeline.features, as_pandas(table), pipeline.time)
+        table = pa.Table.from_pandas(joined, preserve_index=False)
     seen = len(table)
     table = table.filter(pc.is_valid(table[pipeline.target]))
     held_back, is_clean = None, False
@@ -85,6 +89,14 @@ def read_newest(pipeline: Pipeline) -> Rows:
     cut = len(table) - held_out
     digest = _digest(table)
     return Rows(table.slice(0, cut), table.slice(cut), digest, seen, held_back, is_clean)
+
+
+def as_pandas(table: pa.Table) -> Any:
+    """Raises `MissingExtra`."""
+    try:
+        return table.to_pandas()
+    except ImportError:
+        raise MissingExtra("pandas is missing", hint="pip install pandas") from None
 
 
 def _digest(table: pa.Table) -> str:

@@ -29,7 +29,6 @@ from bascule.core import (
     BasculeError,
     Conflict,
     Invalid,
-    MissingExtra,
     ModelFailed,
     NotFound,
     Scratch,
@@ -41,7 +40,7 @@ from bascule.core import (
     without_secrets,
 )
 from bascule.training.pipelines import named_code
-from bascule.training.rows import Rows, read_newest
+from bascule.training.rows import Rows, as_pandas, read_newest
 from bascule.training.run_log import RunLog
 
 if TYPE_CHECKING:
@@ -237,7 +236,7 @@ def _code_digest(folder: Path) -> str:
 def _check(pipeline: Pipeline, rows: Rows) -> None:
     """Ask a pandera schema, or a function, whether the rows may be trained on."""
     check = named_code(pipeline.check, "check")
-    table = _as_pandas(rows.train)
+    table = as_pandas(rows.train)
     try:
         check.validate(table, lazy=True) if hasattr(check, "validate") else check(table)
     except Exception as problem:  # a schema of the user may raise anything
@@ -344,7 +343,7 @@ def _packed(
     return pack(
         model, name=pipeline.name, train=split(pipeline, rows.train),
         test=split(pipeline, rows.newest) if len(rows.newest) else None, to=to,
-        parameters=pipeline.parameters,
+        parameters=pipeline.parameters, features=pipeline.features,
         metrics=log.metrics, overwrite=True, lineage=origins,
     )  # fmt: skip
 
@@ -352,11 +351,4 @@ def _packed(
 def split(pipeline: Pipeline, table: pa.Table) -> tuple[Any, Any]:
     """The inputs and the truth; the time tells old rows from new ones, and is no input."""
     names = [name for name in (pipeline.target, pipeline.time) if name]
-    return _as_pandas(table.drop_columns(names)), _as_pandas(table)[pipeline.target]
-
-
-def _as_pandas(table: pa.Table) -> Any:
-    try:
-        return table.to_pandas()
-    except ImportError:
-        raise MissingExtra("pandas is missing", hint="pip install pandas") from None
+    return as_pandas(table.drop_columns(names)), as_pandas(table)[pipeline.target]

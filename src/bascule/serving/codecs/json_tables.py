@@ -195,6 +195,7 @@ class TableReader:
         ]
         self._input_names = tuple(field.name for field in signature.inputs)
         self._only = self._inputs[0] if len(self._inputs) == 1 else None
+        self._optional = {field.name for field in signature.inputs if field.optional}
         self._names = self._input_names
         self._is_matrix = signature.is_matrix and signature.inputs[0].shape[0] > 0
         if self._is_matrix:
@@ -228,8 +229,7 @@ class TableReader:
         if type(value) is not dict:
             raise Invalid(f"{place}: not an object", hint=self._hint())
         names = self._chosen(value)
-        if value.keys() != set(names):
-            raise self._wrong_names(value, names, place)
+        names = self._sent(value, names, place)
         columns = [self._list(value[name], f"{place}.{name}") for name in names]
         for name, column in zip(names, columns, strict=True):
             if len(column) != len(columns[0]):
@@ -325,8 +325,8 @@ class TableReader:
             if type(item) is not dict:
                 raise Invalid(f"{place}[{row}]: not an object, where the rows before it are")
             if item.keys() != wanted:
-                raise self._wrong_names(item, names, f"{place}[{row}]")
-        columns = [[item[name] for item in items] for name in names]
+                self._sent(item, names, f"{place}[{row}]")
+        columns = [[item.get(name) for item in items] for name in names]
         return self._by_name(names, columns, lambda row, name: f"{place}[{row}].{name}", place)
 
     def _grid(
@@ -366,6 +366,8 @@ class TableReader:
         made: Columns = {}
         for one in self._inputs:
             name = one.field.name
+            if name not in given:  # an optional one
+                continue
             where = _Where(f"{place} ({name})", partial(_swapped, at, name))
             made[name] = one.read(given[name], where)
         return made, len(columns[0])
@@ -381,17 +383,20 @@ class TableReader:
         by_input = self._is_matrix and given.keys() == set(self._input_names)
         return self._input_names if by_input and given.keys() != set(self._names) else self._names
 
-    def _wrong_names(self, given: dict[str, Any], names: tuple[str, ...], place: str) -> Invalid:
+    def _sent(self, given: dict[str, Any], names: tuple[str, ...], place: str) -> tuple[str, ...]:
+        """The names that are given; raises `Invalid` where one is unknown or missing."""
         strange = next((name for name in given if name not in names), None)
         if strange is not None:
-            return Invalid(
+            raise Invalid(
                 f"{place}.{strange[:128]}: the model has no input {strange[:128]!r}",
                 hint=self._hint(),
             )
-        lacking = next(name for name in names if name not in given)
-        return Invalid(
-            f"{place}: {lacking!r} missing", hint="send every input; null where none is known"
-        )
+        for name in names:
+            if name not in given and name not in self._optional:
+                raise Invalid(
+                    f"{place}: {name!r} missing", hint="send every input; null where none is known"
+                )
+        return tuple(name for name in names if name in given)
 
     def _split_names(self, value: Any, place: str) -> tuple[str, ...]:
         if value is None:
@@ -403,14 +408,15 @@ class TableReader:
         if len(given) < len(names):
             twice, _ = Counter(names).most_common(1)[0]
             raise Invalid(f"{place}: {twice[:128]!r} is given twice")
-        if given != known:
+        if not given <= known or not known - given <= self._optional:
             strange = next((name for name in names if name not in known), None)
             if strange is not None:
                 raise Invalid(
                     f"{place}: the model has no input {strange[:128]!r}", hint=self._hint()
                 )
-            lacking = next(name for name in self._names if name not in given)
-            raise Invalid(f"{place}: {lacking!r} missing", hint=self._hint())
+            lacking = known - given - self._optional
+            name = next(name for name in self._names if name in lacking)
+            raise Invalid(f"{place}: {name!r} missing", hint=self._hint())
         return names
 
     def _is_header(self, cells: list[str]) -> bool:

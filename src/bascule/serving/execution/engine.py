@@ -664,6 +664,12 @@ def _run_several(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list
     if any(job.outputs != outputs for job in batch):
         outputs = None
     try:
+        program.complete([job.columns for job in batch])
+    except Unavailable as error:  # it would be so for each of them
+        return [error] * len(batch)
+    except BasculeError:
+        return _run_apart(program, batch, by)
+    try:
         columns = {
             name: np.concatenate([job.columns[name] for job in batch]) for name in batch[0].columns
         }

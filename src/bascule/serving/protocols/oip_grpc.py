@@ -370,6 +370,7 @@ class _Speaker:
             )
             for field, target in zip(model.signature.inputs, model.program.inputs, strict=True)
         }
+        self._optional = {field.name for field in model.signature.inputs if field.optional}
         self._outputs = {
             field.name: field for field in (*model.signature.outputs, *model.extras.fields)
         }
@@ -412,7 +413,7 @@ class _Speaker:
                 take = self._inputs[tensor.name].taker(dtype)
                 array = take(_typed(tensor, dtype, count, where), where)
             columns[tensor.name] = array.reshape(self._row_shape(tensor, own_rows))
-        check_all_sent(columns, self._inputs)
+        check_all_sent(columns, self._inputs, self._optional)
         extras = self.model.extras
         wanted = extras.by_default
         if request.parameters:

@@ -85,6 +85,7 @@ class Decoder:
             for field, target in zip(inputs, targets, strict=True)
         }
         output_names = {field.name for field in outputs} | extras.names
+        optional = {field.name for field in inputs if field.optional}
 
         known_plans: dict[bytes, _Plan] = {}
         known_frames: dict[bytes, _Frame] = {}
@@ -115,7 +116,7 @@ class Decoder:
                     pass  # said in the words of the way that reads the whole
             document = self._parser.parse(body)
             try:
-                decoded = _decode(document, readers, output_names, extras, tail)
+                decoded = _decode(document, readers, output_names, extras, tail, optional)
             finally:
                 # The parser refuses to parse again while anything of its last document lives.
                 del document
@@ -291,6 +292,7 @@ def _decode(
     output_names: set[str],
     extras: Extras,
     tail: Tail | None,
+    optional: Collection[str],
 ) -> Decoded:
     if not isinstance(document, simdjson.Object):
         raise Invalid("the body is not a JSON object", hint='send {"inputs": [...]}')
@@ -309,7 +311,7 @@ def _decode(
             raise unknown_input(index, name, readers)
         refuse_second(index, name, columns)
         columns[name], rows = readers[name](tensor, rows, At(index, name), tail)
-    check_all_sent(columns, readers)
+    check_all_sent(columns, readers, optional)
     if len(document) == 1:
         return None, Call(columns, rows, None, extras.by_default), None
     keys = list(document)
@@ -427,10 +429,10 @@ def refuse_second(index: int, name: str, columns: Columns) -> None:
         raise Invalid(f"inputs[{index}]: {name!r} is given twice")
 
 
-def check_all_sent(columns: Columns, inputs: Collection[str]) -> None:
-    """Raise `Invalid` where an input is missing."""
-    if len(columns) < len(inputs):
-        lacking = ", ".join(repr(name) for name in inputs if name not in columns)
+def check_all_sent(columns: Columns, inputs: Collection[str], optional: Collection[str]) -> None:
+    """Raise `Invalid` where an input is missing that is not optional."""
+    if len(columns) < len(inputs) and (names := {*inputs}.difference(columns, optional)):
+        lacking = ", ".join(repr(name) for name in inputs if name in names)
         raise Invalid(f"inputs: {lacking} missing", hint="send one tensor per input of the model")
 
 

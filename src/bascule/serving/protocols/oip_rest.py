@@ -259,7 +259,8 @@ def _about(model: Predictor, *, may_be_bytes: bool = True) -> About:
     extras = model.extras.schema("oip") if may_be_bytes else {}  # none in parts
     parameters = {"binary_data_output": flag, **extras}
     answered = {"type": "array", "items": {"anyOf": [*map(_answered, outputs)]}}
-    inputs = {"minItems": len(taken), "maxItems": len(taken), "items": {"anyOf": taken}}
+    needed = sum(not field.optional for field in model.signature.inputs)
+    inputs = {"minItems": needed, "maxItems": len(taken), "items": {"anyOf": taken}}
     return About(
         answer=object_schema(
             {"model_name": text, "model_version": text, "id": text, "outputs": answered},
@@ -336,6 +337,8 @@ def _tensor_metadata(
     parameters: dict[str, Any] = {}
     if field.nullable:
         parameters["nullable"] = True
+    if field.optional:
+        parameters["optional"] = True
     if field.categories is not None:
         parameters["categories"] = list(field.categories)
     if field.bounds is not None:

@@ -167,7 +167,8 @@ def rows_schema(signature: Signature, targets: Sequence[Field]) -> Schema:
             if not field.shape:
                 value = rows[field.name]
                 rows[field.name] = {"anyOf": [value, alone(value)]}
-        row = object_schema(rows, is_closed=True)
+        optional = {one.name: rows.pop(one.name) for one in signature.inputs if one.optional}
+        row = object_schema(rows, optional, is_closed=True)
     return {"type": "array", "minItems": 1, "items": row}
 
 

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 from bascule.bundle import open_program, pinned_program, places_of
 from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
+from bascule.bundle.features import FilledProgram, declared
 from bascule.bundle.programs import check_providers, obstacles
 from bascule.bundle.statements import column_names, names_of_projections
 from bascule.core import (
@@ -474,6 +475,10 @@ def describe(
         )  # fmt: skip
     signature = manifest.signature
     inputs = signature.inputs if entry is None else entry.inputs
+    example: Columns | None = _example(service.path, manifest, inputs, limits)
+    if features := declared(service.path, limits.feature_store):
+        signature = replace(signature, inputs=features.fields(signature.inputs))
+        inputs, example = features.fields(inputs), None  # no keys are known
     return ServedModel(
         service,
         signature=signature,
@@ -487,7 +492,7 @@ def describe(
         limits=limits,
         loop=loop,
         extras=open_extras(service.path, manifest, {"confidence": limits.confidence}),
-        example=_example(service.path, manifest, inputs, limits),
+        example=example,
         places=places_of(manifest),
         held=held,
         columns=column_names(signature, manifest.classes, manifest.targets)
@@ -517,15 +522,22 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
         check = ProviderCheck(path, manifest, name, example, providers)
     before_bytes = resident_bytes()
     program = open_program(path, manifest, name=name, threads=1, isolated=True, providers=providers)
+    features = declared(path, model.limits.feature_store)
     try:
         if check is not None:
             check.compare(program)
         example = _example(path, manifest, program.inputs, model.limits)
         pace = measure_pace(program, example, model.limits)
+        if features is not None:
+            limits = model.limits
+            program = FilledProgram(
+                program, features, manifest.signature, limits.feature_store,
+                limits.feature_timeout_s,
+            )  # fmt: skip
     except BaseException:
         program.close()
         raise
-    if program.may_block:
+    if program.may_block or features is not None:
         pace = replace(pace, inline_rows=0)
     # All its callers have been answered by then.
     program.bound_runs(model.limits.deadline_s + _GRACE_S)
