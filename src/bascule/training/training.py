@@ -204,10 +204,11 @@ def _environment_digest() -> str:
 
 def _code_digest(folder: Path) -> str:
     """Of the modules below a folder that are imported now."""
+    resolved = cache(os.path.realpath)  # thousands of modules are in hundreds of folders
     files = {
-        Path(file).resolve()
+        Path(resolved(os.path.dirname(file)), os.path.basename(file))
         for module in list(sys.modules.values())
-        if (file := getattr(module, "__file__", None)) and Path(file).suffix == ".py"
+        if (file := getattr(module, "__file__", None)) and file.endswith(".py")
     }
     digest = hashlib.sha256()
     # Some modules of torch name a file that is nowhere.
