@@ -166,7 +166,8 @@ def test_a_run_pushes_snapshots_with_their_parents(home, ran):
 
 
 @pytest.mark.parametrize("start", [
-    "logistic", "hoeffding", *(pytest.param(own, marks=pytest.mark.slow) for own in ("bayes", "sgd")),
+    "logistic", "hoeffding",
+    pytest.param("bayes", marks=pytest.mark.slow), pytest.param("sgd", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_model_depends_on_its_outcomes_and_not_on_where_runs_began(home, start):
     inputs, truths = phishing(500)
