@@ -75,9 +75,11 @@ class Visit:
         assert self.elsewhere == []
 
     def is_wider_than_screen(self) -> bool:
-        """Whether the page scrolls sideways."""
+        """Whether the page, or its navigation, scrolls sideways."""
+        wider = "document.documentElement.scrollWidth > window.innerWidth + 1"
+        nav = "[...document.querySelectorAll('nav.main')]"
         return bool(
-            self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1")
+            self.page.evaluate(f"{wider} || {nav}.some(n => n.scrollWidth > n.clientWidth + 1)")
         )
 
 

@@ -24,14 +24,15 @@ def record(
     recorder = LedgerRecorder(SpoolWriter(home), max_rows_per_s=10**9)
     start_ns = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp() * 1e9)
     ids = [f"p{number:06d}" for number in range(first, first + len(rows))]
+    by, label_of = AnsweredBy(model, version, "onnx"), MetricLabels(model, version, model, arm)
     for place, (row, label) in enumerate(zip(rows, labels, strict=True)):
         context: Any = SimpleNamespace(
             prediction_id=ids[place], caller="me", protocol="oip", trace=(b"", b""),
             started_ns=start_ns + (first + place) * 10**9 - recorder._epoch_ns,
         )  # fmt: skip
         call = Call({name: np.array([value]) for name, value in row.items()}, 1)
-        answer = Answer({output: np.array([label])}, AnsweredBy(model, version, "onnx"))
-        recorder.add(context, call, answer, MetricLabels(model, version, model, arm), 200, 10**6)
+        answer = Answer({output: np.array([label])}, by)
+        recorder.add(context, call, answer, label_of, 200, 10**6)
     recorder.close()
     return ids
 

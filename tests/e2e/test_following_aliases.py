@@ -1,7 +1,6 @@
 """An endpoint follows an alias: its moves deploy, once each, whatever dies meanwhile."""
 
 import json
-import time
 
 import pytest
 from tests.scenarios.commands import run
@@ -81,8 +80,9 @@ def test_a_move_rolls_out_and_a_move_back_aborts_and_each_is_done_once(command, 
     registry.set_alias("iris", "champion", 1, by="eve")
     until(lambda: book.get("iris").ended_at)
     assert book.get("iris").latest.sentence == "aborted by eve: iris@champion was moved to iris/1"
-    time.sleep(2.0)  # more turns, in which nothing is to happen
-    assert len(book.rollouts()) == 1
+    registry.set_alias("iris", "champion", 4, by="eve")
+    until(lambda: [own for own in book.endpoints.history("iris") if own.kind == "followed"])
+    assert len(book.rollouts()) == 1, "later turns have begun nothing"
 
 
 @pytest.mark.slow
@@ -110,6 +110,7 @@ def test_a_refused_move_is_in_the_history_once_and_another_version_replaces_a_ro
     assert "rollout under way" in refused["error"]
     command("rollout", "abort", "iris")
     command("deploy", "iris/1", "--follow", "none", "--strategy", "all")
+    command("deploy", "iris/1", "--to", "beside", "--follow", "iris@champion", "--strategy", "all")
     registry.set_alias("iris", "champion", 2, by="eve")
-    time.sleep(3.0)
+    until(lambda: book.endpoints.endpoint("beside").current.plan.current.version == "iris/2")
     assert len(book.rollouts()) == 2, "the endpoint follows no alias any more"

@@ -54,11 +54,11 @@ _DATA = "flights.parquet"
 _SETTINGS = """
 [alerts]
 watch = "on"
-every_s = 1
+every_s = 10
 
 [rollouts]
 strategy = "canary"
-guards = ["errors +1 pp", "accuracy -2 pp"]
+guards = ["errors +1 pp", "accuracy -4 pp"]
 steps_percent = [20.0, 50.0, 100.0]
 step_s = 1
 """

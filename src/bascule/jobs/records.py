@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from bascule.core import BasculeError, Conflict, ModelFailed, error_from_json, masked
+from bascule.core import BasculeError, Conflict, ModelFailed, error_from_json, masked, masked_text
 from bascule.security import Action, Key
 
 QUEUED, RUNNING = "queued", "running"
@@ -98,8 +98,12 @@ class Job(Task):
         return ((self.ended_at or now or datetime.now(UTC)) - self.created_at).total_seconds()
 
     def shown(self) -> Job:
-        """As it is shown: addresses in its input without passwords."""
-        texts = {name: masked(text) for name, text in self.input.items() if isinstance(text, str)}
+        """As it is shown: its input without secrets; `why` is a sentence, other texts addresses."""
+        texts = {
+            name: masked_text(text) if name == "why" else masked(text)
+            for name, text in self.input.items()
+            if isinstance(text, str)
+        }
         return replace(self, input={**self.input, **texts})
 
     @property

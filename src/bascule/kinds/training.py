@@ -355,9 +355,12 @@ def promote(
                 f"rollout {own.rollout.id} of {own.rollout.candidate} is under way",
                 hint="wait for its end, or abort it",
             )
+    before = rollouts.endpoints.trial(str(version), pipeline.endpoint).before
     request = RolloutRequest(
-        version=str(version), endpoint=pipeline.endpoint, strategy=pipeline.strategy, reason=reason
-    )
+        version=str(version), endpoint=pipeline.endpoint, reason=reason,
+        # The first version has nothing to be compared with.
+        strategy=pipeline.strategy if before else "",
+    )  # fmt: skip
     return str(rollouts.deploy(request, by=by).sentence)
 
 

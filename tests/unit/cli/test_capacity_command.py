@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.shipments import documents
 
 import bascule
 from bascule.planning import service_of
@@ -28,6 +29,32 @@ def test_a_plan_names_what_ship_takes(run, bundle, tmp_path):
     assert "[ship]\nreplicas = 2\nmax_replicas = " in out
     code, out, _ = run("capacity", str(bundle.path), *options, "--json")
     assert json.loads(out)["plans"][0]["way"] == "real time"
+
+
+def test_the_lines_of_a_plan_are_the_autoscaler_of_the_version_that_is_deployed(
+    run, bundle, tmp_path
+):
+    bascule.push(bundle.path)
+    (tmp_path / "rates.csv").write_text("requests_per_s\n100\n90000\n")
+    words = "capacity", "late/1", "--traffic", "rates.csv", "--goal", "p99 <= 500 ms"
+    _, out, _ = run(*words)
+    plan = json.loads(run(*words, "--json")[1])["plans"][0]
+    assert plan["min_replicas"] < plan["replicas"] < plan["max_replicas"]
+    (tmp_path / "bascule.toml").write_text(out[out.index("[ship]") :])
+    assert run("deploy", "late/1", "--yes")[0] == 0
+    code, _, messages = run("ship", "kubernetes", "late", "--out", "files")
+    assert code == 0, messages
+    base = [file.read_text() for file in (tmp_path / "files/base").iterdir()]
+    specs = {own["kind"]: own["spec"] for text in base for own in documents(text) if "spec" in own}
+    scaler = specs["HorizontalPodAutoscaler"]
+    assert scaler["minReplicas"] == plan["min_replicas"]
+    assert scaler["maxReplicas"] == plan["max_replicas"]
+    targets = [metric["resource"]["target"] for metric in scaler["metrics"] if "resource" in metric]
+    assert targets == [
+        {"type": "Utilization", "averageUtilization": plan["target_cpu_percent"]}
+    ]  # fmt: skip
+    (container,) = specs["Deployment"]["template"]["spec"]["containers"]
+    assert container["resources"]["requests"]["memory"] == f"{plan['memory_mib']}Mi"
 
 
 def test_a_goal_that_no_instance_meets_ends_with_exit_code_1(run, bundle):

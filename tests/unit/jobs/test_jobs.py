@@ -293,3 +293,11 @@ def test_a_child_whose_lease_another_process_took_is_ended_at_once(runner, tmp_p
     until(lambda: not runner._here)
     runner.end(other, "done", result=1)
     assert (runner.get(job.id).result, ran.read_text()) == (1, "x\n")
+
+
+def test_a_sentence_in_an_input_is_shown_whole_and_without_the_secrets_of_addresses(jobs):
+    why = "retry? a drift; median 23 -> 35 (p = 2e-26, level 0.0001)"
+    job = jobs.submit(task(why=why, text="postgresql:/ada:hunter2@db/x"))
+    assert job.shown().input["why"] == why
+    other = jobs.submit(task(why="drift of postgresql:/ada:hunter2@db/x?password=hunter2"))
+    assert "hunter2" not in f"{job.shown().input} {other.shown().input}"

@@ -60,7 +60,7 @@ def packed(folder, name, X, y, fit_y=None):
     model.fit(X[:3_000], (y if fit_y is None else fit_y)[:3_000])
     return bascule.pack(
         model, name="late", train=(X[:3_000], y[:3_000]), test=(X[3_000:], y[3_000:]),
-        to=folder / f"{name}.bundle", measure=False, explain=False,
+        to=folder / f"{name}.bundle", measure=False, explain=False, outliers=False,
     )  # fmt: skip
 
 
@@ -107,12 +107,16 @@ def ask(home, **content):
     return KINDS["slices"].run(load_settings(home, {"BASCULE_HOME": str(home)}), task, Unrecorded())
 
 
-def test_a_slice_of_production_is_worse_than_the_same_held_out_rows(made, command, monkeypatch):
+@pytest.mark.slow  # in a process of its own
+def test_the_command_shows_the_slice_and_ends_with_exit_code_1(made, command, monkeypatch):
     monkeypatch.setenv("BASCULE_HOME", str(made[0]))
     code, out, messages = command("slices", "late/1")
     assert code == 1, messages
     (line,) = (line for line in out.splitlines() if " = " in line)
     assert line.split()[:3] == ["carrier", "=", "B6"]
+
+
+def test_a_slice_of_production_is_worse_than_the_same_held_out_rows(made):
     report = ask(made[0], model="late/1")
     (found,) = report["slices"]
     assert (report["model"], report["beside"]) == ("late/1", "held-out rows")
@@ -146,6 +150,7 @@ def test_numbers_are_wrong_where_their_error_is_among_the_largest(tmp_path):
     bundle = bascule.pack(
         LinearRegression().fit(X[:2_000], y[:2_000]), name="gb", train=(X[:2_000], y[:2_000]),
         test=(X[2_000:], y[2_000:]), to=tmp_path / "gb.bundle", measure=False, explain=False,
+        outliers=False,
     )  # fmt: skip
     report = measure_slices(bundle)
     assert report["wrong"].startswith("errors over ")

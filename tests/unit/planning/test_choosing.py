@@ -15,6 +15,7 @@ from bascule.planning import (
     Load,
     Prices,
     Service,
+    capacity_hz,
     choose,
     instances_for,
     measured_of,
@@ -37,6 +38,22 @@ tiny = { vcpus = 1, memory_gib = 0.5, price = 0.1 }
 FASTER = Prices(
     "2026-11-01", "EUR", {"fast": msgspec.structs.replace(PRICES.instances["one"], speed=2.0)}
 )
+
+
+SEARCHED = {}
+
+
+@pytest.fixture(autouse=True)
+def searched_once(monkeypatch):
+    """The most requests of a worker are simulated for half a second: once for equal limits."""
+
+    def search(service, limits_s):
+        key = repr((service, limits_s))
+        if key not in SEARCHED:
+            SEARCHED[key] = capacity_hz(service, limits_s)
+        return SEARCHED[key]
+
+    monkeypatch.setattr("bascule.planning.choosing.capacity_hz", search)
 
 
 def plans_for(rates, *goals, prices=PRICES, **options):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import msgspec
@@ -274,10 +276,20 @@ def test_an_outcome_is_learnt_once_when_it_is_late_sent_twice_or_corrected(home)
     assert learnt(home, own, state).learned == 400
 
 
-def test_a_run_pushes_snapshots_with_their_parents(home):
-    fill(home, 550)
-    result = run(home)
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A home in which a run has learnt 550 outcomes, and its result."""
+    folder = tmp_path_factory.mktemp("ran")
+    with chdir(folder):
+        Path("learn.py").write_text(CODE)
+        Path("pipeline.toml").write_text(TOML)
+        fill(folder / "home", 550)
+        return folder / "home", run(folder / "home")
 
+
+def test_a_run_pushes_snapshots_with_their_parents(home, ran):
+    shutil.copytree(ran[0], home)
+    result = ran[1]
     registry = open_registry(Settings(home=home))
     bodies = [registry.statements(own, "snapshot")[0].body for own in registry.versions("late")]
     assert [(own["learned"], own["parent"]) for own in bodies] == [(200, ""), (400, "late/1")]
@@ -287,7 +299,10 @@ def test_a_run_pushes_snapshots_with_their_parents(home):
     assert run(home)["version"] == ""
 
 
-@pytest.mark.parametrize("start", ["logistic", "bayes", "hoeffding", "sgd", "bagging"])
+@pytest.mark.parametrize("start", [
+    "logistic", "hoeffding", pytest.param("bayes", marks=pytest.mark.slow),
+    pytest.param("sgd", marks=pytest.mark.slow), pytest.param("bagging", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_model_depends_on_its_outcomes_and_not_on_where_runs_began(home, start):
     inputs, truths = phishing(500)
     ids = record(home, inputs, [0] * 500)
@@ -303,6 +318,7 @@ def test_a_model_depends_on_its_outcomes_and_not_on_where_runs_began(home, start
     assert (whole.model, whole.snapshot) == (pieces.model, pieces.snapshot)
 
 
+@pytest.mark.slow
 def test_of_many_classes_the_prequential_accuracy_is_that_of_river_alone(home):
     pairs = list(datasets.Shuttle())[:1000]
     inputs = [{name: float(value) for name, value in row.items()} for row, _ in pairs]
@@ -338,9 +354,8 @@ def test_a_killed_run_is_done_again_and_ends_in_the_same_snapshot(home, tmp_path
     assert (state.prequential.tested, len(state.keys)) == (350, 350)
 
 
-def test_a_learner_with_a_state_in_another_home_is_refused(home, tmp_path):
-    fill(home, 350)
-    run(home)
+def test_a_learner_with_a_state_in_another_home_is_refused(home, ran):
+    shutil.copytree(ran[0], home)
     (file,) = (home / "training").glob("*.state")
     file.unlink()
     with pytest.raises(Conflict, match="late/1 is a snapshot of this learner in another home"):

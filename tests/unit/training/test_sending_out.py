@@ -120,6 +120,16 @@ def test_a_winner_waits_for_the_end_of_a_rollout_and_then_the_next_look_sends_it
     assert answers(settings) == "late/3"
 
 
+@pytest.mark.parametrize("strategy", ["", "canary", "shadow"])
+def test_the_first_winner_goes_out_at_once_by_any_strategy(home, strategy):
+    settings, registry = home
+    declared = pipeline(endpoint="late", strategy=strategy)
+    wins(registry, 1, "")
+    assert "late/1" in _send_out(settings, registry, declared, "loop")
+    assert answers(settings) == "late/1"
+    assert _send_out(settings, registry, declared, "loop") == ""
+
+
 @pytest.mark.parametrize("strategy", ["all", "canary"])
 def test_what_was_taken_back_is_not_sent_out_again_by_the_same_verdict(home, strategy):
     settings, registry = home

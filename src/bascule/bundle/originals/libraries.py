@@ -12,6 +12,7 @@ from typing import Any
 from bascule.bundle.disk import Manifest
 from bascule.core import MissingExtra, Untrusted
 
+_distributions = cache(packages_distributions)  # reads the lists of files of all that is installed
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -25,13 +26,9 @@ def library(name: str, extra: str) -> Any:
         ) from None
 
 
-@cache
 def distribution_of(package: str) -> str:
-    """What brings a package: XGBoost comes under two names, with and without graphics parts.
-
-    Kept, for it reads the lists of files of all that is installed.
-    """
-    return sorted(packages_distributions().get(package, [package]))[0]
+    """What brings a package: XGBoost comes under two names, with and without graphics parts."""
+    return sorted(_distributions().get(package, [package]))[0]
 
 
 def installed_version(name: str) -> str:
