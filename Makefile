@@ -128,7 +128,7 @@ format: setup
 
 # All but torch and what needs it: see above.
 EXTRAS := sklearn llvm postgresql delta s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel oidc demo streams \
-	robustness encrypted vault edge optimise automl online
+	robustness encrypted vault edge optimise automl online wandb
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:
