@@ -476,6 +476,17 @@ def test_a_learner_of_held_back_requests_learns_no_outcome_that_followed_from_an
     assert learnt_keys == [f"p{number:06d}" for number in range(200, 400)]
 
 
+def test_how_truths_arrive_is_told_of_the_requests_that_a_learner_learns(home):
+    inputs, answers = phishing(400)[0], [0, 1] * 100
+    for first, arm, told_of in ((0, "current", [0]), (200, "holdback", [0, 1])):
+        ids = record(home, inputs[first : first + 200], answers, first=first, arm=arm)
+        known = [answer in told_of for answer in answers]
+        tell(home, np.array(ids)[known], np.array(answers)[known])
+    assert arrived(Ledger(home), learner()) == [("0", 200, 200, 200), ("1", 200, 100, 100)]
+    clean = learner(holdback="arm")
+    assert arrived(Ledger(home), clean) == [("0", 100, 100, 100), ("1", 100, 100, 100)]
+
+
 @pytest.mark.parametrize("line", ["refit = true", 'holdback = "flag"'])
 def test_a_learner_has_no_refit_and_no_column_of_its_own_for_held_back_rows(home, line):
     Path("pipeline.toml").write_text(TOML + line)
