@@ -224,7 +224,7 @@ def own_part(plan: Plan, versions: Collection[str]) -> Plan | None:
             replace(arm, share_percent=share) for arm, share in zip(arms, shares, strict=True)
         ),
         shadow=None,
-        context=None,
+        context=plan.context if len(arms) == len(plan.arms) else None,
         fallback=plan.fallback if plan.fallback in versions else "",
     )
 

@@ -1,5 +1,7 @@
 """Requests are steered by their inputs, with probabilities that are known exactly."""
 
+from dataclasses import replace
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -110,6 +112,11 @@ def test_a_policy_ends_with_its_rollout_and_behind_a_router_that_chooses_the_arm
     plan = Plan("late", 3, ARMS, context=POLICY, rollout="r1")
     assert next_plan(plan, "late", "late/2", "all").context is None
     assert own_part(plan, ["late/2"]).context is None
+
+
+def test_a_server_without_the_fallback_steers_between_both_arms_as_others_do():
+    plan = Plan("late", 3, ARMS, context=POLICY, rollout="r1", fallback="late/9")
+    assert own_part(plan, ["late/1", "late/2"]) == replace(plan, fallback="")
 
 
 @pytest.mark.parametrize(
