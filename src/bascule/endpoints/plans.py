@@ -304,7 +304,10 @@ def _check(plan: Plan) -> None:
         )
     _check_resilience(plan)
     if plan.context is not None and {arm.name for arm in plan.arms} != {CURRENT, CANDIDATE}:
-        raise Invalid("plan.context: only arms named current and candidate are steered")
+        raise Invalid(
+            "plan.context: only arms named current and candidate are steered",
+            hint="leave plan.context out",
+        )
     for index, threshold in enumerate(plan.slower_than_s):
         _check_within(f"plan.slower_than_s[{index}]", threshold, MAX_SLOWER_S)
 

@@ -126,7 +126,10 @@ def policy_value(
     model = np.zeros(played.shape) if predicted is None else np.asarray(predicted, np.float64)
     rows = np.arange(len(reward))
     if len(rows) < 2 or {len(arm), len(drawn), len(played), len(model)} != {len(rows)}:
-        raise Invalid("an off-policy estimate needs two rows or more, each with all its facts")
+        raise Invalid(
+            "an off-policy estimate needs two rows or more, each with all its facts",
+            hint="give a reward, an arm, a propensity and a policy for each row",
+        )
     if not ((drawn > 0) & (drawn <= 1)).all():
         raise Invalid(
             "propensities must be over 0 and 1 at most", hint="leave out rows that were not drawn"

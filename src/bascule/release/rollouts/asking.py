@@ -238,8 +238,7 @@ class Rollouts:
         self.endpoints.check_in_use(before.current.version)
         if chosen.strategy == "contextual" and before.sticky_field:
             raise Invalid(
-                f"every request of {before.endpoint} has a sticky key ({before.sticky_field}), and "
-                "requests with a key are not steered",
+                f"requests with a key are not steered; all have one here: {before.sticky_field}",
                 hint="use --strategy bandit, or a plan without sticky_field",
             )
         rollout = self._prepare(self._rollout(chosen, before, deployed.plan))

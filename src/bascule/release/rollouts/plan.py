@@ -267,7 +267,9 @@ def _check_context(rollout: Rollout, on_outcomes: list[Guard]) -> None:
             hint="name fewer inputs: a text is a number for each of its most frequent values",
         )
     if len(set(names)) < len(names):
-        raise Invalid(f"an input of the context is there twice: {', '.join(names)}")
+        raise Invalid(
+            f"an input of the context is there twice: {', '.join(names)}", hint="name each once"
+        )
     if rollout.steps_percent != (50.0,):
         raise Invalid(
             "explored requests are shared evenly: steps of contextual are 50",

@@ -27,8 +27,6 @@ from bascule.stats import linear_posterior
 
 _NEARLY_ALL = 0.99
 """The candidate is promoted where it is preferred in this share of the contexts."""
-_DIGITS = 6
-"""Significant ones of weights, which are part of a plan."""
 
 
 class Contextual(Strategy):
@@ -50,9 +48,9 @@ class Contextual(Strategy):
                 "waits: of no span of time are all truths in about answers without a sticky key"
             )
         before = state.policy or _first_policy(rollout)
-        policy, gram = learn(before, *facts.steered), facts.steered.sum(axis=0)[:-1, :-1]
-        answers = float(gram[0, 0])
-        gram = gram / answers
+        policy, sums = learn(before, *facts.steered), facts.steered.sum(axis=0)
+        answers = float(sums[0, 0])
+        gram = sums[:-1, :-1] / answers  # the mean product of two numbers of a context
         share, verdict = _preferring_share(policy, gram), facts.outcomes
         if share >= _NEARLY_ALL and is_shown_better(verdict, rollout.beta):
             return last_step(rollout, state, facts.now), (
@@ -86,7 +84,7 @@ def learn(policy: ContextPolicy, current: Floats, candidate: Floats) -> ContextP
 
 
 def _rounded(number: float) -> float:
-    return float(f"{number:.{_DIGITS}g}")
+    return float(f"{number:.6g}")  # it is part of a plan
 
 
 def _is_news(policy: ContextPolicy, before: ContextPolicy, gram: Floats) -> bool:
