@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -16,6 +17,8 @@ from sklearn.pipeline import make_pipeline
 from tests.ledger_rows import table
 
 import bascule
+from bascule.bundle.disk import write_statement
+from bascule.bundle.features import FEATURES_KIND
 from bascule.core import Invalid
 from bascule.endpoints import Arm, ContextFeature, ContextPolicy, Plan, context_of
 from bascule.monitoring.ledger import (
@@ -344,12 +347,12 @@ def bundle(tmp_path_factory):
     return bascule.pack(model, name="named", train=X, to=to, measure=False)
 
 
-def prepared(bundle, *names, home, private=None):
+def prepared(bundle, *names, home, private=None, feature_store=""):
     plan = rollout(
         current="named/1", candidate="named/2", endpoint="named", guards=(ACCURACY,),
         context=tuple(map(ContextFeature, names)),
     )  # fmt: skip
-    recording = Recording(True, private or {}, 1_024)
+    recording = Recording(True, private or {}, 1_024, feature_store)
     return prepare(plan, lambda _: bundle, Ledger(home), recording).context
 
 
@@ -387,6 +390,17 @@ def test_an_input_by_which_nothing_can_be_steered_is_refused(
 ):
     with pytest.raises(Invalid, match=words):
         prepared(bundle, *names, home=tmp_path, private=private)
+
+
+def test_what_a_feature_store_gives_once_the_version_is_known_steers_no_request(bundle, tmp_path):
+    path = shutil.copytree(bundle.path, tmp_path / "named.bundle")
+    said = {"source": "all", "keys": {"key": "BYTES"}, "max_age_s": {"age": 0.0}}
+    write_statement(path, FEATURES_KIND, said, at=START, by="test")
+    looked_up = bascule.load(path)
+    assert prepared(looked_up, "age", home=tmp_path), "callers send it where no store is set"
+    with pytest.raises(Invalid, match="age is looked up"):
+        prepared(looked_up, "age", home=tmp_path, feature_store="feast://here")
+    assert prepared(looked_up, "region", home=tmp_path, feature_store="feast://here")
 
 
 # -- the ledger --

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, take
+from bascule.bundle.features import declared
 from bascule.core import Columns, Invalid, NotFound
 from bascule.endpoints import ContextFeature
 from bascule.monitoring.ledger import Ledger, losses_of_rows, quoted
@@ -63,11 +64,13 @@ class Recording:
         has_rows: Whether it keeps answers, by the settings.
         private: By `FIELD` or `MODEL.FIELD`: "omit" or "hash".
         max_values: Fields with more values in a row are left out.
+        feature_store: Where its models look features up; empty for nowhere.
     """
 
     has_rows: bool
     private: Mapping[str, str]
     max_values: int
+    feature_store: str = ""
 
 
 def prepare(
@@ -240,6 +243,12 @@ def _scaled_feature(
         raise Invalid(
             f"context: the ledger does not keep {field} of {version} as it is",
             hint="steer by inputs that are not private (monitoring.private)",
+        )
+    looked_up = declared(bundle.path, recording.feature_store)
+    if looked_up is not None and feature.name in looked_up.max_age_s:
+        raise Invalid(
+            f"context: {feature.name} is looked up in the feature store once the arm is known",
+            hint="steer by inputs that requests send",
         )
     baseline = bundle.baseline
     profiles = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns

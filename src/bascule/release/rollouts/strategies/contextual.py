@@ -14,11 +14,12 @@ import numpy as np
 
 from bascule.endpoints import ContextPolicy
 from bascule.release.rollouts.evidence import Floats
-from bascule.release.rollouts.facts import Facts, difference_said, gap_said
+from bascule.release.rollouts.facts import Facts
 from bascule.release.rollouts.plan import UNAPPROVED_PERCENT, Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import (
     Strategy,
+    better_said,
     is_shown_better,
     last_step,
     still_to_come,
@@ -54,9 +55,8 @@ class Contextual(Strategy):
         share, verdict = _preferring_share(policy, gram), facts.outcomes
         if share >= _NEARLY_ALL and is_shown_better(verdict, rollout.beta):
             return last_step(rollout, state, facts.now), (
-                f"{rollout.candidate} is preferred in nearly every context, and is better by "
-                f"{gap_said(verdict.guard, -verdict.bounded().upper)} at least: "
-                f"{difference_said(rollout, verdict)}"
+                f"{rollout.candidate} is preferred in nearly every context, and is "
+                f"{better_said(rollout, verdict)}"
             )
         said = (
             f"prefers {rollout.candidate} in about {share:.0%} of the contexts, by {answers:,.0f} "
