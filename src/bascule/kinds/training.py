@@ -86,19 +86,22 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     def tell(step: str) -> None:
         live.tell({"step": step})
 
+    def learnt_rows(rows: int) -> dict[str, Any]:
+        is_clean = bool(pipeline.holdback)
+        return {"all": rows, "held_back": rows if is_clean else None, "is_clean": is_clean}
+
     def judge(
         registry: Registry, version: Version, bundle: Bundle, rows: int
     ) -> tuple[Verdict, str]:  # fmt: skip
-        counts = {"all": rows, "held_back": rows, "is_clean": bool(pipeline.holdback)}
-        learnt = Trained(bundle, {"rows": counts}, was_known=False)
+        learnt = Trained(bundle, {"rows": learnt_rows(rows)}, was_known=False)
         return _judged(settings, registry, version, pipeline, learnt, task.by, tell)
 
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     if isinstance(pipeline, Learner):
         declared = {**to_builtins(pipeline), "data": masked(pipeline.data)}
         result = run_learner(settings, task, live, pipeline, judge)
-        clean = {"is_clean": bool(pipeline.holdback), "held_back": result["rows_seen"]}
-        return {**result, "pipeline": declared, "feedback": feedback_of(pipeline, clean)}
+        feedback = feedback_of(pipeline, learnt_rows(result["rows_seen"]))
+        return {**result, "pipeline": declared, "feedback": feedback}
     prepared = prepare(pipeline, tell)
     mlflow = chosen.get("mlflow") or settings.tracking.mlflow
     trained = train(prepared, settings.home / "training", tell, mlflow=mlflow)

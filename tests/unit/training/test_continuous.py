@@ -476,6 +476,12 @@ def test_a_learner_of_held_back_requests_learns_no_outcome_that_followed_from_an
     assert learnt_keys == [f"p{number:06d}" for number in range(200, 400)]
 
 
+def test_a_learner_whose_answers_change_outcomes_says_that_no_row_is_held_back(home):
+    Path("pipeline.toml").write_text(TOML + "changes_outcomes = true\n")
+    fill(home, 100)
+    assert run(home)["feedback"].endswith("and no row is held back")
+
+
 def test_how_truths_arrive_is_told_of_the_requests_that_a_learner_learns(home):
     inputs, answers = phishing(400)[0], [0, 1] * 100
     for first, arm, told_of in ((0, "current", [0]), (200, "holdback", [0, 1])):
