@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -14,6 +15,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tests.ledger_rows import table
+from tests.shelf_store import declare
 
 import bascule
 from bascule.core import Invalid
@@ -375,6 +377,13 @@ def test_an_input_by_which_nothing_can_be_steered_is_refused(
 ):
     with pytest.raises(Invalid, match=words):
         prepared(bundle, *names, home=tmp_path, private=private)
+
+
+def test_an_input_that_is_looked_up_after_the_arm_is_known_is_refused(bundle, tmp_path):
+    path = shutil.copytree(bundle.path, tmp_path / "copy.bundle")
+    declare(path, {"source": "all", "keys": {"key": "BYTES"}, "max_age_s": {"age": 0.0}})
+    with pytest.raises(Invalid, match="age of named/1 is looked up after"):
+        prepared(bascule.load(path), "age", home=tmp_path)
 
 
 # -- the ledger --

@@ -1,11 +1,8 @@
-from .filling import AGE as AGE, FilledProgram as FilledProgram
-from .port import (
-    FEATURES_KIND as FEATURES_KIND,
-    STORES as STORES,
+from .feast import (
+    AGE as AGE,
     Features as Features,
-    FeatureStore as FeatureStore,
     declared as declared,
     features_of as features_of,
     join as join,
-    open_store as open_store,
 )
+from .filling import FilledProgram as FilledProgram

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, take
+from bascule.bundle.features import declared
 from bascule.core import Columns, Invalid, NotFound
 from bascule.endpoints import MAX_CATEGORIES, ContextFeature
 from bascule.monitoring.ledger import Ledger, losses_of_rows, quoted
@@ -232,6 +233,12 @@ def _scaled_feature(
         raise Invalid(
             f"context: {version} has no input of one value named {feature.name!r}",
             hint=f"bascule show {version} has its inputs",
+        )
+    features = declared(bundle.path, bundle.manifest)
+    if features is not None and feature.name in features.max_age_s:
+        raise Invalid(
+            f"context: {feature.name} of {version} is looked up after its requests have an arm",
+            hint="steer by inputs that every request has",
         )
     private, most = recording.private, recording.max_values
     if field := left_out(Loss(column), _answers_of(bundle), model, private, most):
