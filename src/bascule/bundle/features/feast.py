@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bascule.bundle.disk import FEATURES, Manifest, parse, read_file, shaped
+from bascule.bundle.disk import FEATURES, Manifest, parse, read_file, read_manifest, shaped
 from bascule.core import DType, Field, Invalid, MissingExtra, Signature, first_line
 
 if TYPE_CHECKING:
@@ -102,22 +102,22 @@ class Feast:
         read = answer.to_dict(include_event_timestamps=True)
         return {name: (read[name], read[f"{name}__ts"]) for name in features.max_age_s}
 
-    def join(self, service: str, rows: pd.DataFrame, time: str) -> pd.DataFrame:
-        """All rows, in their order, with the features as they were at their time.
+    def join(self, offered: Features, rows: pd.DataFrame, time: str) -> pd.DataFrame:
+        """See `join`; the columns of `rows` are `time` and the keys.
 
         Each view is joined alone, to rows that are all different: the join of the local store keeps
         one of the rows with equal keys and time, and counts as keys those of the views before alone
         (feast-dev/feast, issues 6787 and 5590).
         """
-        with _refused(service):
-            for view, features, keys in self._views(service):
+        with _refused(offered.source):
+            for view, features, keys in self._views(offered.source):
                 on = [*keys.values(), time]
                 distinct = rows[on].drop_duplicates().set_axis([*keys, _TIME], axis=1)
                 names = [f"{view.name}:{name}" for name in features]
                 joined = self._store.get_historical_features(distinct, names).to_df()
                 joined = joined[[*keys, _TIME, *features]].set_axis([*on, *features], axis=1)
                 rows = rows.merge(joined, how="left", on=on, validate="many_to_one")
-        return rows
+        return rows[[*offered.max_age_s]]
 
     def _views(self, service: str) -> Iterator[tuple[Any, list[str], Mapping[str, str]]]:
         """Each view, its features in the service, and what its keys are called in rows."""
@@ -134,6 +134,15 @@ def declared(path: str | Path, manifest: Manifest) -> Features | None:
         return None
     content = parse(read_file(path, manifest, FEATURES), FEATURES, what=_WHAT)
     return shaped(content, Features, FEATURES, what=_WHAT)
+
+
+def signature_for_callers(path: str | Path) -> Signature:
+    """The signature of a bundle, on a server with a feature store."""
+    manifest = read_manifest(path, verify=False)
+    features, signature = declared(path, manifest), manifest.signature
+    if features is None:
+        return signature
+    return replace(signature, inputs=features.fields(signature.inputs))
 
 
 def _described(address: str) -> tuple[Feast, Features]:
@@ -180,8 +189,8 @@ def join(address: str, rows: pd.DataFrame, time: str) -> pd.DataFrame:
         raise Invalid(
             f"{time!r} has no times: {first_line(problem)}", hint="write ISO 8601"
         ) from None
-    joined = store.join(offered.source, keyed, time)
-    return rows.assign(**{name: joined[name].to_numpy() for name in offered.max_age_s})
+    joined = store.join(offered, keyed, time)
+    return rows.assign(**{name: joined[name].to_numpy() for name in joined})
 
 
 @contextmanager
