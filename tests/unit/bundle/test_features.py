@@ -161,6 +161,17 @@ def test_a_store_that_is_late_is_not_asked_again_until_it_has_answered(bundle, s
     program.run(airports("EWR"))
 
 
+def test_without_a_thread_the_store_is_away_and_is_asked_again(program, monkeypatch):
+    def no_thread(**_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filling, "Thread", no_thread)
+        with pytest.raises(Unavailable, match="can't start new thread"):
+            program.run(airports("JFK"))
+    program.run(airports("JFK"))
+
+
 def test_a_store_that_fails_says_why_and_is_asked_again(program, shelf):
     shelf.failure = ConnectionError("refused by redis:6379")
     with pytest.raises(Unavailable, match="refused by redis:6379"):

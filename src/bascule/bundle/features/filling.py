@@ -145,16 +145,18 @@ class FilledProgram(AroundProgram):
                 raise Unavailable(
                     "the feature store still owes an answer", hint="retry later", retry_after_s=1
                 )
-            self._late = answer
             try:
                 Thread(target=work, name="bascule-features", daemon=True).start()
+                self._late = answer
                 return answer.result(timeout_s)
             except BasculeError:
                 raise
             except Exception as problem:  # code of a store may raise anything
-                late = f"it gave no answer within {timeout_s:g} s"
+                reason = first_line(problem)
+                if self._late is answer and not answer.done():
+                    reason = f"it gave no answer within {timeout_s:g} s"
                 raise Unavailable(
-                    f"the feature store is away: {first_line(problem) if answer.done() else late}",
+                    f"the feature store is away: {reason}",
                     hint="send the features, or raise serving.feature_timeout_s",
                     retry_after_s=1,
                 ) from problem
