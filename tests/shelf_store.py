@@ -1,15 +1,19 @@
-"""A feature store for tests: features of a table by `airport`. One file, and a line for it."""
+"""A feature store for tests: features of a table by `airport`, in the place of Feast."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
-from bascule.bundle.features import STORES, Features
-from bascule.core import DType
+import msgspec
 
-SCHEME, PLACE = "shelf", "tests.shelf_store:Shelf"
+from bascule.bundle.disk import FEATURES
+from bascule.bundle.features import Features, feast, filling
+from bascule.core import DType, canonical_json, sha256_bytes
+
 TTL_S = 3_600.0
 
 
@@ -18,12 +22,14 @@ class Shelf:
 
     Attributes:
         asked: The keys of each question, but for the first, which only wakes a store.
+        sources: The service of each.
         open: Cleared to have a question wait.
         failure: What a question raises.
     """
 
     rows: dict[str, dict[str, tuple[object, float]]]
     asked: list[list[str]]
+    sources: list[str]
     open = threading.Event()
     failure: Exception | None
 
@@ -38,6 +44,7 @@ class Shelf:
         (airports,) = keys.values()
         if list(airports) != [""]:
             self.asked.append(list(airports))
+            self.sources.append(features.source)
             self.open.wait(60)
             if self.failure is not None:
                 raise self.failure
@@ -52,9 +59,19 @@ class Shelf:
 
 @contextmanager
 def shelves(monkeypatch, rows):
-    """The class, as a line of the table, and fresh."""
-    monkeypatch.setitem(STORES, SCHEME, PLACE)
-    Shelf.rows, Shelf.asked, Shelf.failure = rows, [], None
+    """The class in the place of Feast, and fresh."""
+    for module in (feast, filling):
+        monkeypatch.setattr(module, "Feast", Shelf)
+    Shelf.rows, Shelf.asked, Shelf.sources, Shelf.failure = rows, [], [], None
     Shelf.open.set()
     yield Shelf
     Shelf.open.set()  # a thread that waits ends
+
+
+def declare(path: Path, features: Features | dict[str, object]) -> None:
+    """Have a bundle say which of its inputs are looked up, as if it were packed so."""
+    content = canonical_json(msgspec.to_builtins(features))
+    (path / FEATURES).write_bytes(content)
+    manifest = json.loads((path / "bundle.json").read_bytes())
+    manifest["files"][FEATURES] = {"sha256": sha256_bytes(content), "bytes": len(content)}
+    (path / "bundle.json").write_bytes(canonical_json(manifest))

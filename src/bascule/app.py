@@ -694,8 +694,7 @@ def batch_model(
     if isinstance(model, str) and not is_path(model):
         registry, found = registered(partial(open_registry, settings), model)
         model = registry.path(found)
-    store = settings.serving.feature_store
-    bundle = model if isinstance(model, Bundle) else load(model).with_features(store)
+    bundle = model if isinstance(model, Bundle) else load(model)
     _note_master(settings)
     number = "" if found is None else str(found.number)
     chosen = settings.monitoring

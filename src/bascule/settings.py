@@ -174,7 +174,7 @@ class ServingSettings(_Section):
         providers: Execution providers of ONNX Runtime, by its own names and in the order of
             preference: `OpenVINOExecutionProvider`. None named is the processor (CPU) alone.
         feature_store: Completes the rows of models packed with `--features`: a Feast repository.
-        feature_timeout_s: How long it may take to answer for 1,000 keys.
+        feature_timeout_s: How long it may take to answer for 1,000 rows.
         arms: Which arms of a plan are answered: "all", or "own", those of the versions that the
             server was started with, where a router in front splits (`rollouts.routers`).
         models: The policies of models, by their names.
@@ -665,7 +665,7 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
     files: dict[str, Any] = {
         name: str(here / Path(path).expanduser())
         for name in _SERVING_FILES
-        if (path := getattr(settings.serving, name)) and "://" not in path
+        if (path := getattr(settings.serving, name))
     }
     return replace(
         settings,

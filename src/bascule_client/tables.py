@@ -170,10 +170,12 @@ def conform(
     columns = _to_matrix(table, signature) if signature.is_matrix else _to_named(table, signature)
     if not len(next(iter(columns.values()))):
         raise Invalid("there are no rows to predict")
+    rows = len(next(iter(columns.values())))
     return {
         wanted.name: _conform(columns[wanted.name], wanted)
-        for wanted in signature.inputs
         if wanted.name in columns
+        else missing(wanted, rows)
+        for wanted in signature.inputs
     }
 
 
@@ -195,11 +197,7 @@ def read_truth(truth: Any, names: Sequence[str] = ()) -> NDArray[Any]:
 
 def for_program(columns: Columns, inputs: Sequence[Field]) -> Columns:
     """Columns in a signature's dtypes, in the dtypes that a program reads."""
-    return {
-        wanted.name: as_dtype(columns[wanted.name], wanted.dtype)
-        for wanted in inputs
-        if not wanted.optional or wanted.name in columns
-    }
+    return {wanted.name: as_dtype(columns[wanted.name], wanted.dtype) for wanted in inputs}
 
 
 def as_dtype(values: NDArray[Any], dtype: DType) -> NDArray[Any]:
@@ -218,6 +216,11 @@ def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
         flags = np.fromiter((value is None for value in values.ravel()), bool, values.size)
         return np.asarray(flags.reshape(values.shape))
     return np.zeros(values.shape, bool)
+
+
+def missing(field: Field, rows: int) -> NDArray[Any]:
+    """The values of an input that is left out."""
+    return np.full(rows, None if field.dtype is DType.BYTES else np.nan, field.dtype.numpy)
 
 
 def take(columns: Columns, rows: Any) -> Columns:
@@ -696,8 +699,7 @@ def _to_named(table: Table, signature: Signature) -> Columns:
         return {name: values[:, i] for i, name in enumerate(names)}
     if table.source == "texts" and len(names) == 1:
         return dict(zip(names, table.columns.values(), strict=True))
-    optional = {wanted.name for wanted in signature.inputs if wanted.optional}
-    _require(table, [name for name in names if name not in optional])
+    _require(table, [wanted.name for wanted in signature.inputs if not wanted.optional])
     return {name: table.columns[name] for name in names if name in table.columns}
 
 

@@ -71,8 +71,6 @@ def infer_request(
     tensors: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for field in inputs:
-        if field.name not in columns:  # an optional one
-            continue
         values = columns[field.name]
         tensor: dict[str, Any] = {
             "name": field.name,

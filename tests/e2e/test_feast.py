@@ -1,4 +1,4 @@
-"""Feast itself, with SQLite online and files offline: served, scored, and joined in time."""
+"""Feast itself, with SQLite online and files offline: served, and joined in time."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from tests.feature_repositories import TTL, feast_imported, make_repository
 
 import bascule
-from bascule.bundle.features import FEATURES_KIND, declared, join, open_store
+from bascule.bundle.disk import read_manifest
+from bascule.bundle.features import declared, join
+from bascule.bundle.features.feast import Feast
 from bascule.core import DType, Invalid
 from bascule.monitoring.ledger import Ledger
 from bascule.training import prepare, read_newest, train
@@ -71,26 +72,20 @@ def bundle(repository, packed):
 
 
 def test_a_bundle_says_which_features_of_which_keys_it_takes(bundle, repository):
-    said = declared(bundle, str(repository))
+    said = declared(bundle, read_manifest(bundle))
     assert dict(said.keys) == {"carrier": DType.BYTES}
     assert dict(said.max_age_s) == {"delay": 86_400.0, "flights": 86_400.0}
-    assert open_store(str(repository)).describe("late_by_origin").keys == {"origin": DType.BYTES}
-    by_name = open_store(f"feast://{repository}").describe("carriers:delay,carriers:flights")
-    assert dict(by_name.max_age_s) == dict(said.max_age_s)
-    for source in ("nobody", "nobody:delay"):
-        with pytest.raises(Invalid, match="nobody"):
-            open_store(str(repository)).describe(source)
+    assert Feast(str(repository)).describe("late_by_origin").keys == {"origin": DType.BYTES}
+    with pytest.raises(Invalid, match="nobody"):
+        Feast(str(repository)).describe("nobody")
     with pytest.raises(Invalid, match="feature store"):
-        open_store("/nowhere")
+        Feast("/nowhere")
 
 
-def test_the_server_python_and_batch_answer_alike_by_keys(bundle, repository, serve, tmp_path):
+def test_the_server_answers_by_keys_as_by_features_written_out(bundle, repository, serve, tmp_path):
     keys = pd.DataFrame({"carrier": ["AA", "BB", "DL"], "distance": [500.0, 900.0, 700.0]})
     written = keys.assign(delay=[2.0, 3.0, np.nan], flights=[20, 30, np.nan])  # DL is too old
     expected = bascule.load(bundle).predict(written)["probabilities"]
-    python = bascule.load(bundle).with_features(str(repository)).predict(keys)
-    np.testing.assert_array_equal(python["probabilities"], expected)
-
     settings = {
         "BASCULE_HOME": str(tmp_path / "home"), "BASCULE_MONITORING__LEDGER": "auto",
         "BASCULE_SERVING__FEATURE_STORE": str(repository),
@@ -109,15 +104,6 @@ def test_the_server_python_and_batch_answer_alike_by_keys(bundle, repository, se
     since_s = (datetime.now(UTC) - NOW).total_seconds()
     assert ages[:2] == pytest.approx([3_600 + since_s, 7_200 + since_s], abs=60)
     assert np.isnan(ages[2]), "nothing was looked up that could be used"
-
-    keys.to_parquet(tmp_path / "keys.parquet")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        bascule.batch.run(bundle, tmp_path / "keys.parquet", tmp_path / "scored.parquet")
-    scored = pq.read_table(tmp_path / "scored.parquet").to_pandas()
-    probabilities = scored[[name for name in scored if name.startswith("probabilities")]]
-    np.testing.assert_array_equal(probabilities.to_numpy(), expected)
 
 
 def features_at_random(random, count=400):
@@ -198,8 +184,8 @@ def test_a_pipeline_trains_on_what_was_known_and_says_so_in_its_bundle(tmp_path,
     first = read_newest(pipeline)
     assert {"delay", "flights"} < {*first.train.column_names}
     trained = train(prepare(pipeline), tmp_path / "work")
-    (said,) = trained.bundle.statements(FEATURES_KIND)
-    assert said.body["keys"] == {"carrier": "BYTES"}
+    said = declared(trained.bundle.path, trained.bundle.manifest)
+    assert dict(said.keys) == {"carrier": DType.BYTES}
     # A version that comes late, and was true before, changes the rows: the run is another one.
     corrected = features.assign(delay=features.delay + 1)
     corrected.to_parquet(tmp_path / "repository" / "carriers.parquet")

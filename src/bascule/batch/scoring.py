@@ -301,8 +301,6 @@ def _read_names(bundle: Bundle, schema: pa.Schema, ignore: Sequence[str]) -> lis
         )
     if is_unnamed:
         wanted = names
-    left_out = {one.name for one in signature.inputs if one.optional}.difference(names)
-    wanted = [name for name in wanted if name not in left_out]
     absent = [name for name in wanted if name not in names]
     if absent:
         raise Invalid(
@@ -310,9 +308,8 @@ def _read_names(bundle: Bundle, schema: pa.Schema, ignore: Sequence[str]) -> lis
             hint=f"its columns are {', '.join(names[:20])}",
             field=absent[0],
         )
-    fields = {one.name: one for one in signature.inputs}
-    for name in wanted:
-        field = signature.inputs[0] if signature.is_matrix else fields[name]
+    for place, name in enumerate(wanted):
+        field = signature.inputs[0 if signature.is_matrix else place]
         _check_type(field, schema.field(name))
     return wanted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,6 @@ from bascule.bundle.answer import Answer, places_of
 from bascule.bundle.choosing import Roles, fastest, roles
 from bascule.bundle.disk import Manifest, Statement, Target
 from bascule.bundle.extras import Extra, ExtraRequest, open_extras, read_requests, with_extras
-from bascule.bundle.features import Features, FilledProgram, declared
 from bascule.bundle.opening import open_original, open_program, pinned_program
 from bascule.bundle.programs import runnable
 from bascule.bundle.statements import (
@@ -48,7 +47,6 @@ from bascule_client.answer import Places
 _CALL_ROWS = 65_536
 """The most rows that an original is handed in one call, which has a bound of time and of bytes."""
 _SHOWN_NAMES = 12
-_FEATURES_S = 60.0
 _LOOK_AGAIN_S = 0.1
 """How long a bundle relies on the statements that it has read: to look takes as long as to run."""
 _MAX_SIZES = 1024
@@ -86,8 +84,6 @@ class Bundle:
         self._choice: _Choice | None = None
         self._look_at_s = 0.0
         self._may_ask_original = True
-        self._features: Features | None = None
-        self._store = ""
         self._opening = threading.Lock()
 
     @property
@@ -96,20 +92,7 @@ class Bundle:
 
     @property
     def signature(self) -> Signature:
-        own = self.manifest.signature
-        if self._features is None:
-            return own
-        return replace(own, inputs=self._features.fields(own.inputs))
-
-    def with_features(self, store: str) -> Bundle:
-        """The bundle, which looks features up that rows leave out, if it was packed with any.
-
-        Args:
-            store: Where it does; see `features.open_store`. Empty for nowhere.
-        """
-        made = Bundle(self.path, self.manifest)
-        made._features, made._store = declared(self.path, store), store
-        return made
+        return self.manifest.signature
 
     @property
     def task(self) -> str:
@@ -247,13 +230,8 @@ class Bundle:
     def _opened(self, name: str) -> Program:
         """A program for batches. The original, where it is only faster, may do no harm."""
         if name != disk.ORIGINAL or not self.manifest.programs:
-            program = self.program(None if name == disk.ORIGINAL else name)
-        else:
-            program = self._unasked_original(isolated=True)
-        if self._features is None:
-            return program
-        own = self.manifest.signature
-        return FilledProgram(program, self._features, own, self._store, _FEATURES_S)
+            return self.program(None if name == disk.ORIGINAL else name)
+        return self._unasked_original(isolated=True)
 
     def _unasked_original(self, *, isolated: bool, threads: int = 1) -> Program:
         """The original where it serves or is faster, without the caller having named it.

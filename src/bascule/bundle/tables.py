@@ -18,6 +18,7 @@ from bascule_client.tables import (
     conform as conform,
     for_program as for_program,
     is_missing as is_missing,
+    missing as missing,
     read_table as read_table,
     read_truth as read_truth,
     recombined as recombined,

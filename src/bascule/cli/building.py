@@ -107,10 +107,7 @@ def pack(
     ] = None,
     features: Annotated[
         str,
-        typer.Option(
-            help="A feature store that knows inputs: FEAST_REPOSITORY#SERVICE, or "
-            "#VIEW:FEATURE,VIEW:FEATURE."
-        ),
+        typer.Option(help="A feature store that knows inputs: FEAST_REPOSITORY#SERVICE."),
     ] = "",
     file: Annotated[
         list[str] | None,

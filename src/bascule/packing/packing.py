@@ -29,7 +29,7 @@ from bascule.bundle import (
 )
 from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
 from bascule.bundle.explaining import EXPLAINING_KIND, IMPORTANCE_KIND
-from bascule.bundle.features import FEATURES_KIND, features_of
+from bascule.bundle.features import Features, features_of
 from bascule.bundle.originals import is_inspected, is_isolated, open_archive
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
 from bascule.bundle.statements import (
@@ -153,8 +153,7 @@ def pack(
             pair; or a mapping of `noise_multiplier`, `sample_rate`, `steps` and `delta`. Gates ask
             for it by `epsilon <= 3`.
         features: The store that servers may look inputs up in, `STORE#SOURCE`: the folder of a
-            Feast repository and a feature service, or `VIEW:FEATURE,VIEW:FEATURE`. An input is the
-            feature of its name.
+            Feast repository and a feature service. An input is the feature of its name.
         federated: Of a training on devices: its options and rounds. `train` then gives types and
             ranges alone, and the bundle says nothing of the rows that it was trained on.
         code: Files and packages with code of your own that a pipeline holds, and the names of
@@ -223,7 +222,6 @@ def _fill(
     """Write the bundle, its statements and its card."""
     sealed = seal(draft, model, rows, request)
     manifest, subject, choice = sealed.manifest, sealed.subject, sealed.choice
-    looked_up = features_of(request.features, manifest.signature) if request.features else None
     said = [("parity", parity.to_json()) for parity in (choice.parity, *choice.others_parity)]
     if measure:
         measured = _measure(draft, manifest, subject, choice, request)
@@ -233,8 +231,6 @@ def _fill(
     said.append((CALIBRATION_KIND, sealed.calibration))
     if request.privacy is not None:
         said.append((PRIVACY_KIND, request.privacy.to_json()))
-    if looked_up is not None:
-        said.append((FEATURES_KIND, msgspec.to_builtins(looked_up)))
     if sealed.explaining:
         said.append((EXPLAINING_KIND, dict(sealed.explaining)))
     if measure and disk.EXPLAINING in manifest.files:
@@ -282,7 +278,7 @@ class Request:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[Mapping[str, Any]] = ()
     privacy: PrivacyClaim | None = None
-    features: str = ""
+    features: str | Features | None = None
     federated: Mapping[str, Any] | None = None
     code: str | Path | Sequence[str | Path] = ()
     tell: Progress = lambda _: None  # for callers that show nothing
@@ -317,6 +313,9 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     flavor = flavor_of(model, request.code)
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
+    features = request.features or None
+    if isinstance(features, str):
+        features = features_of(features, subject.signature)
     own = calibrating.read_rows(rows.calibration, subject)
     if not request.is_rebuilt:
         check_rows(subject, own)
@@ -341,6 +340,8 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     explained = _explained(lambda: copy.copy(third), subject, choice, request)
     request.tell(explained.told)
     files = {**kept, **held_out.files, **baseline, **scorer, **explained.files}
+    if features is not None:
+        files[disk.FEATURES] = canonical_json(msgspec.to_builtins(features))
     manifest = _write(draft, flavor, subject, choice, files, request)
     return _Sealed(manifest, subject, choice, own, held_out.statement(), explained.statement)
 

@@ -20,6 +20,7 @@ import numpy as np
 from bascule.bundle import Bundle, conform, disk, load, read_truth
 from bascule.bundle.disk import TRUTHS, Difference, Facts, differences
 from bascule.bundle.explaining import read_explanation
+from bascule.bundle.features import declared
 from bascule.bundle.originals import Frame
 from bascule.core import Columns, Invalid, Scratch
 from bascule.packing.explaining import SAMPLED_BACKGROUND
@@ -140,6 +141,7 @@ def _request(bundle: Bundle, tell: Callable[[str], None]) -> Request:
         serve_original=manifest.serves == disk.ORIGINAL,
         allow_non_finite=manifest.allows_non_finite,
         explain=_explain(bundle),
+        features=declared(bundle.path, manifest),
         is_rebuilt=True,
         tell=tell,
     )

@@ -151,11 +151,13 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     A struct, because it is made for every call: that takes a third of the time of a named tuple.
     `original`: what the model answered, for records, where a policy gives its caller less.
+    `inputs`: the columns of the call with what was looked up for them; None where nothing was.
     """
 
     outputs: Columns
     by: AnsweredBy
     original: Columns | None = None
+    inputs: Columns | None = None
 
 
 Outcome = Answer | BasculeError

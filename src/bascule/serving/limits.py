@@ -50,8 +50,8 @@ class Limits:
             for no limit. The models with the oldest last request are unloaded for others.
         providers: Execution providers of ONNX Runtime, in the order of preference; none named is
             the processor (CPU) alone.
-        feature_store: Completes the rows of models packed with features; see `open_store`.
-        feature_timeout_s: How long it may take to answer for 1,000 keys.
+        feature_store: Completes the rows of models packed with features: a Feast repository.
+        feature_timeout_s: How long it may take to answer for 1,000 rows.
         drain_s: How long a worker lets requests finish after the signal to stop.
         worker_silent_s: How long a worker's event loop may stand still before it is killed.
     """

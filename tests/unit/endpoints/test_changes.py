@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from tests.scenarios.commands import run
+from tests.shelf_store import declare
 
 from bascule.app import open_endpoints, open_registry
 from bascule.control import Served
@@ -222,6 +224,20 @@ def test_a_version_that_takes_no_missing_values_does_not_replace_one_that_does(p
     assert "requests without dry would fail" in refused.value.message
     assert "--to NAME" in refused.value.hint
     assert deploy(picky, "wind/1", endpoint="calm").plan.endpoint == "calm"
+
+
+def test_a_version_whose_inputs_are_looked_up_does_not_replace_one_that_is_sent_them(
+    picky, packed, tmp_path
+):
+    """Servers with a feature store would not follow such a plan."""
+    registry = open_registry(settings_of(tmp_path))
+    path = shutil.copytree(registry.path("wind/2"), tmp_path / "wind.bundle")
+    declare(path, {"source": "all", "keys": {"place": "BYTES"}, "max_age_s": {"dry": 0.0}})
+    registry.push(path, by="ada")
+    deploy(picky, "wind/2")
+    with pytest.raises(Refused, match="wind/3 has other inputs or outputs than wind/2"):
+        deploy(picky, "wind/3")
+    assert deploy(picky, "wind/3", endpoint="calm").plan.endpoint == "calm"
 
 
 def test_a_name_that_nothing_answers_has_nothing_to_change(home, tmp_path):

@@ -15,10 +15,9 @@ from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tests.ledger_rows import table
+from tests.shelf_store import declare
 
 import bascule
-from bascule.bundle.disk import write_statement
-from bascule.bundle.features import FEATURES_KIND
 from bascule.core import Invalid
 from bascule.endpoints import Arm, ContextFeature, ContextPolicy, Plan, context_of
 from bascule.monitoring.ledger import (
@@ -394,8 +393,7 @@ def test_an_input_by_which_nothing_can_be_steered_is_refused(
 
 def test_what_a_feature_store_gives_once_the_version_is_known_steers_no_request(bundle, tmp_path):
     path = shutil.copytree(bundle.path, tmp_path / "named.bundle")
-    said = {"source": "all", "keys": {"key": "BYTES"}, "max_age_s": {"age": 0.0}}
-    write_statement(path, FEATURES_KIND, said, at=START, by="test")
+    declare(path, {"source": "all", "keys": {"key": "BYTES"}, "max_age_s": {"age": 0.0}})
     looked_up = bascule.load(path)
     assert prepared(looked_up, "age", home=tmp_path), "callers send it where no store is set"
     with pytest.raises(Invalid, match="age is looked up"):

@@ -307,3 +307,18 @@ def test_the_unit_of_a_key_is_kept_where_a_rollout_counts_keys():
     rows = [(row["id"], row["unit"], row["caller"]) for row in spool.rows()]
     units = [("0", None), ("1", 4_711), ("2", -1), ("3", None)]
     assert rows == [(name, unit, "me") for name, unit in units for _ in range(2)]
+
+
+def test_what_was_looked_up_is_kept_and_not_what_was_sent():
+    spool = Spool()
+    recorder = LedgerRecorder(spool)
+    for looked_up in ({"x": np.full(1, 2.0), "age": np.ones(1)}, None):
+        context = SimpleNamespace(
+            prediction_id="1", caller="", protocol="oip", trace=(b"", b""), started_ns=0
+        )
+        answer = looked_up and Answer({}, BY, None, looked_up)
+        recorder.add(context, Call({"x": np.full(1, np.nan)}, 1), answer, LABEL, 200, 1)
+    recorder.flush()
+    answered, refused = spool.rows()
+    assert (answered["input.x"], answered["input.age"]) == (2.0, 1.0)
+    assert np.isnan(refused["input.x"])

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 import threading
-from datetime import UTC, datetime
 
 import pytest
-from tests.shelf_store import shelves
+from tests.shelf_store import declare, shelves
 
 import bascule
-from bascule.bundle.disk import write_statement
-from bascule.bundle.features import FEATURES_KIND
+from bascule.endpoints import Arm, Plan, Shadow
 from bascule.serving.limits import Limits
 from bascule.serving.specs import ModelSpec
-from bascule.serving.telemetry import MetricLabels
+from bascule.serving.telemetry import MetricLabels, labels_of
 from bascule.serving.workers import LoadedModels
+from bascule.serving.workers.planned_endpoints import PlannedEndpoints, find_version
 from bascule_client import Client
 
 KNOWN = {
@@ -24,7 +23,7 @@ KNOWN = {
 }
 BY_KEY = [{"airport": "JFK"}]
 WHOLE = [{name: value for name, (value, _) in KNOWN["JFK"].items()} | BY_KEY[0]]
-STORE = "shelf://here"
+STORE = "here"
 
 
 @pytest.fixture(autouse=True)
@@ -41,26 +40,30 @@ def records():
 
 @pytest.fixture
 def server(serve_models, fake, inline, table_bundle, tmp_path, records):
-    """A server of `late`, whose features are on the shelf."""
-    path = shutil.copytree(table_bundle, tmp_path / "late.bundle")
+    """A server of `late`, whose features are on the shelf; those of `late/2` in another service."""
+    paths = [shutil.copytree(table_bundle, tmp_path / f"{name}.bundle") for name in ("a", "b")]
     max_age_s = {"wind": 3600.0, "gust": 3600.0, "month": 0.0, "carrier": 0.0}
-    body = {"source": "all", "keys": {"airport": "BYTES"}, "max_age_s": max_age_s}
-    write_statement(path, FEATURES_KIND, body, at=datetime.now(UTC), by="test")
+    for path, source in zip(paths, ("all", "others"), strict=True):
+        declare(path, {"source": source, "keys": {"airport": "BYTES"}, "max_age_s": max_age_s})
+    specs = ModelSpec("late", "1", paths[0]), ModelSpec("late", "2", paths[1])
 
     class Recorder:
-        def add(self, _context, call, *_):
-            records.append(None if call is None else dict(call.columns))
+        def add(self, _context, call, answer, *_):
+            looked_up = None if answer is None else answer.inputs
+            records.append(None if call is None else dict(looked_up or call.columns))
 
     started = serve_models(("other", fake(), inline), recorder=Recorder())
-    started.counters.name(MetricLabels("late", "1"))
+    for number in ("1", "2"):
+        started.counters.name(MetricLabels("late", number))
     served = []
     limits = Limits(feature_store=STORE, feature_timeout_s=0.5)
     models = LoadedModels(
         started.counters, 0, limits, started.loop, served.extend, policies={}, held=started.held
     )  # fmt: skip
-    started.on_loop(lambda: models.start((ModelSpec("late", "1", path),)))
+    started.on_loop(lambda: models.start(specs))
     started.serve(*served)
     started.loaded = models
+    started.versions = served
     return started
 
 
@@ -190,3 +193,46 @@ def test_a_store_that_is_away_is_503_unless_the_request_has_all(post, shelf):
     assert post(*by("records", WHOLE)).status == 200
     shelf.failure = None
     assert post(*by("records", BY_KEY)).status == 200
+
+
+def behind_an_endpoint(server, plan):
+    """The versions answer by this plan."""
+    endpoints = PlannedEndpoints(
+        server.counters, 0, server.loop, lambda *_: None,
+        lambda reference: find_version(reference, server.versions),
+    )  # fmt: skip
+    server.counters.arms.name(labels_of(plan), [])
+    (endpoint,) = server.on_loop(lambda: endpoints.follow((plan,))).values()
+    server.serve(endpoint, *server.versions)
+
+
+def test_a_shadow_looks_up_its_own_features(server, post, shelf, records):
+    arms = (Arm("current", "late/1", 100.0),)
+    behind_an_endpoint(server, Plan("late", 1, arms, shadow=Shadow("late/2", 100.0)))
+    assert post(*by("tensors", BY_KEY)).status == 200
+    server.until(lambda: len(shelf.sources) == 2)
+    assert shelf.sources == ["all", "others"]
+    (call,) = records
+    assert call["wind"].tolist() == [2.0]
+
+
+def test_a_fallback_looks_up_its_own_features(server, post, shelf, records):
+    """And its answer is in the ledger with what it was given."""
+    arms = (Arm("current", "late/1", 100.0),)
+    behind_an_endpoint(server, Plan("late", 1, arms, fallback="late/2"))
+    failing = server.versions[0].engine.program
+
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    failing.run = fail
+    assert post(*by("tensors", BY_KEY)).status == 200
+    assert shelf.sources == ["all", "others"]
+    assert records[0]["wind"].tolist() == [2.0]
+
+
+def test_an_explanation_is_of_what_was_looked_up(post):
+    asks = {"parameters": {"explain": True}}
+    path, body = FORMS["tensors"]
+    by_key, whole = (post(path, body(rows) | asks) for rows in (BY_KEY, WHOLE))
+    assert (by_key.status, by_key.json["outputs"]) == (200, whole.json["outputs"])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import sys
 from contextlib import closing
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from tests.own_environments import files_of
+from tests.shelf_store import declare, shelves
 
 import bascule
 from bascule.bundle.programs import check_providers
@@ -43,12 +45,12 @@ def opened(tmp_path, costly_bundle):
     loop = asyncio.new_event_loop()
     engines = []
 
-    def opening(**limits):
+    def opening(bundle=costly_bundle, **limits):
         counters = Counters(tmp_path / "counters", 1)
         counters.name(MetricLabels("net", "1"))
         series = counters.series(0, MetricLabels("net", "1"))
         model = describe(
-            ModelSpec("net", "1", costly_bundle), Limits(**limits), series, loop,
+            ModelSpec("net", "1", bundle), Limits(**limits), series, loop,
             BufferBudget(1 << 30),
         )  # fmt: skip
         engines.append(open_engine(model, loop))
@@ -76,6 +78,17 @@ def test_a_program_on_another_provider_is_compared_and_promises_nothing_of_batch
     caplog.clear()
     opened()
     assert OTHER not in caplog.text
+
+
+def test_a_provider_is_compared_where_inputs_come_from_a_feature_store(
+    opened, table_bundle, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    path = shutil.copytree(table_bundle, tmp_path / "late.bundle")
+    declare(path, {"source": "all", "keys": {"tail": "BYTES"}, "max_age_s": {"wind": 0.0}})
+    with shelves(monkeypatch, {}):
+        opened(path, providers=(OTHER,), feature_store="here")
+    assert f"on {OTHER} differs from the processor by up to 0 " in caplog.text
 
 
 def test_one_that_differs_by_more_than_the_tolerance_is_not_served(costly_bundle):

@@ -1,11 +1,9 @@
-from .filling import AGE as AGE, FilledProgram as FilledProgram
-from .port import (
-    FEATURES_KIND as FEATURES_KIND,
-    STORES as STORES,
+from .feast import (
+    AGE as AGE,
     Features as Features,
-    FeatureStore as FeatureStore,
     declared as declared,
     features_of as features_of,
     join as join,
-    open_store as open_store,
+    signature_for_callers as signature_for_callers,
 )
+from .filling import FilledProgram as FilledProgram

@@ -1,30 +1,32 @@
 """A program that completes its rows from a feature store before it runs.
 
 The rules:
-- a value that the caller gives is kept; what is missing or left out is looked up;
+- a value that the caller gives is kept; what is missing is looked up;
 - a feature that is unknown, or too old, is missing, as in the rows of a training join; a model
   that takes no missing value refuses such a row;
-- a store that is away, or late, is `Unavailable`, and asked again only when it has answered.
+- a store that is away, or late, is `Unavailable`, and read again only when it has answered;
+- the columns of a call stay as they are: another version of the model looks up its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.features.port import Features, FeatureStore, open_store
-from bascule.bundle.tables import conform, for_program, is_missing
+from bascule.bundle.features.feast import AGE, Feast, Features
+from bascule.bundle.tables import as_dtype, conform, for_program, is_missing
 from bascule.core import (
     AroundProgram,
     BasculeError,
     Columns,
     DType,
-    Field,
     Invalid,
     Program,
     Signature,
@@ -32,11 +34,9 @@ from bascule.core import (
     first_line,
 )
 
-AGE = "feature_age_s"
-"""The column that a call gets: the age of the oldest feature that was looked up for a row."""
-_KEYS = 1_000
-"""In one question to a store."""
-_OPEN_S = 120.0
+_ROWS = 1_000
+"""In one read of a store."""
+_OPEN_S = 60.0
 
 
 class FilledProgram(AroundProgram):
@@ -46,124 +46,117 @@ class FilledProgram(AroundProgram):
         self, program: Program, features: Features, signature: Signature, store: str,
         timeout_s: float,
     ) -> None:  # fmt: skip
-        """Open the store, and read it once; raises `Invalid`, `MissingExtra`, `Unavailable`.
+        """Open the store, which may take `timeout_s` to answer for 1,000 rows.
 
-        Args:
-            program: The model's own.
-            features: What is looked up.
-            signature: Of the model.
-            store: See `open_store`.
-            timeout_s: How long the store may take to answer for 1,000 keys.
+        Raises:
+            Invalid: Feast refuses its configuration.
+            MissingExtra: Feast is not installed.
+            Unavailable: It does not open in time.
         """
         super().__init__(program)
         self.inputs = features.fields(program.inputs)
         self._features, self._timeout_s = features, timeout_s
-        self._fields = [one for one in features.fields(signature.inputs) if one.optional]
-        self._needed = {one.name for one in signature.inputs if not one.nullable}
+        self._fields = [field for field in features.fields(signature.inputs) if field.optional]
+        self._needed = [
+            field
+            for field in signature.inputs
+            if field.name in features.max_age_s and not field.nullable
+        ]
+        self._reading = Lock()
         self._late: Future[Any] | None = None
-        self._thread = ThreadPoolExecutor(1, "bascule-features")
-        self._store: FeatureStore = self._within(_OPEN_S, open_store, store)
-        # The first read takes a second, in which Feast imports what it needs.
+        self._store: Feast = self._within(_OPEN_S, Feast, store)
+        # The first read takes a second, in which Feast imports what it needs. A store that is away
+        # is no reason to refuse requests that have all features.
         unknown = {name: ["" if of is DType.BYTES else 0] for name, of in features.keys.items()}
-        self._within(_OPEN_S, self._store.read, features, unknown)
+        with suppress(Unavailable):
+            self._within(max(10.0, timeout_s), self._store.read, features, unknown)
 
-    def complete(self, calls: Sequence[Columns]) -> None:
-        """See `Program.complete`: adds the features, and `AGE`, to the columns of calls."""
-        calls = [one for one in calls if AGE not in one]
-        if not calls:
-            return
-        sizes = [len(next(iter(one.values()))) for one in calls]
-        pairs = [*zip(calls, sizes, strict=True)]
-        sent = {
-            one.name: np.concatenate(
-                [call[one.name] if one.name in call else _absent(one, rows) for call, rows in pairs]
-            )
-            for one in self._fields
-        }
-        ages_s = np.full(sum(sizes), np.nan)
-        rows = np.flatnonzero(np.any([is_missing(one) for one in sent.values()], axis=0))
-        keys = [np.concatenate([one[key] for one in calls])[rows] for key in self._features.keys]
-        asked = [*zip(*(one.tolist() for one in keys), strict=True)]
-        places = {key: place for place, key in enumerate(dict.fromkeys(asked))}
-        found = self._read([*places]) if places else {}
-        which = [places[key] for key in asked]
-        now_s = time.time()
-        for field in self._fields if places else ():
-            name, limit_s = field.name, self._features.max_age_s[field.name]
-            values, times_s = found[name]
-            sent[name][rows], own_s = filled(
-                sent[name][rows], _conformed(values, field)[which],
-                now_s - np.asarray(times_s, np.float64)[which], limit_s or np.inf,
-            )  # fmt: skip
-            ages_s[rows] = np.fmax(ages_s[rows], own_s)
-        start = 0
-        for call, size in pairs:
-            part = slice(start, start := start + size)
-            call |= {name: values[part] for name, values in sent.items()} | {AGE: ages_s[part]}
+    def complete(self, calls: Sequence[Columns]) -> Sequence[Columns]:
+        """See `Program.complete`: adds the features, and `AGE`."""
+        names = [*self._features.keys, *(field.name for field in self._fields)]
+        columns = {name: np.concatenate([call[name] for call in calls]) for name in names}
+        sizes = [len(call[names[0]]) for call in calls]
+        columns[AGE] = np.full(sum(sizes), np.nan)
+        gaps = np.any([is_missing(columns[field.name]) for field in self._fields], axis=0)
+        for start in range(0, np.count_nonzero(gaps), _ROWS):
+            self._look_up(columns, np.flatnonzero(gaps)[start : start + _ROWS])
+        ends = np.cumsum(sizes)
+        return [
+            call | {name: values[end - size : end] for name, values in columns.items()}
+            for call, size, end in zip(calls, sizes, ends, strict=True)
+        ]
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """See `Program.run`; raises `Invalid` for a row that lacks what the model needs."""
-        self.complete([columns])
-        for name in self._needed.intersection(self._features.max_age_s):
-            if (missing := is_missing(columns[name])).any():
+        if AGE not in columns:
+            (columns,) = self.complete([columns])
+        for field in self._needed:
+            values = columns[field.name]
+            wrong = missing = is_missing(values)
+            if field.dtype is DType.BOOL or field.dtype.is_integer:
+                wrong = as_dtype(values, field.dtype) != values
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                what = "missing" if missing[row] else f"{values[row]:g}"
                 raise Invalid(
-                    f"{name} is missing in row {int(np.argmax(missing))}: the feature store has "
-                    "none for its keys, or one that is too old",
-                    hint=f"send {name}: the model takes no missing value there",
-                    field=name,
+                    f"{field.name} is {what} in row {row}, and the model takes {field.dtype.value}",
+                    hint=f"send {field.name}, where the feature store has none that is new enough",
+                    field=field.name,
                 )
         return self._program.run(for_program(columns, self._program.inputs), outputs)
 
-    def _read(self, keys: Sequence[tuple[Any, ...]]) -> dict[str, tuple[list[Any], list[float]]]:
-        found: dict[str, tuple[list[Any], list[float]]]
-        found = {name: ([], []) for name in self._features.max_age_s}
-        for start in range(0, len(keys), _KEYS):
-            columns = zip(*keys[start : start + _KEYS], strict=True)
-            named = dict(zip(self._features.keys, columns, strict=True))
-            read = self._within(self._timeout_s, self._store.read, self._features, named)
-            for name, (values, times_s) in read.items():
-                found[name][0].extend(values)
-                found[name][1].extend(times_s)
-        return found
+    def _look_up(self, columns: Columns, rows: NDArray[np.intp]) -> None:
+        """Write what is missing in these rows, and its age."""
+        keys: Iterable[Any] = zip(
+            *(columns[key][rows].tolist() for key in self._features.keys), strict=True
+        )
+        places: dict[Any, int] = {}
+        which = [places.setdefault(key, len(places)) for key in keys]
+        distinct = dict(zip(self._features.keys, zip(*places, strict=True), strict=True))
+        known = self._within(self._timeout_s, self._store.read, self._features, distinct)
+        now_s = time.time()
+        for field in self._fields:
+            values = np.empty(len(places), object)
+            values[:], times_s = known[field.name]
+            # Raises `Invalid` for a value that the model does not take.
+            read = conform({field.name: values}, Signature((field,), ()))[field.name][which]
+            ages_s = now_s - np.asarray(times_s, np.float64)[which]
+            # As in Feast's join, a value as old as the limit is not too old.
+            is_new = ages_s <= (self._features.max_age_s[field.name] or np.inf)
+            is_used = is_missing(columns[field.name][rows]) & ~is_missing(read) & is_new
+            columns[field.name][rows[is_used]] = read[is_used]
+            columns[AGE][rows] = np.fmax(columns[AGE][rows], np.where(is_used, ages_s, np.nan))
 
     def _within(self, timeout_s: float, ask: Callable[..., Any], *arguments: Any) -> Any:
-        """What the store answers in time; its own calls cannot be ended."""
-        if self._late is not None and not self._late.done():
-            raise Unavailable(
-                "the feature store still owes an answer", hint="retry later", retry_after_s=1
-            )
-        asked = self._thread.submit(ask, *arguments)
-        try:
-            return asked.result(timeout_s)
-        except BasculeError:
-            raise
-        except Exception as problem:  # code of a store may raise anything
-            self._late = asked
-            late = f"it gave no answer within {timeout_s:g} s"
-            raise Unavailable(
-                f"the feature store is away: {first_line(problem) if asked.done() else late}",
-                hint="send the features, or raise serving.feature_timeout_s",
-                retry_after_s=1,
-            ) from problem
+        """What the store answers in time. A call that is late cannot be ended.
 
+        Its thread does not hold up the end of the process, as that of an executor would.
+        """
+        answer: Future[Any] = Future()
 
-def filled(
-    sent: NDArray[Any], known: NDArray[Any], age_s: NDArray[np.float64], max_age_s: float
-) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Values that were sent, known ones where none was, and the ages of these; NaN for others.
+        def work() -> None:
+            try:
+                answer.set_result(ask(*arguments))
+            except BaseException as problem:
+                answer.set_exception(problem)
 
-    A value as old as `max_age_s` is not too old, as in Feast's join. All have the shape (rows,).
-    """
-    is_used = is_missing(sent) & ~is_missing(known) & (age_s <= max_age_s)
-    return np.where(is_used, known, sent), np.where(is_used, age_s, np.nan)
-
-
-def _absent(field: Field, rows: int) -> NDArray[Any]:
-    return np.full(rows, None if field.dtype is DType.BYTES else np.nan, field.dtype.numpy)
-
-
-def _conformed(values: Sequence[Any], field: Field) -> NDArray[Any]:
-    """Raises `Invalid` for a value that the model does not take."""
-    listed = np.empty(len(values), object)
-    listed[:] = values
-    return conform({field.name: listed}, Signature((field,), ()))[field.name]
+        with self._reading:
+            if self._late is not None and not self._late.done():
+                raise Unavailable(
+                    "the feature store still owes an answer", hint="retry later", retry_after_s=1
+                )
+            try:
+                Thread(target=work, name="bascule-features", daemon=True).start()
+                self._late = answer
+                return answer.result(timeout_s)
+            except BasculeError:
+                raise
+            except Exception as problem:  # code of a store may raise anything
+                reason = first_line(problem)
+                if self._late is answer and not answer.done():
+                    reason = f"it gave no answer within {timeout_s:g} s"
+                raise Unavailable(
+                    f"the feature store is away: {reason}",
+                    hint="send the features, or raise serving.feature_timeout_s",
+                    retry_after_s=1,
+                ) from problem

@@ -244,7 +244,7 @@ def _scaled_feature(
             f"context: the ledger does not keep {field} of {version} as it is",
             hint="steer by inputs that are not private (monitoring.private)",
         )
-    looked_up = declared(bundle.path, recording.feature_store)
+    looked_up = declared(bundle.path, bundle.manifest) if recording.feature_store else None
     if looked_up is not None and feature.name in looked_up.max_age_s:
         raise Invalid(
             f"context: {feature.name} is looked up in the feature store once the arm is known",

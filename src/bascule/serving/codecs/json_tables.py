@@ -229,7 +229,8 @@ class TableReader:
         if type(value) is not dict:
             raise Invalid(f"{place}: not an object", hint=self._hint())
         names = self._chosen(value)
-        names = self._sent(value, names, place)
+        if value.keys() != set(names):
+            names = self._sent(value, names, place)
         columns = [self._list(value[name], f"{place}.{name}") for name in names]
         for name, column in zip(names, columns, strict=True):
             if len(column) != len(columns[0]):
@@ -366,10 +367,9 @@ class TableReader:
         made: Columns = {}
         for one in self._inputs:
             name = one.field.name
-            if name not in given:  # an optional one
-                continue
+            values = given.get(name, [None] * len(columns[0]))
             where = _Where(f"{place} ({name})", partial(_swapped, at, name))
-            made[name] = one.read(given[name], where)
+            made[name] = one.read(values, where)
         return made, len(columns[0])
 
     def _tensor(self, items: list[Any], where: _Where) -> Table:

@@ -119,7 +119,8 @@ class CoarsePredictor(AroundPredictor):
         # What another policy has added is no output of the model.
         own = {field.name for field in self.model.signature.outputs}
         added = {name: values for name, values in answer.outputs.items() if name not in own}
-        return Answer(outputs | added, answer.by, answer.original or answer.outputs)
+        original = answer.original or answer.outputs
+        return Answer(outputs | added, answer.by, original, answer.inputs)
 
 
 class CoarseAnswers:

@@ -48,7 +48,7 @@ class DeprecatedPredictor(AroundPredictor):
             if not isinstance(outcome, BasculeError):
                 by = self._shown_by(outcome.by)
                 context.show(by)
-                outcome = Answer(outcome.outputs, by, outcome.original)
+                outcome = Answer(outcome.outputs, by, outcome.original, outcome.inputs)
             deliver(outcome)
 
         return self.model.answer(call, context, allowed_s, take)

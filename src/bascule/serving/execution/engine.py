@@ -663,50 +663,62 @@ def _run_several(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list
     outputs = batch[0].outputs
     if any(job.outputs != outputs for job in batch):
         outputs = None
+    sent = [job.columns for job in batch]
     try:
-        program.complete([job.columns for job in batch])
+        calls = program.complete(sent)
     except Unavailable as error:  # it would be so for each of them
         return [error] * len(batch)
     except BasculeError:
-        return _run_apart(program, batch, by)
+        return _run_apart(program, batch, by, [None] * len(batch))
     try:
-        columns = {
-            name: np.concatenate([job.columns[name] for job in batch]) for name in batch[0].columns
-        }
+        columns = {name: np.concatenate([call[name] for call in calls]) for name in calls[0]}
     except ValueError:  # rows of a length that varies, and of different lengths
-        return _run_apart(program, batch, by)
-    ran = run_one(program, columns, outputs, by)
+        return _run_apart(program, batch, by, calls)
+    ran = run_one(program, columns, outputs, by, columns)
     rows = sum(job.rows for job in batch)
     if isinstance(ran, BasculeError) or any(len(a) != rows for a in ran.outputs.values()):
-        return _run_apart(program, batch, by)
+        return _run_apart(program, batch, by, calls)
     together = ran.outputs
     outcomes: list[Outcome] = []
     start = 0
-    for job in batch:
+    for job, inputs in zip(batch, calls, strict=True):
         end = start + job.rows
         wanted = together if job.outputs is None else job.outputs
         rows_of_job = {name: together[name][start:end] for name in wanted}
-        outcomes.append(Answer(rows_of_job, job.by or by))
+        looked_up = None if inputs is job.columns else inputs
+        outcomes.append(Answer(rows_of_job, job.by or by, None, looked_up))
         start = end
     return outcomes
 
 
-def _run_apart(program: Program, batch: Sequence[Job], by: AnsweredBy) -> list[Outcome]:
+def _run_apart(
+    program: Program, batch: Sequence[Job], by: AnsweredBy, completed: Sequence[Columns | None]
+) -> list[Outcome]:
     """Run each job that still waits."""
     return [
         _came_too_late()
         if job.settled
-        else run_one(program, job.columns, job.outputs, job.by or by)
-        for job in batch
+        else run_one(program, job.columns, job.outputs, job.by or by, inputs)
+        for job, inputs in zip(batch, completed, strict=True)
     ]
 
 
 def run_one(
-    program: Program, columns: Columns, outputs: tuple[str, ...] | None, by: AnsweredBy
+    program: Program,
+    columns: Columns,
+    outputs: tuple[str, ...] | None,
+    by: AnsweredBy,
+    inputs: Columns | None = None,
 ) -> Outcome:
-    """Run a program; what it raises is logged here and told to the caller without its details."""
+    """Run a program; what it raises is logged here and told to the caller without its details.
+
+    `inputs`: the columns once they are completed.
+    """
     try:
-        return Answer(program.run(columns, outputs), by)
+        if inputs is None:
+            (inputs,) = program.complete((columns,))
+        made = program.run(inputs, outputs)
+        return Answer(made, by) if inputs is columns else Answer(made, by, None, inputs)
     except Exception as error:
         # A program is foreign code: whatever it raises is one failed call, not a dead server.
         return failure_of(program, error)

@@ -101,7 +101,7 @@ def added(answer: Answer, call: Call) -> Outcome:
             continue
         extra = request.extra
         try:
-            more = extra.add(call.columns, answer.outputs, request.settings)
+            more = extra.add(answer.inputs or call.columns, answer.outputs, request.settings)
         except BasculeError as problem:
             return ModelFailed(f"the answer has no {extra.name}: {problem.message}")
         except Exception as problem:
@@ -112,7 +112,7 @@ def added(answer: Answer, call: Call) -> Outcome:
         every |= more
         if request.always or call.outputs is None:
             names |= dict.fromkeys(more)
-    return Answer({name: every[name] for name in names}, answer.by)
+    return Answer({name: every[name] for name in names}, answer.by, None, answer.inputs)
 
 
 def _adds(request: ExtraRequest, outputs: tuple[str, ...] | None) -> bool:

@@ -100,7 +100,7 @@ class GuardedPredictor(AroundPredictor):
                 return
             scored = outcome.outputs
             if OUTLIER_P not in scored:  # of a version that answered for one that failed
-                scored = self.request.extra.add(call.columns, {}, ())
+                scored = self.request.extra.add(outcome.inputs or call.columns, {}, ())
             if not self.outliers(scored):
                 deliver(outcome)
                 return
@@ -134,7 +134,7 @@ class GuardedPredictor(AroundPredictor):
         def take(outcome: Outcome) -> None:
             if isinstance(outcome, Answer):
                 self.model.series.count_fallback()
-                outcome = Answer({**outcome.outputs, **own}, outcome.by)
+                outcome = Answer({**outcome.outputs, **own}, outcome.by, None, outcome.inputs)
             deliver(outcome)
 
         return other.answer(call, context, allowed_s, take)

@@ -201,7 +201,7 @@ class PlannedPredictor(AroundPredictor):
                 series.count_fallback()
                 by = arm.answered_by(outcome.by)
             context.show(by)
-            outcome = Answer(outcome.outputs, by, outcome.original)
+            outcome = Answer(outcome.outputs, by, outcome.original, outcome.inputs)
             deliver(outcome)
             if shadow is not None:
                 shadow.offer(call, outcome)

@@ -41,10 +41,11 @@ from bascule.serving.protocols import triton
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.oip_json import (
     At,
-    check_all_sent,
+    add_optional,
     check_output,
     check_rows,
     datatypes_for,
+    optional_targets,
     refuse_second,
     refuse_unsupported,
     rows_of,
@@ -370,7 +371,7 @@ class _Speaker:
             )
             for field, target in zip(model.signature.inputs, model.program.inputs, strict=True)
         }
-        self._optional = {field.name for field in model.signature.inputs if field.optional}
+        self._optional = optional_targets(model.signature.inputs, model.program.inputs)
         self._outputs = {
             field.name: field for field in (*model.signature.outputs, *model.extras.fields)
         }
@@ -413,7 +414,7 @@ class _Speaker:
                 take = self._inputs[tensor.name].taker(dtype)
                 array = take(_typed(tensor, dtype, count, where), where)
             columns[tensor.name] = array.reshape(self._row_shape(tensor, own_rows))
-        check_all_sent(columns, self._inputs, self._optional)
+        add_optional(columns, self._inputs, self._optional, rows)
         extras = self.model.extras
         wanted = extras.by_default
         if request.parameters:

@@ -18,6 +18,7 @@ import msgspec
 import simdjson
 from numpy.typing import NDArray
 
+from bascule.bundle import missing
 from bascule.bundle.extras import ExtraRequest
 from bascule.core import Columns, DType, Field, Invalid, Signature, TooLarge
 from bascule.serving.calls import Answer, AnsweredBy, Call
@@ -85,7 +86,7 @@ class Decoder:
             for field, target in zip(inputs, targets, strict=True)
         }
         output_names = {field.name for field in outputs} | extras.names
-        optional = {field.name for field in inputs if field.optional}
+        optional = optional_targets(inputs, targets)
 
         known_plans: dict[bytes, _Plan] = {}
         known_frames: dict[bytes, _Frame] = {}
@@ -292,7 +293,7 @@ def _decode(
     output_names: set[str],
     extras: Extras,
     tail: Tail | None,
-    optional: Collection[str],
+    optional: Mapping[str, Field],
 ) -> Decoded:
     if not isinstance(document, simdjson.Object):
         raise Invalid("the body is not a JSON object", hint='send {"inputs": [...]}')
@@ -311,7 +312,7 @@ def _decode(
             raise unknown_input(index, name, readers)
         refuse_second(index, name, columns)
         columns[name], rows = readers[name](tensor, rows, At(index, name), tail)
-    check_all_sent(columns, readers, optional)
+    add_optional(columns, readers, optional, rows)
     if len(document) == 1:
         return None, Call(columns, rows, None, extras.by_default), None
     keys = list(document)
@@ -429,11 +430,22 @@ def refuse_second(index: int, name: str, columns: Columns) -> None:
         raise Invalid(f"inputs[{index}]: {name!r} is given twice")
 
 
-def check_all_sent(columns: Columns, inputs: Collection[str], optional: Collection[str]) -> None:
-    """Raise `Invalid` where an input is missing that is not optional."""
-    if len(columns) < len(inputs) and (names := {*inputs}.difference(columns, optional)):
-        lacking = ", ".join(repr(name) for name in inputs if name in names)
+def optional_targets(inputs: Sequence[Field], targets: Sequence[Field]) -> dict[str, Field]:
+    """By name, the inputs that may be left out, as the program reads them."""
+    both = zip(inputs, targets, strict=True)
+    return {field.name: target for field, target in both if field.optional}
+
+
+def add_optional(
+    columns: Columns, inputs: Collection[str], optional: Mapping[str, Field], rows: int
+) -> None:
+    """Add missing values for what is left out; raises `Invalid` unless it is optional."""
+    if len(columns) == len(inputs):
+        return
+    absent = [name for name in inputs if name not in columns]
+    if lacking := ", ".join(repr(name) for name in absent if name not in optional):
         raise Invalid(f"inputs: {lacking} missing", hint="send one tensor per input of the model")
+    columns |= {name: missing(optional[name], rows) for name in absent}
 
 
 def check_rows(own_rows: int, rows: int, max_rows: int, where: At) -> None:

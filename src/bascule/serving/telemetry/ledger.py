@@ -240,6 +240,8 @@ class LedgerRecorder:
         draw = self._draw()
         if draw >= of.share:
             return
+        if answer is not None and answer.inputs is not None and call is not None:
+            call = call._replace(columns=answer.inputs)
         by, outputs = (
             (None, {}) if answer is None else (answer.by, answer.original or answer.outputs)
         )

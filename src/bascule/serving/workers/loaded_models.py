@@ -476,7 +476,8 @@ def describe(
     signature = manifest.signature
     inputs = signature.inputs if entry is None else entry.inputs
     example: Columns | None = _example(service.path, manifest, inputs, limits)
-    if features := declared(service.path, limits.feature_store):
+    features = declared(service.path, manifest) if limits.feature_store else None
+    if features is not None:
         signature = replace(signature, inputs=features.fields(signature.inputs))
         inputs, example = features.fields(inputs), None  # no keys are known
     return ServedModel(
@@ -515,14 +516,15 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
         _load_runtime(path, manifest, model.program.name, model.limits)
         _give_back_memory()  # or the model is put into what is free, and seems to add nothing
     name = model.program.name
-    providers = providers_of(manifest.program(name), model.limits)
+    entry = manifest.program(name)
+    providers = providers_of(entry, model.limits)
     check = None
-    if providers:
-        example = _example(path, manifest, model.program.inputs, model.limits)
+    if providers and entry is not None:
+        example = _example(path, manifest, entry.inputs, model.limits)
         check = ProviderCheck(path, manifest, name, example, providers)
     before_bytes = resident_bytes()
     program = open_program(path, manifest, name=name, threads=1, isolated=True, providers=providers)
-    features = declared(path, model.limits.feature_store)
+    features = declared(path, manifest) if model.limits.feature_store else None
     try:
         if check is not None:
             check.compare(program)
