@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.charts import Series, lines, non_dominated
-from bascule.core import BasculeError, Invalid, first_line
+from bascule.core import Invalid, first_line
 from bascule.training.engines import SEARCHED, Engine, Problem, engine_named
 from bascule.training.tables import Examined, Plan, examined
 
@@ -106,9 +105,9 @@ def automl(
     """Search for the best model of a table that is within limits of cost.
 
     The bundles of the candidates are in `work`, by their kinds; `tell` hears each finding and
-    candidate. `spent_s` of the budget were spent before. Signals keep the budget, so in the main
-    thread alone: elsewhere the fit or the packing of a candidate may exceed it. Raises `Invalid`
-    for a table, limit or metric that cannot be used, `MissingExtra`.
+    candidate. `spent_s` of the budget were spent before. Signals keep the budget, so it is to be
+    called in the main thread. Raises `Invalid` for a table, limit or metric that cannot be used,
+    `MissingExtra`.
     """
     began_s = time.monotonic() - spent_s
     search = engine_named(plan.engine)
@@ -162,14 +161,11 @@ class _TimeUp(BaseException):
 
 @contextmanager
 def _within(limit_s: float) -> Iterator[None]:
-    """Raise `_TimeUp` in the block after so long; in other threads than the main one, never."""
+    """Raise `_TimeUp` in the block after so long; blocks are not nested."""
 
     def end(*_: object) -> None:
         raise _TimeUp
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     if limit_s <= 0:
         raise _TimeUp
     before = signal.signal(signal.SIGALRM, end)
@@ -198,7 +194,7 @@ def _tried(
             model = make_pipeline(_preparation(table), estimator).fit(*train)
         bundle = pack(model, name=plan.model, train=train, test=table.split(2), to=to)
         results = _measured(bundle, costs, metric, table.split(1)).results
-    except (BasculeError, ValueError) as error:
+    except Exception as error:  # libraries may raise anything
         return replace(own, problem=first_line(error))
     problem = "; ".join(result.reason for result in results if not result.passed)
     quality, latency, size = (result.value for result in results[:3])
@@ -250,7 +246,7 @@ def _searched(
         with _within(_GRACE * budget_s), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             search(replace(problem, budget_s=budget_s), best)
-    except (AssertionError, ValueError) as error:
+    except Exception as error:  # libraries may raise anything
         tell(f"the search failed: {first_line(error)}")
     except _TimeUp:
         tell(f"the search was cut after {_GRACE * budget_s:.0f} s")
