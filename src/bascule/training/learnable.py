@@ -99,13 +99,16 @@ def packable(model: Any, classes: Sequence[Any], names: Sequence[str], folder: P
     from importlib.metadata import version
 
     from river.linear_model import LinearRegression, LogisticRegression
+    from river.optim.losses import Log, Squared
     from river.preprocessing import StandardScaler
 
     from bascule.packing import PythonModel
 
     steps = list(getattr(model, "steps", {}).values())
-    linear = {2: LogisticRegression, 0: LinearRegression}.get(len(classes))
-    if [type(step) for step in steps] == [StandardScaler, linear]:
+    kinds = [type(step) for step in [*steps, *(getattr(step, "loss", None) for step in steps[1:])]]
+    if kinds in (  # with another loss, it answers otherwise
+        [StandardScaler, LogisticRegression, Log], [StandardScaler, LinearRegression, Squared],
+    ):  # fmt: skip
         return _as_sklearn(steps[0], steps[1], classes, names)
     file = folder / "model.json"
     file.write_bytes(served_river.saved((model, tuple(classes))))

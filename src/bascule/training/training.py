@@ -156,6 +156,7 @@ def _alone(work: Path, key: str) -> Iterator[None]:
 
 def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained:
     from bascule.bundle import load
+    from bascule.training.on_ray import fitted_on_ray
     from bascule.training.tracking import end_autologging, inside_run
 
     pipeline, rows, fit = prepared.pipeline, prepared.rows, prepared.fit
@@ -172,7 +173,10 @@ def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained
     with Scratch("bascule-train-") as scratch:
         with inside_run(mlflow, pipeline, log, work) if mlflow else nullcontext("") as run_id:
             if pipeline.on:
-                model = _fitted_on_ray(pipeline, rows, log, run_id, mlflow)
+                code = _code_files(_folder_of(pipeline))
+                # What the code logs to MLflow joins the run.
+                joined = {"MLFLOW_TRACKING_URI": mlflow, "MLFLOW_RUN_ID": run_id} if run_id else {}
+                model = fitted_on_ray(pipeline, code, rows, log, joined)
             else:
                 model = fitted(pipeline, fit, rows, log, scratch, run_id)
         end_autologging()
@@ -196,22 +200,23 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
     """All that decides about the model. The code is that of the folder of `fit`, as imported."""
     from bascule.packing.lineage import provenance
 
-    folder = Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
+    folder = _folder_of(pipeline)
     fields = msgspec.to_builtins(pipeline)
-    deciding = {name: fields[name] for name in fields if name not in ("on", "resources", "search")}
+    deciding = {name: fields[name] for name in fields if name not in ("on", "search")}
     return {
         "pipeline": {**deciding, "data": masked(pipeline.data)},
         "rows": {
-            "all": len(rows),
-            "newest": len(rows.newest),
-            "sha256": rows.digest,
-            "held_back": rows.held_back,
-            "is_clean": rows.is_clean,
+            "all": len(rows), "newest": len(rows.newest), "sha256": rows.digest,
+            "held_back": rows.held_back, "is_clean": rows.is_clean,
         },
         "code": {"sha256": _code_digest(folder), **(provenance.git_state(folder) or {})},
         "environment": _environment_digest(),
         "python": sys.version.split()[0],
-    }
+    }  # fmt: skip
+
+
+def _folder_of(pipeline: Pipeline) -> Path:
+    return Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
 
 
 @cache
@@ -271,40 +276,6 @@ def fitted(
             f"{pipeline.fit} failed: {first_line(problem)}",
             hint="mend the code, and run it again; nothing was pushed",
         ) from problem
-
-
-def _fitted_on_ray(
-    pipeline: Pipeline, rows: Rows, log: RunLog, run_id: str, mlflow: str
-) -> Any:  # fmt: skip
-    from bascule.training.on_ray import call_on_ray
-
-    file, _, name = pipeline.fit.rpartition(":")
-    code = _code_files(Path(file).resolve().parent)
-    there = msgspec.structs.replace(pipeline, fit=f"{Path(file).name}:{name}")
-    model, noted, files = call_on_ray(
-        pipeline.on, pipeline.resources, _fitted_by_worker, there, code, rows, run_id, mlflow
-    )  # fmt: skip
-    log.parameters, log.metrics, log.curves = noted.parameters, noted.metrics, noted.curves
-    for name, content in files.items():
-        (log.folder / name).write_bytes(content)
-    return model
-
-
-def _fitted_by_worker(
-    pipeline: Pipeline, code: Mapping[str, bytes], rows: Rows, run_id: str, mlflow: str
-) -> tuple[Any, RunLog, dict[str, bytes]]:
-    """In a worker of Ray: the model, what the code has noted, and the files that it has left."""
-    if run_id:  # what the code logs to MLflow joins the run
-        os.environ |= {"MLFLOW_TRACKING_URI": mlflow, "MLFLOW_RUN_ID": run_id}
-    with Scratch("bascule-train-") as scratch:
-        for name, content in code.items():
-            (file := scratch / "code" / name).parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        log = RunLog(scratch / "artefacts")
-        log.folder.mkdir()
-        fit = named_code(f"{scratch}/code/{pipeline.fit}", "fit")
-        model = fitted(pipeline, fit, rows, log, scratch, run_id)
-        return model, log, {file.name: file.read_bytes() for file in log.folder.iterdir()}
 
 
 def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path, run_id: str) -> Any:
