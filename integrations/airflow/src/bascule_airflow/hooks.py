@@ -40,26 +40,20 @@ class BasculeHook(BaseHook):
             self._client = ControlClient(url, key=found.password or "")
         return self._client
 
-    @property
-    def training(self) -> TrainingRuns:
-        """Asks about training runs."""
-        return TrainingRuns(self.get_conn(), user="airflow")
+    def runs(self, *, trains: bool) -> BasculeHook | TrainingRuns:
+        """What asks about training runs, or about batch runs."""
+        return TrainingRuns(self.get_conn(), user="airflow") if trains else self
 
     def start(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Start a batch job, or go on with it: the status of its run."""
         return self.get_conn().do("POST /api/v1/batch/runs", dict(job), user="airflow")
 
-    def status(self, run: str, *, trains: bool = False) -> dict[str, Any]:
-        """How far a batch run is, or a training run."""
-        if trains:
-            return self.training.status(run)
+    def status(self, run: str) -> dict[str, Any]:
+        """How far a batch run is."""
         return self.get_conn().do("GET /api/v1/batch/runs/{run}", run=run)
 
-    def cancel(self, run: str, *, trains: bool = False) -> None:
-        """Stop a batch run after the batch under way, or a training run."""
-        if trains:
-            self.training.cancel(run)
-            return
+    def cancel(self, run: str) -> None:
+        """Stop a batch run after the batch under way."""
         stop = "POST /api/v1/batch/runs/{run}/cancel"
         self.get_conn().do(stop, user="airflow", run=run)
 

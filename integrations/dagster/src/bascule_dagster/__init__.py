@@ -17,18 +17,13 @@ from dagster import (
 
 from bascule_client.control import ControlClient
 from bascule_client.errors import ModelFailed
-from bascule_client.training import Status, TrainingRuns
+from bascule_client.training import TrainingRuns
 
 __all__ = ["BasculeServer", "model_asset"]
 
 
 class BasculeServer(ConfigurableResource):  # type: ignore[type-arg]
-    """The control API of a server.
-
-    Attributes:
-        url: Its address.
-        key: Of `bascule keys create`.
-    """
+    """The control API of a server; `key` is one of `bascule keys create`."""
 
     url: str = "http://127.0.0.1:8082"
     key: str = ""
@@ -66,15 +61,12 @@ def model_asset(
             status = runs.follow(run, poll_s=poll_s)
         except ModelFailed as problem:
             raise Failure(problem.message, metadata={"run": run}) from None
-        return MaterializeResult(
-            metadata=_metadata(status), data_version=DataVersion(status["digest"])
-        )
+        metadata = {
+            **{name: status[name] for name in ("run", "version", "wins", "sentence", "deployed")},
+            **{f"metric/{name}": value for name, value in status["metrics"].items()},
+            "rows": status["rows"].get("sha256", ""), "commit": status["code"].get("commit", ""),
+        }  # fmt: skip
+        data = status["digest"] or f"{status['rows_seen']} outcomes"  # one that goes on learning
+        return MaterializeResult(metadata=metadata, data_version=DataVersion(data))
 
     return model
-
-
-def _metadata(status: Status) -> dict[str, Any]:
-    metrics = {f"metric/{name}": value for name, value in status["metrics"].items()}
-    told = {name: status[name] for name in ("run", "version", "wins", "sentence", "deployed")}
-    commit = status["code"].get("commit", "")
-    return {**told, "rows": status["rows"]["sha256"], "commit": commit, **metrics}
