@@ -76,7 +76,7 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     from bascule.app import open_registry
     from bascule.kinds.child import enter
     from bascule.kinds.learning import run_learner
-    from bascule.training import Learner, Trained, feedback_of, prepare, read_pipeline, train
+    from bascule.training import Learner, feedback_of, prepare, read_pipeline, train
 
     enter(task.folder)
     chosen = task.input
@@ -86,19 +86,22 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     def tell(step: str) -> None:
         live.tell({"step": step})
 
+    def counts(learnt: int) -> dict[str, Any]:
+        clean = bool(pipeline.holdback)
+        return {"all": learnt, "held_back": learnt if clean else None, "is_clean": clean}
+
     def judge(
-        registry: Registry, version: Version, bundle: Bundle, rows: int
+        registry: Registry, version: Version, bundle: Bundle, learnt: int
     ) -> tuple[Verdict, str]:  # fmt: skip
-        counts = {"all": rows, "held_back": rows, "is_clean": bool(pipeline.holdback)}
-        learnt = Trained(bundle, {"rows": counts}, was_known=False)
-        return _judged(settings, registry, version, pipeline, learnt, task.by, tell)
+        rows = counts(learnt)
+        return _judged(settings, registry, version, pipeline, bundle, rows, task.by, tell)
 
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     if isinstance(pipeline, Learner):
         declared = {**to_builtins(pipeline), "data": masked(pipeline.data)}
         result = run_learner(settings, task, live, pipeline, judge)
-        clean = {"is_clean": bool(pipeline.holdback), "held_back": result["rows_seen"]}
-        return {**result, "pipeline": declared, "feedback": feedback_of(pipeline, clean)}
+        feedback = feedback_of(pipeline, counts(result["rows_seen"]))
+        return {**result, "pipeline": declared, "feedback": feedback}
     prepared = prepare(pipeline, tell)
     mlflow = chosen.get("mlflow") or settings.tracking.mlflow
     trained = train(prepared, settings.home / "training", tell, mlflow=mlflow)
@@ -106,19 +109,18 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     registry = open_registry(settings)
     tell("push")
     version = registry.push(trained.bundle.path, by=task.by)
-    reference = f"{version.model}/{version.number}"
     refit = partial(_refit, settings, registry, version, prepared, task.by, tell)
     verdict, deployed = _judged(
-        settings, registry, version, pipeline, trained, task.by, tell, refit
+        settings, registry, version, pipeline, trained.bundle, facts["rows"], task.by, tell, refit
     )  # fmt: skip
     facts["parameters"] = {**facts["logged"], **facts["pipeline"]["parameters"]}
-    outcome = {"version": reference, "sentence": verdict.sentence, "why": chosen["why"]}
+    outcome = {"version": str(version), "sentence": verdict.sentence, "why": chosen["why"]}
     tell("record")
     _track(settings, mlflow, prepared.key, facts, outcome)
     # The record of a run is replaced by one of equal inputs alone.
     live.begin(f"{pipeline.name} {prepared.key}", {})
     return {
-        **facts, "version": reference,
+        **facts, "version": str(version),
         "wins": verdict.wins, "sentence": verdict.sentence, "deployed": deployed,
         "was_known": trained.was_known, "rows_seen": prepared.rows.seen,
         "feedback": feedback_of(pipeline, facts["rows"]),
@@ -152,12 +154,12 @@ def _metrics(trained: Trained) -> dict[str, float]:
 
 def _judged(
     settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
-    trained: Trained, by: str, tell: Callable[[str], None],
+    bundle: Bundle, rows: Mapping[str, Any], by: str, tell: Callable[[str], None],
     refit: Callable[[], None] = lambda: None,
 ) -> tuple[Verdict, str]:  # fmt: skip
     """The verdict, and what went out; `refit` is called between them for a winner."""
     tell("judge")
-    verdict = _verdict(settings, registry, version, pipeline, trained, by)
+    verdict = _verdict(settings, registry, version, pipeline, bundle, rows, by)
     _LOG.info("%s", verdict.sentence)
     if verdict.wins and pipeline.refit:
         refit()
@@ -189,7 +191,7 @@ def _refit(
 
 def _verdict(
     settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
-    trained: Trained, by: str,
+    bundle: Bundle, rows: Mapping[str, Any], by: str,
 ) -> Verdict:  # fmt: skip
     """Compare with the champion on the newest rows, and lay the verdict beside the version.
 
@@ -214,18 +216,18 @@ def _verdict(
     lower, note = None, ""
     confidence = confidence_of_look(len(known) + 1)
     if passes and opponent is not None:
-        lower, note = _compared(registry, opponent, trained.bundle, pipeline, confidence)
+        lower, note = _compared(registry, opponent, bundle, pipeline, confidence)
         if opponent != champion:
             note += f", with {name} as it was before its refit ({opponent})"
     verdict = judged(
         str(version), name, lower, note, margin=pipeline.margin, passes=passes
     )  # fmt: skip
-    if champion is not None and (told := feedback_of(pipeline, trained.facts["rows"])):
-        verdict = replace(verdict, sentence=f"{verdict.sentence}; {told}")
+    if champion is not None and (feedback := feedback_of(pipeline, rows)):
+        verdict = replace(verdict, sentence=f"{verdict.sentence}; {feedback}")
     body = {
         "champion": name, "challenger": str(version), "look": len(known) + 1,
         "confidence": confidence, "wins": verdict.wins, "sentence": verdict.sentence,
-        "rows": trained.facts["rows"],
+        "rows": rows,
     }  # fmt: skip
     registry.add_statement(version, CHALLENGE, body, at=datetime.now(UTC), by=by)
     return verdict

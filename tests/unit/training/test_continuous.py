@@ -439,6 +439,12 @@ def test_a_model_with_another_loss_is_served_by_itself(tmp_path):
     assert served.entry == "served_river:Model"
 
 
+def test_a_learner_of_all_outcomes_says_that_no_answer_was_held_back(home):
+    fill(home, 300)
+    Path("pipeline.toml").write_text(TOML + "changes_outcomes = true\n")
+    assert run(home)["feedback"].endswith("no row is held back")
+
+
 def test_a_learner_without_classes_says_how_a_regression_is_written(home):
     Path("pipeline.toml").write_text(TOML.replace("classes", "#"))
     with pytest.raises(Invalid, match="classes") as refused:

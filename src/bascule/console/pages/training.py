@@ -20,7 +20,7 @@ from bascule.console.uploads import MAX_FILE_BYTES
 from bascule.control import ControlContext
 from bascule.core import NotFound, seconds_of
 from bascule.jobs import Scheduled, Task, operations
-from bascule.training import ENGINES, SEARCHED, Run, compared, loop_of, read_values
+from bascule.training import SEARCHED, Run, compared, loop_of, read_values
 
 router = page_router(
     {
@@ -140,8 +140,7 @@ def table(request: Request, file: Annotated[str, Query(max_length=64)] = "") -> 
         columns = console_of(request).kept.get(upload, lambda: context.jobs().answer(task))
     return render(
         request, "search.html", "Search a model", upload=upload, columns=columns,
-        metrics=SEARCHED, engines=ENGINES, models=model_names(context, session),
-        max_mb=MAX_FILE_BYTES >> 20,
+        metrics=SEARCHED, models=model_names(context, session), max_mb=MAX_FILE_BYTES >> 20,
         crumbs=[Crumb("Training", "/training"), Crumb("Search a model")],
     )  # fmt: skip
 
@@ -153,7 +152,7 @@ def search(request: Request) -> Response:
     upload, path = console_of(request).uploads.find(field(form, "file"), session.subject)
     if not field(form, "target"):
         return see(request, f"/training/search?file={upload.id}")
-    kind, texts = runner.kinds["automl"], ("target", "model", "metric", "time", "group", "engine")
+    kind, texts = runner.kinds["automl"], ("target", "model", "metric", "time", "group")
     lines = {name: field(form, name).splitlines() for name in ("limits", "leave_out")}
     content = kind.parse(
         {name: field(form, name) for name in texts if field(form, name)}
