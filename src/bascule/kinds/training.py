@@ -76,7 +76,7 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     from bascule.app import open_registry
     from bascule.kinds.child import enter
     from bascule.kinds.learning import run_learner
-    from bascule.training import Learner, feedback_of, prepare, read_pipeline, train
+    from bascule.training import Learner, Trained, feedback_of, prepare, read_pipeline, train
 
     enter(task.folder)
     chosen = task.input
@@ -86,15 +86,16 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     def tell(step: str) -> None:
         live.tell({"step": step})
 
-    def counts(learnt: int) -> dict[str, Any]:
-        clean = bool(pipeline.holdback)
-        return {"all": learnt, "held_back": learnt if clean else None, "is_clean": clean}
+    def counts(rows: int) -> dict[str, Any]:
+        """Of a learner, which learns outcomes of held-back requests alone, or all."""
+        is_clean = bool(pipeline.holdback)
+        return {"all": rows, "held_back": rows if is_clean else None, "is_clean": is_clean}
 
     def judge(
-        registry: Registry, version: Version, bundle: Bundle, learnt: int
+        registry: Registry, version: Version, bundle: Bundle, rows: int
     ) -> tuple[Verdict, str]:  # fmt: skip
-        rows = counts(learnt)
-        return _judged(settings, registry, version, pipeline, bundle, rows, task.by, tell)
+        learnt = Trained(bundle, {"rows": counts(rows)}, was_known=False)
+        return _judged(settings, registry, version, pipeline, learnt, task.by, tell)
 
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     if isinstance(pipeline, Learner):
@@ -111,7 +112,7 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     version = registry.push(trained.bundle.path, by=task.by)
     refit = partial(_refit, settings, registry, version, prepared, task.by, tell)
     verdict, deployed = _judged(
-        settings, registry, version, pipeline, trained.bundle, facts["rows"], task.by, tell, refit
+        settings, registry, version, pipeline, trained, task.by, tell, refit
     )  # fmt: skip
     facts["parameters"] = {**facts["logged"], **facts["pipeline"]["parameters"]}
     outcome = {"version": str(version), "sentence": verdict.sentence, "why": chosen["why"]}
@@ -154,12 +155,12 @@ def _metrics(trained: Trained) -> dict[str, float]:
 
 def _judged(
     settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
-    bundle: Bundle, rows: Mapping[str, Any], by: str, tell: Callable[[str], None],
+    trained: Trained, by: str, tell: Callable[[str], None],
     refit: Callable[[], None] = lambda: None,
 ) -> tuple[Verdict, str]:  # fmt: skip
     """The verdict, and what went out; `refit` is called between them for a winner."""
     tell("judge")
-    verdict = _verdict(settings, registry, version, pipeline, bundle, rows, by)
+    verdict = _verdict(settings, registry, version, pipeline, trained, by)
     _LOG.info("%s", verdict.sentence)
     if verdict.wins and pipeline.refit:
         refit()
@@ -191,7 +192,7 @@ def _refit(
 
 def _verdict(
     settings: Settings, registry: Registry, version: Version, pipeline: Pipeline,
-    bundle: Bundle, rows: Mapping[str, Any], by: str,
+    trained: Trained, by: str,
 ) -> Verdict:  # fmt: skip
     """Compare with the champion on the newest rows, and lay the verdict beside the version.
 
@@ -216,18 +217,18 @@ def _verdict(
     lower, note = None, ""
     confidence = confidence_of_look(len(known) + 1)
     if passes and opponent is not None:
-        lower, note = _compared(registry, opponent, bundle, pipeline, confidence)
+        lower, note = _compared(registry, opponent, trained.bundle, pipeline, confidence)
         if opponent != champion:
             note += f", with {name} as it was before its refit ({opponent})"
     verdict = judged(
         str(version), name, lower, note, margin=pipeline.margin, passes=passes
     )  # fmt: skip
-    if champion is not None and (feedback := feedback_of(pipeline, rows)):
-        verdict = replace(verdict, sentence=f"{verdict.sentence}; {feedback}")
+    if champion is not None and (told := feedback_of(pipeline, trained.facts["rows"])):
+        verdict = replace(verdict, sentence=f"{verdict.sentence}; {told}")
     body = {
         "champion": name, "challenger": str(version), "look": len(known) + 1,
         "confidence": confidence, "wins": verdict.wins, "sentence": verdict.sentence,
-        "rows": rows,
+        "rows": trained.facts["rows"],
     }  # fmt: skip
     registry.add_statement(version, CHALLENGE, body, at=datetime.now(UTC), by=by)
     return verdict
@@ -351,10 +352,10 @@ def promote(
         return f"{version.model}@{CHAMPION} is {version} now"
     rollouts = open_rollouts(settings, by_nobody)  # that a version has won approves nothing
     # Of some strategies, a deployment would end a rollout that a person has begun.
-    for own in rollouts.store.active():
-        if own.rollout.endpoint == pipeline.endpoint:
+    for active in rollouts.store.active():
+        if active.rollout.endpoint == pipeline.endpoint:
             raise Conflict(
-                f"rollout {own.rollout.id} of {own.rollout.candidate} is under way",
+                f"rollout {active.rollout.id} of {active.rollout.candidate} is under way",
                 hint="wait for its end, or abort it",
             )
     before = rollouts.endpoints.trial(str(version), pipeline.endpoint).before
@@ -380,14 +381,14 @@ def _went_out(
             for event in registry.history(pipeline.name)
         )  # fmt: skip
     rollouts = open_rollouts(settings).store.rollouts(pipeline.endpoint)
-    sent = [(own.rollout.candidate, own.rollout.started_at) for own in rollouts]
+    sent = [(stored.rollout.candidate, stored.rollout.started_at) for stored in rollouts]
     with suppress(NotFound):
         plans = open_endpoints(settings).plans(pipeline.endpoint)
-        sent += [(version, own.made_at) for own in plans for version in own.plan.versions]
+        sent += [(version, made.made_at) for made in plans for version in made.plan.versions]
     return any(version == name and at >= since for version, at in sent)
 
 
-def asked(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def trigger_input(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The input of a trigger. Raises `Invalid`."""
     from msgspec import to_builtins
 
@@ -444,9 +445,9 @@ def _facts(settings: Settings, jobs: Jobs, trigger: Trigger, pipeline: Pipeline)
     ]
     firing = open_alerts(settings).alerts(model=pipeline.endpoint or pipeline.name)
     alerts = [
-        (own.finding.source, own.finding.sentence)
-        for own in firing
-        if own.state == "firing" and own.finding.source in ALERTS
+        (alert.finding.source, alert.finding.sentence)
+        for alert in firing
+        if alert.state == "firing" and alert.finding.source in ALERTS
     ]
     if not trigger.reads_rows:
         return Facts(runs, alerts)
@@ -466,6 +467,6 @@ TRAIN = Kind(
     limits=Limits(_DAYS_S, half_of_memory(), is_nice=True),
 )  # fmt: skip
 TRIGGER = Kind(
-    name="trigger", run=pull, parse=asked, confine=confine, right="deploy", model_of=_model_of,
-    is_open=True, limits=Limits(600.0, half_of_memory(), is_nice=True),
+    name="trigger", run=pull, parse=trigger_input, confine=confine, right="deploy",
+    model_of=_model_of, is_open=True, limits=Limits(600.0, half_of_memory(), is_nice=True),
 )  # fmt: skip

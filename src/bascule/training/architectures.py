@@ -48,7 +48,7 @@ class Architectures:
 
 
 def _drawn(trial: Any, name: str, values: Sequence[Any]) -> Any:
-    ends, is_log = [own for own in values if not isinstance(own, str | bool)], values[0] == "log"
+    ends, is_log = [end for end in values if not isinstance(end, str | bool)], values[0] == "log"
     if not is_log and not len(values) == len(ends) == 2:
         return trial.suggest_categorical(name, values)
     if all(isinstance(end, int) for end in ends):

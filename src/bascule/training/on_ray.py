@@ -34,14 +34,12 @@ def fitted_on_ray(
     pipeline: Pipeline, code: Mapping[str, bytes], rows: Rows, log: RunLog,
     variables: Mapping[str, str],
 ) -> Any:  # fmt: skip
-    """The model that the code of a pipeline makes of the older rows.
-
-    It is fitted again where its worker dies.
+    """The model that the code of a pipeline makes of the older rows; again where a worker dies.
 
     Args:
         pipeline: It says on which cluster.
         code: The modules beside that of `fit`, and it, by their paths.
-        rows: See `rows.Rows`.
+        rows: Of the pipeline.
         log: Gets what the code has noted, and the files that it has left.
         variables: Of the environment there.
 

@@ -174,7 +174,8 @@ def read_values(texts: Iterable[str]) -> dict[str, Any]:
 def parsed(name: str, content: Any) -> Pipeline:
     """Raises `Invalid`, with the name of the field."""
     check_name(name, what="pipeline")
-    kind, hint = Pipeline, "data, target and fit are needed"
+    kind: type[Pipeline] = Pipeline
+    hint = "data, target and fit are needed"
     if "every" in content:
         kind, hint = Learner, "fit and classes are needed: classes = [] where the truth is a number"
     try:

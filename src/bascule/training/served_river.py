@@ -227,6 +227,18 @@ def _named(name: str) -> Any:
     return value
 
 
+def rows_of(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """The rows; a value that is missing is left out, as river has it."""
+    return [
+        {
+            name: value
+            for name, value in zip(columns, row, strict=True)
+            if value is not None and value == value
+        }
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
 class Model:
     """See `bascule.PythonModel`."""
 
@@ -235,14 +247,7 @@ class Model:
             self.model, self.classes = opened(file.read())
 
     def predict(self, columns: dict[str, Any]) -> dict[str, Any]:
-        rows = [
-            {
-                name: value
-                for name, value in zip(columns, row, strict=True)
-                if value is not None and value == value
-            }
-            for row in zip(*(column.tolist() for column in columns.values()), strict=True)
-        ]
+        rows = rows_of({name: column.tolist() for name, column in columns.items()})
         if not self.classes:
             return {"prediction": np.array([float(self.model.predict_one(row)) for row in rows])}
         keys = (False, True) if len(self.classes) == 2 else self.classes

@@ -222,7 +222,7 @@ def _folder_of(pipeline: Pipeline) -> Path:
 @cache
 def _environment_digest() -> str:
     """Of what is installed when a process asks first: reading it takes tenths of a second."""
-    installed = sorted(f"{own.name}=={own.version}" for own in distributions())
+    installed = sorted(f"{package.name}=={package.version}" for package in distributions())
     return sha256_bytes("\n".join(installed).encode())
 
 
@@ -235,8 +235,8 @@ def _code_files(folder: Path) -> dict[str, bytes]:
         if (file := getattr(module, "__file__", None)) and file.endswith(".py")
     }
     # Some modules of torch name a file that is nowhere.
-    own = sorted(file for file in files if file.is_relative_to(folder) and file.is_file())
-    return {str(file.relative_to(folder)): file.read_bytes() for file in own}
+    modules = sorted(file for file in files if file.is_relative_to(folder) and file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in modules}
 
 
 def _code_digest(folder: Path) -> str:

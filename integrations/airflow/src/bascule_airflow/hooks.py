@@ -34,10 +34,10 @@ class BasculeHook(BaseHook):
     def get_conn(self) -> ControlClient:
         """The client; nothing is sent."""
         if self._client is None:
-            found = self.get_connection(self.bascule_conn_id)
-            host = found.host or "127.0.0.1"
-            url = f"{found.schema or 'http'}://{host}:{found.port or 8082}"
-            self._client = ControlClient(url, key=found.password or "")
+            connection = self.get_connection(self.bascule_conn_id)
+            host = connection.host or "127.0.0.1"
+            url = f"{connection.schema or 'http'}://{host}:{connection.port or 8082}"
+            self._client = ControlClient(url, key=connection.password or "")
         return self._client
 
     def runs(self, *, trains: bool) -> BasculeHook | TrainingRuns:
