@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -148,17 +147,17 @@ def _drawn(kind: str, trial: optuna.Trial, *, is_number: bool) -> Any:
 
 
 ENGINES = {
-    "flaml": (_by_flaml, "flaml.automl", "bascule[automl]"),
-    "optuna": (_by_optuna, "optuna", "bascule[automl,optimise]"),
+    "flaml": (_by_flaml, "flaml:AutoML", "bascule[automl]"),
+    "optuna": (_by_optuna, "optuna:create_study", "bascule[automl,optimise]"),
 }
-"""By name: what searches, the module that it needs, and what `pip install` brings that."""
+"""By name: what searches, what it needs, and what `pip install` brings that."""
 
 
 def engine_named(name: str) -> Engine:
     """A key of `ENGINES`. Raises `MissingExtra` where it is not installed."""
-    engine, module, extra = ENGINES[name]
+    engine, needed, extra = ENGINES[name]
     try:
-        import_module(module)
+        load_named(needed)
     except ImportError as problem:
         hint = f"pip install '{extra}'"
         raise MissingExtra(f"{problem.name} is missing", hint=hint) from None

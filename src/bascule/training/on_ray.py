@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +29,18 @@ if TYPE_CHECKING:
     from bascule.training.pipelines import Pipeline
     from bascule.training.rows import Rows
 
+Fitted = Callable[..., Any]
+"""`training.fitted`: of a pipeline, its code, its rows, a log and a folder, the model."""
+
 
 def fitted_on_ray(
-    pipeline: Pipeline, code: Mapping[str, bytes], rows: Rows, log: RunLog,
+    fitted: Fitted, pipeline: Pipeline, code: Mapping[str, bytes], rows: Rows, log: RunLog,
     variables: Mapping[str, str],
 ) -> Any:  # fmt: skip
     """The model that the code of a pipeline makes of the older rows; again where a worker dies.
 
     Args:
+        fitted: Calls the code, there.
         pipeline: It says on which cluster.
         code: The modules beside that of `fit`, and it, by their paths.
         rows: Of the pipeline.
@@ -54,7 +58,8 @@ def fitted_on_ray(
         import ray
 
         try:
-            answer = ray.get(ray.remote(answer_of_worker).remote(there, code, rows, variables))
+            task = ray.remote(answer_of_worker)
+            answer = ray.get(task.remote(fitted, there, code, rows, variables))
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise Unavailable(
                 f"the fit on Ray has ended: {first_line(getattr(error, 'cause', None) or error)}",
@@ -70,14 +75,13 @@ def fitted_on_ray(
 
 
 def answer_of_worker(
-    pipeline: Pipeline, code: Mapping[str, bytes], rows: Rows, variables: Mapping[str, str]
-) -> bytes:
+    fitted: Fitted, pipeline: Pipeline, code: Mapping[str, bytes], rows: Rows,
+    variables: Mapping[str, str],
+) -> bytes:  # fmt: skip
     """A pickle of model, log and files, or of an error; Ray would wrap the latter.
 
     Of bytes, because arrays of Ray are read-only, and end with the connection.
     """
-    from bascule.training.training import fitted
-
     os.environ |= variables
     with Scratch("bascule-train-") as scratch:
         _write(scratch / "code", code)

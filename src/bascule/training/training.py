@@ -176,7 +176,7 @@ def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained
                 code = _code_files(_folder_of(pipeline))
                 # What the code logs to MLflow joins the run.
                 joined = {"MLFLOW_TRACKING_URI": mlflow, "MLFLOW_RUN_ID": run_id} if run_id else {}
-                model = fitted_on_ray(pipeline, code, rows, log, joined)
+                model = fitted_on_ray(fitted, pipeline, code, rows, log, joined)
             else:
                 model = fitted(pipeline, fit, rows, log, scratch, run_id)
         end_autologging()

@@ -97,7 +97,7 @@ def test_an_engine_that_fails_leaves_the_linear_model(tmp_path, monkeypatch):
     def broken(_problem, _best):
         raise RuntimeError("out of trees")
 
-    monkeypatch.setitem(ENGINES, "flaml", (broken, "math", ""))
+    monkeypatch.setitem(ENGINES, "flaml", (broken, "math:pi", ""))
     draws = np.random.default_rng(0).normal(size=(200, 2))
     frame = pd.DataFrame({"x": draws[:, 0], "late": (draws.sum(axis=1) > 0).astype(int)})
     frame.to_csv(tmp_path / "rows.csv", index=False)

@@ -23,6 +23,7 @@ from bascule.training import (
 from bascule.training.on_ray import answer_of_worker
 from bascule.training.pipelines import Pipeline, parsed
 from bascule.training.rows import Rows
+from bascule.training.training import fitted
 
 FIT = """
 from sklearn.linear_model import LogisticRegression
@@ -179,6 +180,6 @@ def fit(X, y, run):
 """
     rows = Rows(pa.table({"x": [1, 2], "late": [0, 1]}), pa.table({}), "", 2)
     pipeline = Pipeline(name="late", data="", target="late", fit="train.py:fit", on="ray")
-    answer = answer_of_worker(pipeline, {"train.py": code}, rows, {})
+    answer = answer_of_worker(fitted, pipeline, {"train.py": code}, rows, {})
     model, log, files = pickle.loads(answer)
     assert (model, log.metrics, files) == (1, {"loss": 0.5}, {"plots/a.txt": b"kept"})
