@@ -158,7 +158,6 @@ def engine_named(name: str) -> Engine:
     engine, needed, extra = ENGINES[name]
     try:
         load_named(needed)
-    except ImportError as problem:
-        hint = f"pip install '{extra}'"
-        raise MissingExtra(f"{problem.name} is missing", hint=hint) from None
+    except (ImportError, AttributeError):  # the latter: FLAML without what its AutoML needs
+        raise MissingExtra(f"{name} is missing", hint=f"pip install '{extra}'") from None
     return engine

@@ -183,7 +183,10 @@ def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained
         fit_s = time.monotonic() - began_s
         tell("pack")
         origins = [*_tracked_data(pipeline), *([f"mlflow:{run_id}@{mlflow}"] if run_id else [])]
-        bundle = _packed(pipeline, model, rows, log, folder / _BUNDLE, origins)
+        bundle = packed(
+            pipeline, model, rows, folder / _BUNDLE, metrics=log.metrics, overwrite=True,
+            lineage=origins,
+        )  # fmt: skip
     facts = {
         **prepared.inputs, "mlflow": {"run": run_id, "uri": without_secrets(mlflow)},
         "logged": log.parameters, "metrics": log.metrics, "curves": log.thinned(),
@@ -314,17 +317,14 @@ def _tracked_data(pipeline: Pipeline) -> list[str]:
     return [origin]
 
 
-def _packed(
-    pipeline: Pipeline, model: Any, rows: Rows, log: RunLog, to: Path, origins: list[str]
-) -> Bundle:
+def packed(pipeline: Pipeline, model: Any, rows: Rows, to: Path, **options: Any) -> Bundle:
+    """The bundle of a fitted model, with the rows and the feature store of its pipeline."""
     from bascule.packing import pack
 
-    return pack(
-        model, name=pipeline.name, train=split(pipeline, rows.train),
-        test=split(pipeline, rows.newest) if len(rows.newest) else None, to=to,
-        parameters=pipeline.parameters, features=pipeline.features,
-        metrics=log.metrics, overwrite=True, lineage=origins,
-    )  # fmt: skip
+    test = split(pipeline, rows.newest) if len(rows.newest) else None
+    options |= {"parameters": pipeline.parameters, "features": pipeline.features}
+    train = split(pipeline, rows.train)
+    return pack(model, name=pipeline.name, train=train, test=test, to=to, **options)
 
 
 def split(pipeline: Pipeline, table: pa.Table) -> tuple[Any, Any]:

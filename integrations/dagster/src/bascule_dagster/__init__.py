@@ -28,10 +28,6 @@ class BasculeServer(ConfigurableResource):  # type: ignore[type-arg]
     url: str = "http://127.0.0.1:8082"
     key: str = ""
 
-    def training_runs(self) -> TrainingRuns:
-        """Asks it; nothing is sent yet."""
-        return TrainingRuns(ControlClient(self.url, key=self.key), user="dagster")
-
 
 def model_asset(
     pipeline: str, file: str = "pipeline.toml", *, parameters: Mapping[str, Any] | None = None,
@@ -53,7 +49,7 @@ def model_asset(
 
     @asset(**{"name": pipeline.replace("-", "_"), "kinds": {"bascule"}, **options})
     def model(context: AssetExecutionContext, bascule: BasculeServer) -> MaterializeResult[Any]:
-        runs = bascule.training_runs()
+        runs = TrainingRuns(ControlClient(bascule.url, key=bascule.key), user="dagster")
         why = f"run {context.run_id} of Dagster"
         run = runs.start(pipeline, file, parameters=parameters, why=why)["run"]
         context.log.info("run %s", run)
