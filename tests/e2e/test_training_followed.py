@@ -103,7 +103,6 @@ def test_a_run_is_cancelled_where_its_follower_is_interrupted(control, tmp_path,
         patch.setattr(control.runs, "status", interrupt)
         with pytest.raises(KeyboardInterrupt):
             control.runs.follow(run, poll_s=0.05)
-    (tmp_path / "wait").unlink()
     with pytest.raises(ModelFailed, match=f"run {run} is cancelled: cancelled by ada"):
         control.runs.follow(run, poll_s=0.05)
     control.runs.cancel(run)  # it has ended: nothing happens
