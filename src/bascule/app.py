@@ -330,7 +330,10 @@ def prepare_rollout(settings: Settings, rollout: Rollout) -> Rollout:
     from bascule.release.rollouts import Recording, prepare
 
     registry, chosen = open_registry(settings), settings.monitoring
-    recording = Recording(_keeps_rows(settings), chosen.private, chosen.max_values_per_row)
+    recording = Recording(
+        _keeps_rows(settings), chosen.private, chosen.max_values_per_row,
+        settings.serving.feature_store,
+    )  # fmt: skip
     return prepare(
         rollout, lambda version: load(registry.path(version)), open_ledger(settings), recording
     )

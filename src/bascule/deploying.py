@@ -17,14 +17,8 @@ from bascule.documents import Plot, Plots, Table, Text, lettered, notebook
 if TYPE_CHECKING:
     from bascule.endpoints import Deployed, Endpoint, EndpointBook
     from bascule.registry import ModelRegistry, Version
-    from bascule.release.rollouts import (
-        Begun,
-        Command,
-        RolloutBook,
-        SteeredValues,
-        StoredDecision,
-        StoredRollout,
-    )
+    from bascule.release.rollouts import Begun, Command, RolloutBook, StoredDecision, StoredRollout
+    from bascule.stats import Estimate
     from bascule_client.control import ControlClient
 
 One = TypeVar("One")
@@ -110,9 +104,9 @@ class LiveRollout:
         """Make every decision again from the stored evidence; a sentence for each that differs."""
         return self._book.replay(self.id)
 
-    def values(self) -> SteeredValues | None:
-        """Of a contextual bandit, what each version and the policy would have earned; else None."""
-        return self._book.values(self.id)
+    def values(self) -> dict[str, Estimate]:
+        """Of a contextual bandit, what each version and the policy would have earned."""
+        return self._book.values(self.id).values
 
     def _command(self, command: Command, reason: str, *, allow_answers: bool = False) -> str:
         return self._book.command(

@@ -14,7 +14,6 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, print_table, say, when
-from bascule.core import BasculeError
 
 if TYPE_CHECKING:
     from bascule.release.rollouts import Command, RolloutBook, SteeredValues, StoredRollout
@@ -62,13 +61,15 @@ def status(
         return
     stored = book.get(name)
     if as_json:
-        values = msgspec.to_builtins(_values(book, stored))
-        print_json(_as_json(stored) | {"story": _story(book, stored.rollout.id), "values": values})
+        values = book.values(stored.rollout.id) if stored.rollout.context else None
+        more = {"story": _story(book, stored.rollout.id), "values": msgspec.to_builtins(values)}
+        print_json(_as_json(stored) | more)
         return
     if not follow or stored.ended_at is not None:
         for line in _lines(book, stored):
             say(line)
-        _tell_values(_values(book, stored))
+        if stored.rollout.context:
+            _tell_values(book.values(stored.rollout.id))
     elif sys.stdout.isatty():
         _show_live(book, stored)
     else:
@@ -184,24 +185,12 @@ def _story(book: RolloutBook, rollout: str) -> list[object]:
     return [msgspec.to_builtins(one) for one in book.decisions(rollout)]
 
 
-def _values(book: RolloutBook, stored: StoredRollout) -> SteeredValues | None:
-    try:
-        return book.values(stored.rollout.id) if stored.rollout.context else None
-    except BasculeError as error:  # the story does not depend on the ledger
-        note(f"rewards cannot be estimated: {error}")
-        return None
-
-
-def _tell_values(values: SteeredValues | None) -> None:
-    """What each version and the policy of a contextual bandit would have earned."""
-    if values is None:
-        return
+def _tell_values(values: SteeredValues) -> None:
     print_table(
         ("answered by", "reward", "95 %"),
         [
-            (value.policy, f"{of.value:.4f}", f"{of.low:.4f} to {of.high:.4f}")
-            for value in values.values
-            for of in [value.value.dr]
+            (policy, f"{reward.value:.4f}", f"{reward.low:.4f} to {reward.high:.4f}")
+            for policy, reward in values.values.items()
         ],
         empty="too few answers with an outcome to estimate rewards",
     )

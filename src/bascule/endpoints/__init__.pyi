@@ -39,10 +39,8 @@ from .requests import (
 )
 from .steering import (
     LIMIT as LIMIT,
-    MAX_CATEGORIES as MAX_CATEGORIES,
     ContextFeature as ContextFeature,
     ContextPolicy as ContextPolicy,
-    check_policy as check_policy,
     context_of as context_of,
 )
 from .store import (

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from bascule.core import BasculeError, Invalid, Reference, check_name
-from bascule.endpoints.steering import ContextPolicy, check_policy
+from bascule.endpoints.steering import ContextPolicy
 
 SCHEMA = 3
 """Of the JSON form. A plan with a greater number is refused. A plan is written with the smallest
@@ -224,7 +224,7 @@ def own_part(plan: Plan, versions: Collection[str]) -> Plan | None:
             replace(arm, share_percent=share) for arm, share in zip(arms, shares, strict=True)
         ),
         shadow=None,
-        context=None,
+        context=plan.context if len(arms) == len(plan.arms) else None,
         fallback=plan.fallback if plan.fallback in versions else "",
     )
 
@@ -303,13 +303,11 @@ def _check(plan: Plan) -> None:
             hint="give the arm another name",
         )
     _check_resilience(plan)
-    if plan.context is not None:
-        if {arm.name for arm in plan.arms} != {CURRENT, CANDIDATE}:
-            raise Invalid(
-                "plan.context: only arms named current and candidate are steered",
-                hint="leave plan.context out",
-            )
-        check_policy(plan.context)
+    if plan.context is not None and {arm.name for arm in plan.arms} != {CURRENT, CANDIDATE}:
+        raise Invalid(
+            "plan.context: only arms named current and candidate are steered",
+            hint="leave plan.context out",
+        )
     for index, threshold in enumerate(plan.slower_than_s):
         _check_within(f"plan.slower_than_s[{index}]", threshold, MAX_SLOWER_S)
 

@@ -13,10 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bascule.core import Invalid
-
-MAX_WIDTH, MAX_CATEGORIES = 16, 8
-"""Numbers of a context beside the constant, and categories of a feature."""
 LIMIT = 3.0
 """A number counts as at most so many standard deviations from its mean."""
 
@@ -93,11 +89,6 @@ class ContextPolicy:
     floor: float = 0.05
     most: float = 1.0
 
-    @property
-    def width(self) -> int:
-        """How many numbers a context has."""
-        return 1 + sum(len(feature.categories) or 1 for feature in self.features)
-
     def preference(self, context: Sequence[float]) -> float:
         """The probability of the candidate for a request that does not explore, in thousandths."""
         mean = _dot(self.gain, context)
@@ -109,39 +100,13 @@ class ContextPolicy:
         """The arm of a request with these inputs; `draw` is uniform on [0, 1)."""
         if not self.gain:
             return Steered(draw < 0.5, True, 0.5)
-        explores, preference = 2 * self.floor, self.preference(context_of(self.features, columns))
-        chance = self.floor + (1 - explores) * preference
+        explores = 2 * self.floor
+        prefers = (1 - explores) * self.preference(context_of(self.features, columns))
         is_explored = draw < explores
-        bound = self.floor if is_explored else explores + (1 - explores) * preference
-        return Steered(draw < bound, is_explored, chance if draw < bound else 1 - chance)
+        is_candidate = draw < (self.floor if is_explored else explores + prefers)
+        chance = self.floor + prefers
+        return Steered(is_candidate, is_explored, chance if is_candidate else 1 - chance)
 
 
 def _dot(left: Sequence[float], right: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(left, right, strict=True))
-
-
-def check_policy(policy: ContextPolicy) -> None:
-    """Raise `Invalid` unless the numbers of a policy fit together."""
-    names, width = [feature.name for feature in policy.features], policy.width
-    if not 2 <= width <= MAX_WIDTH + 1:
-        raise Invalid(
-            f"a context has 1 to {MAX_WIDTH} numbers, not {width - 1}",
-            hint=f"each number is one, and each category, of which a column has {MAX_CATEGORIES}",
-        )
-    if len(set(names)) < len(names):
-        raise Invalid(
-            f"a column of the context is there twice: {', '.join(names)}", hint="name each once"
-        )
-    if not 0 < policy.floor <= 0.5 or not 0 < policy.most <= 1:
-        raise Invalid(
-            f"floor {policy.floor:g} must be over 0 and 0.5 at most, and most over 0",
-            hint="0.05 and 1",
-        )
-    sizes = {len(policy.gain), len(policy.covariance), *map(len, policy.covariance)}
-    numbers = [*policy.gain, *(number for row in policy.covariance for number in row)]
-    scales = [feature.scale for feature in policy.features]
-    if sizes not in ({0}, {width}) or not all(map(math.isfinite, numbers)) or min(scales) <= 0:
-        raise Invalid(
-            f"gain and covariance are not {width} finite numbers each way",
-            hint="a policy is made by a rollout: --strategy contextual",
-        )

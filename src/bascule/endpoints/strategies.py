@@ -41,13 +41,9 @@ def next_plan(before: Plan | None, endpoint: str, version: str, strategy: str) -
     if before is None:
         return first_plan(endpoint, version)
     return replace(
-        before,
-        number=before.number + 1,
-        arms=make(before, version),
-        shadow=None,
-        rollout="",
+        before, number=before.number + 1, arms=make(before, version), shadow=None, rollout="",
         context=None,
-    )
+    )  # fmt: skip
 
 
 def _all(before: Plan, version: str) -> tuple[Arm, ...]:  # noqa: ARG001 -- of one form

@@ -86,22 +86,21 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     def tell(step: str) -> None:
         live.tell({"step": step})
 
-    def counts(rows: int) -> dict[str, Any]:
-        """Of a learner, which learns outcomes of held-back requests alone, or all."""
+    def learnt_rows(rows: int) -> dict[str, Any]:
         is_clean = bool(pipeline.holdback)
         return {"all": rows, "held_back": rows if is_clean else None, "is_clean": is_clean}
 
     def judge(
         registry: Registry, version: Version, bundle: Bundle, rows: int
     ) -> tuple[Verdict, str]:  # fmt: skip
-        learnt = Trained(bundle, {"rows": counts(rows)}, was_known=False)
+        learnt = Trained(bundle, {"rows": learnt_rows(rows)}, was_known=False)
         return _judged(settings, registry, version, pipeline, learnt, task.by, tell)
 
     live.begin(pipeline.name, {})  # one run of a pipeline at a time, on all hosts
     if isinstance(pipeline, Learner):
         declared = {**to_builtins(pipeline), "data": masked(pipeline.data)}
         result = run_learner(settings, task, live, pipeline, judge)
-        feedback = feedback_of(pipeline, counts(result["rows_seen"]))
+        feedback = feedback_of(pipeline, learnt_rows(result["rows_seen"]))
         return {**result, "pipeline": declared, "feedback": feedback}
     prepared = prepare(pipeline, tell)
     mlflow = chosen.get("mlflow") or settings.tracking.mlflow
@@ -206,12 +205,12 @@ def _verdict(
     challenges = challenges_of(registry, version.model)
     known = [own for own in challenges if own["champion"] == name]
     opponent = None if champion is None else _as_judged(registry, champion)
-    own_names = (name, str(opponent))
+    champions = (name, str(opponent))
     # A run that was killed after its version went out finds it as the champion.
-    looks = challenges if str(version) in own_names else known
+    looks = challenges if str(version) in champions else known
     if own := [body for body in looks if body["challenger"] == str(version)]:
         return Verdict(own[0]["wins"], own[0]["sentence"])
-    if str(version) in own_names:
+    if str(version) in champions:
         return Verdict(False, f"{version} is the champion already")
     passes = passes_gates(settings, registry, version, pipeline, by)
     lower, note = None, ""
@@ -223,8 +222,8 @@ def _verdict(
     verdict = judged(
         str(version), name, lower, note, margin=pipeline.margin, passes=passes
     )  # fmt: skip
-    if champion is not None and (told := feedback_of(pipeline, trained.facts["rows"])):
-        verdict = replace(verdict, sentence=f"{verdict.sentence}; {told}")
+    if champion is not None and (danger := feedback_of(pipeline, trained.facts["rows"])):
+        verdict = replace(verdict, sentence=f"{verdict.sentence}; {danger}")
     body = {
         "champion": name, "challenger": str(version), "look": len(known) + 1,
         "confidence": confidence, "wins": verdict.wins, "sentence": verdict.sentence,
@@ -241,12 +240,12 @@ def _as_judged(registry: Registry, champion: Version) -> Version:
     """
     from bascule.training import refits_of
 
-    refits = refits_of(registry, champion.model)
-    with suppress(NotFound):
-        for judged in (own for own in refits if refits[own] == str(champion)):
-            version = registry.resolve(judged, retired=True)
-            registry.path(version)
-            return version
+    for judged, refit in refits_of(registry, champion.model).items():
+        if refit == str(champion):
+            with suppress(NotFound):
+                version = registry.resolve(judged, retired=True)
+                registry.path(version)
+                return version
     return champion
 
 
@@ -275,7 +274,7 @@ def passes_gates(
 
     criteria = [*settings.gates.criteria, *pipeline.criteria]
     if of_form:
-        criteria = [own for own in criteria if Criterion.parse(own).metric in OF_FORM]
+        criteria = [text for text in criteria if Criterion.parse(text).metric in OF_FORM]
     if not criteria:
         return True
     report, problem = check_and_record(

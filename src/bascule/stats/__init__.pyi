@@ -1,7 +1,6 @@
 from . import durations as durations
 from .bandits import (
     Estimate as Estimate,
-    PolicyValue as PolicyValue,
     best_arm_probabilities as best_arm_probabilities,
     linear_posterior as linear_posterior,
     policy_value as policy_value,

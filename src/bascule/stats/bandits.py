@@ -71,73 +71,55 @@ def thompson_shares(rewards: ArrayLike, trials: ArrayLike, *, floor: float = 0.0
     return made
 
 
-def linear_posterior(
-    rows: float, squares: float, products: Floats, gram: Floats
-) -> tuple[Floats, Floats]:
+def linear_posterior(products: Floats) -> tuple[Floats, Floats]:
     """The mean and the covariance of the weights of a linear model of the rewards of an arm.
 
     Ridge regression (Agrawal and Goyal 2013), with the variance of the rewards around it in place
     of a bound; 1/4, the most of rewards from 0 to 1, counts as ten answers.
 
     Args:
-        rows: How many answers have a known reward.
-        squares: The sum of the squared rewards.
-        products: Of each number of the context, times the reward. Shape (numbers,). The first
-            number is the constant 1, whose weight is hardly shrunk.
-        gram: Of the products of two numbers. Shape (numbers, numbers).
+        products: The sums of the products of any two of the numbers of a context, of which the
+            first is 1 and its weight hardly shrunk, and the reward, which is the last one. Shape
+            (numbers + 1, numbers + 1).
     """
+    gram, with_reward, squares = products[:-1, :-1], products[:-1, -1], float(products[-1, -1])
     penalty = np.eye(len(gram))
     penalty[0, 0] = 0.01
     inverse = np.asarray(np.linalg.inv(gram + penalty), np.float64)
-    mean: Floats = inverse @ products
-    rest = max(squares - float(mean @ products), 0.0)
-    return mean, (2.5 + rest) / (10 + rows) * inverse
+    mean: Floats = inverse @ with_reward
+    rest = max(squares - float(mean @ with_reward), 0.0)
+    return mean, (2.5 + rest) / (10 + gram[0, 0]) * inverse
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its interval."""
+    """A value with its interval of 95 %."""
 
     value: float
     low: float
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyValue:
-    """The mean reward of a policy that did not choose the arms; three estimates of it.
-
-    Attributes:
-        ips: By inverse propensities (Horvitz and Thompson 1952).
-        snips: The same, divided by the sum of the weights (Swaminathan and Joachims 2015).
-        dr: Doubly robust (Dudik, Langford and Li 2011).
-    """
-
-    ips: Estimate
-    snips: Estimate
-    dr: Estimate
-
-
 def policy_value(
     rewards: ArrayLike, arms: ArrayLike, propensities: ArrayLike, policy: ArrayLike,
-    predicted: ArrayLike | None = None, *, deviations: float = 1.96,
-) -> PolicyValue:  # fmt: skip
-    """What a policy would have earned, from answers whose arms another policy drew.
+    predicted: ArrayLike | None = None,
+) -> Estimate:  # fmt: skip
+    """The mean reward that a policy would have had, from answers whose arms another one drew.
 
-    The intervals are normal: they need some hundred rows, and weights that are bounded by a floor.
+    Doubly robust (Dudik, Langford and Li 2011); without `predicted` by inverse propensities
+    (Horvitz and Thompson 1952). The interval is normal: it needs some hundred rows, and
+    propensities with a floor.
 
     Args:
         rewards: Of each answer. Shape (rows,).
         arms: The number of the arm that was drawn.
         propensities: The probability with which it was drawn, as it was logged.
         policy: The probability with which the policy plays each arm. Shape (rows, arms).
-        predicted: The expected reward of each arm by a model that has not seen the row, likewise;
-            without it, `dr` is `ips`.
-        deviations: Half the width of the intervals, in standard errors: 1.96 for 95 %.
+        predicted: The expected reward of each arm by a model that has not seen the row, likewise.
 
     Raises:
-        Invalid: The shapes differ, there are fewer than two rows, or a propensity is not over 0 and
-            1 at most.
+        Invalid: There are fewer than two rows, their numbers differ, or a propensity is not over 0
+            and 1 at most.
     """
     reward, arm = np.asarray(rewards, np.float64), np.asarray(arms, np.int64)
     drawn, played = np.asarray(propensities, np.float64), np.asarray(policy, np.float64)
@@ -153,17 +135,6 @@ def policy_value(
             "propensities must be over 0 and 1 at most", hint="leave out rows that were not drawn"
         )
     weights = played[rows, arm] / drawn
-    total = max(float(weights.sum()), _LEAST)
-    ratio = float(weights @ reward) / total
-    robust = (played * model).sum(axis=1) + weights * (reward - model[rows, arm])
-
-    def estimate(value: float, terms: Floats) -> Estimate:
-        half = deviations * float(np.std(terms, ddof=1)) / len(rows) ** 0.5
-        return Estimate(value, value - half, value + half)
-
-    weighted = weights * reward
-    return PolicyValue(
-        estimate(float(weighted.mean()), weighted),
-        estimate(ratio, weights * (reward - ratio) * len(rows) / total),
-        estimate(float(robust.mean()), robust),
-    )
+    terms = (played * model).sum(axis=1) + weights * (reward - model[rows, arm])
+    value, half = float(terms.mean()), 1.96 * float(np.std(terms, ddof=1)) / len(rows) ** 0.5
+    return Estimate(value, value - half, value + half)

@@ -55,7 +55,7 @@ SELECT "output.label"::VARCHAR AS answer, count(*) AS answers,
         truth_number = TRY_CAST("output.label"::VARCHAR AS DOUBLE), truth = "output.label"::VARCHAR
     )) AS correct
 FROM newest_predictions
-WHERE model = {model} AND status BETWEEN 200 AND 299 AND "output.label" IS NOT NULL
+WHERE model = {model} AND status BETWEEN 200 AND 299 AND "output.label" IS NOT NULL {clean}
 GROUP BY answer ORDER BY answer
 """
 
@@ -203,8 +203,11 @@ def count_outcomes(ledger: Ledger, learner: Learner) -> int:
 
 
 def _outcomes(learner: Learner, since: str = "") -> str:
-    clean = "AND arm = 'holdback' " if learner.holdback else ""
-    return _OUTCOMES.format(model=quoted(learner.name), since=clean + since)
+    return _OUTCOMES.format(model=quoted(learner.name), since=_clean(learner) + since)
+
+
+def _clean(learner: Learner) -> str:
+    return "AND arm = 'holdback' " if learner.holdback else ""
 
 
 def learn(learner: Learner, state: State, batch: pa.Table) -> str:
@@ -280,7 +283,8 @@ def _losses(
 
 def arrived(ledger: Ledger, learner: Learner) -> list[tuple[str, int, int, int]]:
     """Of each label that was answered: how often, with a truth, and rightly."""
-    table = ledger.query(_ARRIVED.format(model=quoted(learner.name)), model=learner.name)
+    sql = _ARRIVED.format(model=quoted(learner.name), clean=_clean(learner))
+    table = ledger.query(sql, model=learner.name)
     return [tuple(row.values()) for row in table.to_pylist()]
 
 

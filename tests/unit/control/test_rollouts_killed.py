@@ -256,8 +256,7 @@ def outcomes(_rollout, stages, _now):
     arms = []
     for mean, side in ((0.4, -slope), (0.8, slope)):
         lost = answers * (1 - mean)
-        moments = (answers, answers, answers * mean, answers * mean, answers * side)
-        moments += (answers, 0.0, answers)
+        moments = (answers, answers, 0.0, answers * mean, answers, answers * side, answers * mean)
         arms.append(CohortArm(int(answers), 0.0, (lost,), (lost,), moments=moments))
     return [Cohort(number, 0, 5.0 + number, *arms) for number in range(len(stages))]
 

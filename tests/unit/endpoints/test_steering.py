@@ -1,5 +1,7 @@
 """Requests are steered by their inputs, with probabilities that are known exactly."""
 
+from dataclasses import replace
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,6 @@ from bascule.endpoints import (
     ContextFeature,
     ContextPolicy,
     Plan,
-    check_policy,
     context_of,
     own_part,
 )
@@ -112,24 +113,9 @@ def test_a_policy_ends_with_its_rollout_and_behind_a_router_that_chooses_the_arm
     assert own_part(plan, ["late/2"]).context is None
 
 
-@pytest.mark.parametrize(
-    ("policy", "words"),
-    [
-        (ContextPolicy(()), "numbers"),
-        (ContextPolicy(tuple(ContextFeature(f"c{n}") for n in range(17))), "not 17"),
-        (ContextPolicy((AGE, AGE)), "twice"),
-        (ContextPolicy((AGE,), floor=0.0), "floor"),
-        (ContextPolicy((AGE,), (1.0,)), "2 finite numbers"),
-        (ContextPolicy((AGE,), (1.0, float("nan")), POLICY.covariance), "finite"),
-        (ContextPolicy((AGE,), (1.0, 1.0), POLICY.covariance[:1]), "2 finite"),
-        (ContextPolicy((ContextFeature("age", scale=0.0),)), "finite"),
-    ],
-)
-def test_a_policy_whose_numbers_do_not_fit_is_refused(policy, words):
-    with pytest.raises(Invalid, match=words):
-        check_policy(policy)
-    with pytest.raises(Invalid, match=words):
-        Plan("late", 3, ARMS, context=policy)
+def test_a_server_without_the_fallback_steers_between_both_arms_as_others_do():
+    plan = Plan("late", 3, ARMS, context=POLICY, rollout="r1", fallback="late/9")
+    assert own_part(plan, ["late/1", "late/2"]) == replace(plan, fallback="")
 
 
 def test_only_current_and_candidate_are_steered():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -16,6 +17,8 @@ from sklearn.pipeline import make_pipeline
 from tests.ledger_rows import table
 
 import bascule
+from bascule.bundle.disk import write_statement
+from bascule.bundle.features import FEATURES_KIND
 from bascule.core import Invalid
 from bascule.endpoints import Arm, ContextFeature, ContextPolicy, Plan, context_of
 from bascule.monitoring.ledger import (
@@ -51,10 +54,11 @@ from bascule.release.rollouts import (
     start,
     table_of,
 )
-from bascule.release.rollouts.evidence import steered_sums
+from bascule.release.rollouts.counting import Stage, count_outcomes
+from bascule.release.rollouts.evidence import KEY_COHORTS, steered_sums
 from bascule.release.rollouts.losses import LABELS, loss_sql
-from bascule.release.rollouts.steering import learn
-from bascule.release.rollouts.valuing import steered_values
+from bascule.release.rollouts.strategies.contextual import learn
+from bascule.release.rollouts.valuing import read_values, steered_values
 from bascule.stats import linear_posterior, policy_value, thompson_shares
 
 START = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -81,20 +85,21 @@ def candidate_chances(policy, contexts):
     return policy.floor + (1 - 2 * policy.floor) * preferred
 
 
+def products(contexts, rewards):
+    """The sums of those with a reward, as `linear_posterior` has them."""
+    known = ~np.isnan(rewards)
+    numbers = np.column_stack([contexts[known], rewards[known]])
+    return numbers.T @ numbers
+
+
 def vector(contexts, rewards):
     """As the ledger sums them: all answers, then those with a reward."""
-    known = ~np.isnan(rewards)
-    x, r = contexts[known], rewards[known]
-    gram = (x.T @ x)[np.triu_indices(x.shape[1])]
-    return (float(len(contexts)), float(len(x)), float(r @ r), *(r @ x), *gram)
-
-
-def sums(contexts, rewards):
-    return np.array(vector(contexts, rewards)[1:])
+    sums = products(contexts, rewards)
+    return (float(len(contexts)), *sums[np.triu_indices(len(sums))])
 
 
 def posterior(x, r):
-    return linear_posterior(len(r), float(r @ r), r @ x, x.T @ x)
+    return linear_posterior(products(x, r))
 
 
 SUITS = lambda x: np.column_stack([0.5 + 0.15 * x[:, 1], 0.5 - 0.15 * x[:, 1]])  # noqa: E731
@@ -118,7 +123,7 @@ def lost(truth, seed, *, by_context, number=20_000, turn=500):
         rewards[now] = random.random(turn) < rates[now][np.arange(turn), arms[now]]
         of = [arms[past] == arm for arm in (0, 1)]
         if by_context:
-            policy = learn(policy, *(sums(x[past][mask], rewards[past][mask]) for mask in of))
+            policy = learn(policy, *(products(x[past][mask], rewards[past][mask]) for mask in of))
         else:
             won = [rewards[past][mask].sum() for mask in of]
             share = float(thompson_shares(won, [mask.sum() for mask in of])[1])
@@ -149,7 +154,7 @@ def test_weights_are_those_of_ridge_regression():
     mean, covariance = posterior(x, r)
     assert mean == pytest.approx(expected, rel=1e-9)
     assert np.linalg.eigvalsh(covariance).min() > 0
-    learnt = learn(ContextPolicy(FEATURES), sums(x, r), sums(x, 1 - r))
+    learnt = learn(ContextPolicy(FEATURES), products(x, r), products(x, 1 - r))
     assert learnt.gain == pytest.approx(posterior(x, 1 - r)[0] - mean, rel=1e-5)
     assert np.array(learnt.covariance) == pytest.approx(
         covariance + posterior(x, 1 - r)[1], rel=1e-5
@@ -264,8 +269,8 @@ def test_which_requests_a_version_gets_is_no_harm_of_it():
     decision = traffic.run(150)
     assert isinstance(decision.state, Running), decision.sentence
     totals = [steered_sums([cohort]) for cohort in traffic.cohorts[-50:]]
-    right = [sum(arms[arm][2] for arms in totals) for arm in (0, 1)]
-    answers = [sum(arms[arm][0] for arms in totals) for arm in (0, 1)]
+    right = [sum(arms[arm, 0, -1] for arms in totals) for arm in (0, 1)]
+    answers = [sum(arms[arm, 0, 0] for arms in totals) for arm in (0, 1)]
     assert right[0] / answers[0] - right[1] / answers[1] > 0.25
 
 
@@ -305,7 +310,8 @@ def test_a_decision_makes_the_policy_part_of_the_plan_and_its_end_takes_it_away(
     ("changes", "words"),
     [
         ({"context": ()}, "needs inputs to steer by"),
-        ({"strategy": "bandit"}, "is steered by no inputs"),
+        ({"strategy": "bandit"}, "no other strategy has them"),
+        ({"context": tuple(ContextFeature(f"c{n}") for n in range(17))}, "16 numbers, not 17"),
         ({"steps_percent": (10.0,)}, "steps of contextual are 50"),
         ({"guards": (ERRORS,)}, "compares outcomes"),
         ({"guards": (Guard("roc_auc", 0.01, "pp"),)}, "of pairs"),
@@ -322,25 +328,31 @@ def test_what_cannot_be_steered_is_refused(changes, words):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """Of a model with a number and a text of ten values."""
+    """Of a model with a number, a text of ten values, and inputs that say nothing."""
     random = np.random.default_rng(0)
     X = pd.DataFrame(
-        {"age": random.normal(3.0, 2.0, 300), "region": random.choice(list("abcdefghij"), 300)}
+        {
+            "age": random.normal(3.0, 2.0, 3_000),
+            "region": random.choice(list("abcdefghij"), 3_000),
+            "key": [f"key{number}" for number in range(3_000)],
+            "empty": np.nan,
+            "huge": random.choice([-1e300, 1e300], 3_000),
+        }
     )
     model = make_pipeline(
-        make_column_transformer(("passthrough", ["age"]), ("drop", ["region"])),
+        make_column_transformer(("passthrough", ["age"]), ("drop", list(X.columns[1:]))),
         LogisticRegression(),
     ).fit(X, X.age > 3)
     to = tmp_path_factory.mktemp("features") / "bundle"
     return bascule.pack(model, name="named", train=X, to=to, measure=False)
 
 
-def prepared(bundle, *names, home, private=None):
+def prepared(bundle, *names, home, private=None, feature_store=""):
     plan = rollout(
         current="named/1", candidate="named/2", endpoint="named", guards=(ACCURACY,),
         context=tuple(map(ContextFeature, names)),
     )  # fmt: skip
-    recording = Recording(True, private or {}, 1_024)
+    recording = Recording(True, private or {}, 1_024, feature_store)
     return prepare(plan, lambda _: bundle, Ledger(home), recording).context
 
 
@@ -368,6 +380,9 @@ def test_a_column_of_a_matrix_is_found_by_its_name(tmp_path):
         (["age"], {"age": "hash"}, "does not keep age"),
         (["age"], {"named.age": "omit"}, "does not keep age"),
         (["age", "region", "age"], {}, "twice"),
+        (["key"], {}, "no scale and no frequent values of key"),
+        (["empty"], {}, "no scale and no frequent values of empty"),
+        (["huge"], {}, "no scale and no frequent values of huge"),
     ],
 )
 def test_an_input_by_which_nothing_can_be_steered_is_refused(
@@ -375,6 +390,17 @@ def test_an_input_by_which_nothing_can_be_steered_is_refused(
 ):
     with pytest.raises(Invalid, match=words):
         prepared(bundle, *names, home=tmp_path, private=private)
+
+
+def test_what_a_feature_store_gives_once_the_version_is_known_steers_no_request(bundle, tmp_path):
+    path = shutil.copytree(bundle.path, tmp_path / "named.bundle")
+    said = {"source": "all", "keys": {"key": "BYTES"}, "max_age_s": {"age": 0.0}}
+    write_statement(path, FEATURES_KIND, said, at=START, by="test")
+    looked_up = bascule.load(path)
+    assert prepared(looked_up, "age", home=tmp_path), "callers send it where no store is set"
+    with pytest.raises(Invalid, match="age is looked up"):
+        prepared(looked_up, "age", home=tmp_path, feature_store="feast://here")
+    assert prepared(looked_up, "region", home=tmp_path, feature_store="feast://here")
 
 
 # -- the ledger --
@@ -415,8 +441,9 @@ def test_sums_are_of_the_newest_truths_however_often_and_late_they_come(tmp_path
     answered(tmp_path, ["other"], START, [5.0], arm="current")
     answered(tmp_path, ["keyed"], START, [5.0], propensity=None)
     assert asked(tmp_path).moments() == {
-        0: (3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 1: (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    }  # fmt: skip
+        0: (3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        1: (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    }
     outcomes = Outcomes(tmp_path)
     for truths in ([0, 1, 1], [0, 1, 1], [1, 1, 0]):
         outcomes.add("gb", pa.table({"id": ["a", "b", "c"], "truth": truths}))
@@ -426,12 +453,13 @@ def test_sums_are_of_the_newest_truths_however_often_and_late_they_come(tmp_path
     assert once[0] == pytest.approx(vector(x, r))
     assert once[1][:2] == (1.0, 0.0), "a request counts once all its rows have their truth"
     outcomes.add("gb", pa.table({"id": ["d#1"], "truth": [0]}))
-    assert asked(tmp_path).moments()[1] == (1, 1, 0.25, 0.5, 1.5, 1, 3, 9)
-    rows = asked(tmp_path).rows()
+    assert asked(tmp_path).moments()[1] == (1, 1, 3, 0.5, 9, 1.5, 0.25)
+    rows = asked(tmp_path).rows([0, 1])
     assert sorted(map(tuple, rows[:, 1:])) == [
         (0.0, 0.5, 1.0, 0.0), (0.5, 0.5, 1.0, 3.0), (1.0, 0.5, 1.0, -1.0), (1.0, 0.5, 1.0, 2.0),
     ]  # fmt: skip
-    assert asked(tmp_path).rows().tolist() == rows.tolist()
+    assert asked(tmp_path).rows([0, 1]).tolist() == rows.tolist()
+    assert asked(tmp_path).rows([1])[:, 1:].tolist() == [[0.5, 0.5, 1.0, 3.0]]
 
 
 def test_a_ledger_of_earlier_releases_has_no_steered_answers(tmp_path):
@@ -447,6 +475,30 @@ def test_a_ledger_of_earlier_releases_has_no_steered_answers(tmp_path):
 # -- off-policy estimates --
 
 
+def test_values_are_of_all_spans_whose_truths_are_in_whatever_else_was_answered(tmp_path):
+    """A span that keeps lacking truths, and requests with a key, are left out."""
+    outcomes = Outcomes(tmp_path)
+    for arm, rate in (("current", 3), ("candidate", 2)):
+        for minute in range(3):
+            ids = [f"{arm}{minute}-{number}" for number in range(120)]
+            answered(tmp_path, ids, START + timedelta(minutes=minute), [0.5] * 120, arm=arm)
+            known = ids[: 60 if minute == 1 else 120]
+            right = [int(number % rate > 0) for number in range(len(known))]
+            outcomes.add("gb", pa.table({"id": known, "truth": right}))
+    plan = rollout(
+        endpoint="gb", current="gb/1", candidate="gb/2", context=(ContextFeature("a", "a"),),
+        guards=(msgspec.structs.replace(ACCURACY, loss=LABELS),),
+    )  # fmt: skip
+    ledger, now = Ledger(tmp_path), START + timedelta(minutes=4)
+    stages = [Stage(START, 0, 0.5, 7)]
+    made = count_outcomes(ledger, plan, stages, now)
+    keyed = Cohort(KEY_COHORTS, 0, 60.0, CohortArm(9), CohortArm(9))
+    values = read_values(ledger, plan, stages, [made[0], keyed, *made[1:]], now)
+    assert values.answers == 480
+    assert values.values["gb/1"].value == pytest.approx(2 / 3, abs=0.01)
+    assert values.values["gb/2"].value == pytest.approx(1 / 2, abs=0.01)
+
+
 def test_estimates_are_unbiased_by_enumeration_of_all_that_can_happen():
     """Two contexts, two arms, two rewards: the mean over every case is the value of the policy."""
     logged, played = np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([[0.2, 0.8], [1.0, 0.0]])
@@ -457,11 +509,10 @@ def test_estimates_are_unbiased_by_enumeration_of_all_that_can_happen():
         for arm in (0, 1):
             for reward in (0, 1):
                 rate = rates[x, arm] if reward else 1 - rates[x, arm]
-                value = policy_value(
-                    [reward] * 2, [arm] * 2, [logged[x, arm]] * 2, played[[x, x]], model[[x, x]]
-                )
+                facts = [reward] * 2, [arm] * 2, [logged[x, arm]] * 2, played[[x, x]]
+                value, plain = policy_value(*facts, model[[x, x]]), policy_value(*facts)
                 chance = 0.5 * logged[x, arm] * rate
-                means += chance * np.array([value.ips.value, value.dr.value])
+                means += chance * np.array([value.value, plain.value])
     assert means == pytest.approx([true, true], abs=1e-12)
 
 
@@ -497,7 +548,7 @@ def coverage(truth, runs, seed, number=2_000):
             drawn[now] = np.where(arms[now], chances, 1 - chances)
             rewards[now] = random.random(turn) < rates[now][np.arange(turn), arms[now]]
             policy = learn(
-                policy, *(sums(x[past][arms[past] == arm], rewards[past][arms[past] == arm])
+                policy, *(products(x[past][arms[past] == arm], rewards[past][arms[past] == arm])
                           for arm in (0, 1))
             )  # fmt: skip
         order = random.permutation(number)
@@ -506,11 +557,7 @@ def coverage(truth, runs, seed, number=2_000):
         of_fresh = truth(fresh)
         expected = [*of_fresh.mean(axis=0), _of_learnt(x, arms, rewards, order, fresh, of_fresh)]
         held.append(
-            [
-                estimate.low <= true <= estimate.high
-                for value, true in zip(values, expected, strict=True)
-                for estimate in (value.ips, value.snips, value.dr)
-            ]
+            [value.low <= true <= value.high for value, true in zip(values, expected, strict=True)]
         )
     return np.mean(held, axis=0)
 

@@ -16,6 +16,8 @@ from bascule.endpoints import (
     Arm,
     BreakerRule,
     CallLimits,
+    ContextFeature,
+    ContextPolicy,
     Plan,
     Shadow,
     choose,
@@ -165,6 +167,20 @@ def test_a_held_back_request_is_answered_by_the_current_version_and_says_so(serv
     for name, keys in units.items():
         assert {place for place, flags in enumerate(counted[name].firsts) if flags} == keys
     assert not any(counted["holdback"].firsts)
+
+
+def test_of_requests_that_are_steered_a_share_is_held_back_too(served, ask):
+    policy = ContextPolicy((ContextFeature("x", "x"),))
+    server = served(replace(canary(), holdback_percent=50.0, context=policy, rollout="r1"))
+    with server.client() as client:
+        arms = Counter(
+            client.request("POST", INFER, ask([1, 2])).answer().headers["bascule-arm"]
+            for _ in range(100)
+        )
+    assert 20 < arms["holdback"] < 80
+    assert min(arms["current"], arms["candidate"]) > 5
+    counted = server.arms()
+    assert {name: counted[name].requests for name in counted} == arms
 
 
 def test_a_tester_cannot_have_a_request_held_back(served, ask):

@@ -439,12 +439,6 @@ def test_a_model_with_another_loss_is_served_by_itself(tmp_path):
     assert served.entry == "served_river:Model"
 
 
-def test_a_learner_of_all_outcomes_says_that_no_answer_was_held_back(home):
-    fill(home, 300)
-    Path("pipeline.toml").write_text(TOML + "changes_outcomes = true\n")
-    assert run(home)["feedback"].endswith("no row is held back")
-
-
 def test_a_learner_without_classes_says_how_a_regression_is_written(home):
     Path("pipeline.toml").write_text(TOML.replace("classes", "#"))
     with pytest.raises(Invalid, match="classes") as refused:
@@ -496,6 +490,23 @@ def test_a_learner_of_held_back_requests_learns_no_outcome_that_followed_from_an
         for key in batch["key"].to_pylist()
     ]
     assert learnt_keys == [f"p{number:06d}" for number in range(200, 400)]
+
+
+def test_a_learner_whose_answers_change_outcomes_says_that_no_row_is_held_back(home):
+    Path("pipeline.toml").write_text(TOML + "changes_outcomes = true\n")
+    fill(home, 100)
+    assert run(home)["feedback"].endswith("and no row is held back")
+
+
+def test_how_truths_arrive_is_told_of_the_requests_that_a_learner_learns(home):
+    inputs, answers = phishing(400)[0], [0, 1] * 100
+    for first, arm, told_of in ((0, "current", [0]), (200, "holdback", [0, 1])):
+        ids = record(home, inputs[first : first + 200], answers, first=first, arm=arm)
+        known = [answer in told_of for answer in answers]
+        tell(home, np.array(ids)[known], np.array(answers)[known])
+    assert arrived(Ledger(home), learner()) == [("0", 200, 200, 200), ("1", 200, 100, 100)]
+    clean = learner(holdback="arm")
+    assert arrived(Ledger(home), clean) == [("0", 100, 100, 100), ("1", 100, 100, 100)]
 
 
 @pytest.mark.parametrize("line", ["refit = true", 'holdback = "flag"'])

@@ -12,7 +12,7 @@ other one (see `release.rollouts.keys`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -101,16 +101,19 @@ come later move no other pair. A pair of one class says nothing and is left out.
 _STEERED = (
     """
 WITH answered AS (
-    SELECT id, {when} AS time, "row", propensity,
-        CASE WHEN is_outcome THEN CAST({loss} AS DOUBLE) END AS loss{columns}"""
+    SELECT id, {when} AS time, "row", propensity, CAST([{context}] AS DOUBLE[]) AS x,
+        CASE WHEN is_outcome THEN CAST({loss} AS DOUBLE) END AS loss"""
     + _OF_ARM
     + """ AND propensity IS NOT NULL
 ), requests AS (
     SELECT id, min(time) AS time, any_value(propensity) AS propensity,
+        any_value(x) FILTER ("row" = 0) AS x,
         CASE WHEN bool_and(loss IS NOT NULL) THEN 1 - avg(least(loss, {bound!r})) / {bound!r} END
-            AS reward{firsts}
+            AS reward
     FROM answered GROUP BY id HAVING bool_or("row" = 0)
 )
+SELECT {selected} FROM requests ASOF JOIN (VALUES {spans}) AS spans(number, start, low, high)
+    ON requests.time >= spans.start
 """
 )
 """Answers whose arms were steered by their context, which is that of the first row."""
@@ -239,17 +242,13 @@ def count_cohorts(
 
 @dataclass(frozen=True, slots=True)
 class SteeredAnswers:
-    """The answers of an arm that were steered by their context; fields as of `count_cohorts`.
+    """The answers of an arm that were steered by their context.
+
+    Attributes as the arguments of `count_cohorts`, but for these:
 
     Attributes:
-        ledger: With its outcomes.
-        model: That answered.
-        endpoint: That was asked.
-        arm: Its name.
-        spans: At least one.
         loss: Not of pairs. The reward of an answer is 1 less its loss.
-        context: The numbers of the context as SQL over a row, the constant 1 first.
-        sample: The share of ids that get outcomes.
+        context: Its numbers as SQL over a row, the constant 1 first.
     """
 
     ledger: Ledger
@@ -262,41 +261,34 @@ class SteeredAnswers:
     sample: float = 1.0
 
     def moments(self) -> dict[int, tuple[float, ...]]:
-        """By span with answers, what `CohortArm` has as `moments`."""
-        x = [f"x{place}" for place in range(len(self.context))]
-        products = [
-            "reward * reward", *(f"reward * {name}" for name in x),
-            *(f"{left} * {right}" for place, left in enumerate(x) for right in x[place:]),
-        ]  # fmt: skip
-        sums = [f"coalesce(sum({one}) FILTER (reward IS NOT NULL), 0)" for one in products]
-        rows = self._query(
-            f"number, count(*), count(reward), {', '.join(sums)} FROM requests ASOF JOIN "
-            "(VALUES {spans}) AS spans(number, start, low, high) "
-            "ON requests.time >= spans.start GROUP BY number"
+        """By span with answers: see `release.rollouts.evidence.CohortArm`."""
+        numbers = [*self._numbers(), "reward"]
+        sums = "".join(
+            f", coalesce(sum({left} * {right}) FILTER (reward IS NOT NULL), 0)"
+            for place, left in enumerate(numbers)
+            for right in numbers[place:]
         )
+        rows = self._query(f"number, count(*){sums}", "GROUP BY number")
         return {int(row[0]): tuple(np.round(row[1:], _DIGITS).tolist()) for row in rows}
 
-    def rows(self) -> NDArray[np.float64]:
-        """Those with a reward: a hash of the id, reward, propensity, context; by the hash."""
-        x = ", ".join(f"x{place}" for place in range(len(self.context)))
+    def rows(self, numbers: Collection[int]) -> NDArray[np.float64]:
+        """Those of some spans that have a reward: a hash of the id, reward, propensity, context."""
         return self._query(
-            f"outcome_draw('rows' || id) AS draw, reward, propensity, {x} FROM requests "
-            "WHERE reward IS NOT NULL ORDER BY draw, id"
+            f"outcome_draw('rows' || id) AS draw, reward, propensity, {', '.join(self._numbers())}",
+            f"WHERE reward IS NOT NULL AND number IN ({', '.join(map(str, numbers))}) "
+            "ORDER BY draw, id",
         )
 
-    def _query(self, selected: str) -> NDArray[np.float64]:
+    def _numbers(self) -> list[str]:
+        return [f"x[{place}]" for place in range(1, 1 + len(self.context))]
+
+    def _query(self, selected: str, of_rows: str) -> NDArray[np.float64]:
         common, days = _chosen(self.endpoint, self.arm, self.spans, [self.loss], self.sample)
-        sql = (_STEERED + "SELECT " + selected).format(
-            loss=self.loss.sql, bound=self.loss.bound, **common,
-            columns="".join(
-                f", CAST({one} AS DOUBLE) AS x{place}" for place, one in enumerate(self.context)
-            ),
-            firsts="".join(
-                f', any_value(x{place}) FILTER ("row" = 0) AS x{place}'
-                for place in range(len(self.context))
-            ),
+        sql = _STEERED.format(
+            loss=self.loss.sql, bound=self.loss.bound, context=", ".join(self.context),
+            selected=selected, **common,
         )  # fmt: skip
-        columns = self.ledger.query(sql, model=self.model, days=days).columns
+        columns = self.ledger.query(sql + of_rows, model=self.model, days=days).columns
         return np.column_stack([column.to_numpy().astype(np.float64) for column in columns])
 
 

@@ -46,7 +46,6 @@ from .operations import (
     Deployment as Deployment,
     Evidence as Evidence,
     Replay as Replay,
-    Values as Values,
 )
 from .plan import (
     STRATEGIES as STRATEGIES,
@@ -76,5 +75,5 @@ from .store import (
     plan_of as plan_of,
     rollouts_needing as rollouts_needing,
 )
-from .valuing import SteeredValues as SteeredValues, ValueOf as ValueOf
+from .valuing import SteeredValues as SteeredValues
 from .verdicts import RolloutVerdict as RolloutVerdict, verdict_of as verdict_of

@@ -38,6 +38,7 @@ from bascule.release.rollouts.guards import (
 )
 from bascule.release.rollouts.losses import RATES
 from bascule.release.rollouts.plan import (
+    ON_OUTCOMES,
     Decision,
     Rollout,
     Shares,
@@ -106,20 +107,12 @@ class RolloutRequest(
         }
 
 
-_GUARDS = {
-    "shadow": SHADOW_GUARDS,
-    "ab": OUTCOME_GUARDS,
-    "bandit": OUTCOME_GUARDS,
-    "contextual": OUTCOME_GUARDS,
-}
+_GUARDS = {"shadow": SHADOW_GUARDS} | dict.fromkeys(ON_OUTCOMES, OUTCOME_GUARDS)
 _STEPS = {
     "shadow": (10.0,),
-    "ab": (50.0,),
-    "bandit": (50.0,),
-    "contextual": (50.0,),
     "all": (100.0,),
     "blue-green": (100.0,),
-}
+} | dict.fromkeys(ON_OUTCOMES, (50.0,))
 
 
 class Rollouts:
@@ -245,8 +238,7 @@ class Rollouts:
         self.endpoints.check_in_use(before.current.version)
         if chosen.strategy == "contextual" and before.sticky_field:
             raise Invalid(
-                f"every request of {before.endpoint} has a sticky key ({before.sticky_field}), and "
-                "requests with a key are not steered",
+                f"requests with a key are not steered; all have one here: {before.sticky_field}",
                 hint="use --strategy bandit, or a plan without sticky_field",
             )
         rollout = self._prepare(self._rollout(chosen, before, deployed.plan))
@@ -364,21 +356,20 @@ class Rollouts:
             for one, again in replay(stored.rollout, by_evidence, table, cohorts_at)
         ]
 
-    def values(self, name: str) -> SteeredValues | None:
-        """What each version and the policy would have earned; None but for `contextual`.
+    def values(self, name: str) -> SteeredValues:
+        """What each version and the policy of a contextual bandit would have earned.
 
         Raises:
             NotFound: There is no such rollout.
-            Invalid: The ledger is not here.
+            Invalid: It is not contextual, or the ledger is not here.
         """
         from bascule.release.rollouts.valuing import read_values
 
         rollout = self.get(name).rollout
-        if not rollout.context:
-            return None
-        if self._open_ledger is None:
+        if not rollout.context or self._open_ledger is None:
             raise Invalid(
-                "the ledger of the answers is not here", hint="ask its server: --server URL"
+                f"there are no estimates of rollout {rollout.id}",
+                hint="they need strategy contextual, and the ledger of its server: --server URL",
             )
         stages = stages_of(self.decisions(name))
         cohorts = self.store.cohorts(rollout.id).cohorts

@@ -101,37 +101,33 @@ def count_outcomes(
     cells = dict(zip(shares, cells_of(list(shares.values())), strict=True))
     spans = spans_of(rollout.started_at, stages, now)
     arms: list[dict[tuple[int, bool], CohortArm]] = []
-    moments: list[dict[int, tuple[float, ...]]] = [{}, {}]
     for arm, (name, version, units) in enumerate(
         (
             (CURRENT, rollout.current, {at: cell.current for at, cell in cells.items()}),
             (CANDIDATE, rollout.candidate, {at: cell.candidate for at, cell in cells.items()}),
         )
     ):
-        counts: list[CohortCount] = []
+        of_arm: dict[tuple[int, bool], CohortArm] = {}
         with suppress(NotFound):
-            counts = count_cohorts(
+            of_arm = _arms(count_cohorts(
                 ledger, model=version.partition("/")[0], endpoint=rollout.endpoint, arm=name,
                 spans=[replace(span, units=units[stage]) for span, stage in spans],
                 losses=counted_losses(rollout.guards, arm), sample=rollout.outcomes_sample,
-            )  # fmt: skip
+            ))  # fmt: skip
             if rollout.context and spans:
                 answers = steered_answers(ledger, rollout, arm, [span for span, _ in spans])
-                moments[arm] = answers.moments()
-        arms.append(_arms(counts))
+                for place, moments in answers.moments().items():
+                    counted = of_arm.get((place, False), CohortArm())
+                    of_arm[place, False] = msgspec.structs.replace(counted, moments=moments)
+        arms.append(of_arm)
     cohorts = []
     for span, number in spans:
         for of_keys in (False, True):
-            counted = [of_arm.get((span.number, of_keys), CohortArm()) for of_arm in arms]
-            if not of_keys:
-                counted = [
-                    msgspec.structs.replace(arm, moments=sums.get(span.number, ()))
-                    for arm, sums in zip(counted, moments, strict=True)
-                ]
-            if any(arm.predictions or arm.moments for arm in counted):
+            both = [of_arm.get((span.number, of_keys), CohortArm()) for of_arm in arms]
+            if any(arm.predictions or arm.moments for arm in both):
                 ended_s = (span.end - rollout.started_at).total_seconds()
                 place = span.number + KEY_COHORTS * of_keys
-                cohorts.append(Cohort(place, number, ended_s, *counted))
+                cohorts.append(Cohort(place, number, ended_s, *both))
     return cohorts
 
 

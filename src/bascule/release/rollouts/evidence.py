@@ -12,6 +12,7 @@ answers are no evidence one by one; see `keys`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -91,8 +92,8 @@ class CohortArm(msgspec.Struct, frozen=True, omit_defaults=True):
         cut: The requests of which a loss was cut at its bound, likewise.
         pairs: Of a guard on pairs, likewise: the pairs, and those without a truth.
         moments: Of a contextual bandit: the number of the answers that were steered; and of those
-            with a truth the number, the sum of their squared rewards, the sums of the rewards times
-            each number of the context, and those of the products of two numbers, each pair once.
+            with a truth the sums of the products of any two of the numbers of the context and the
+            reward, each pair once: the first is the number of these answers.
     """
 
     predictions: int = 0
@@ -378,8 +379,8 @@ FEW_UNKNOWN = 0.02
 """A cohort with so small a share of predictions without a truth counts as complete."""
 
 
-def steered_sums(cohorts: Sequence[Cohort]) -> tuple[Floats, Floats] | None:
-    """The sums of `CohortArm.moments` without their first number, of both arms.
+def steered_sums(cohorts: Sequence[Cohort]) -> Floats | None:
+    """The sums of `CohortArm.moments` as symmetric matrices, of both arms.
 
     Of the cohorts whose truths are in; None where there is none.
     """
@@ -392,8 +393,12 @@ def steered_sums(cohorts: Sequence[Cohort]) -> tuple[Floats, Floats] | None:
             totals.append(vectors[:, 1:])
     if not totals:
         return None
-    current, candidate = np.sum(totals, axis=0)
-    return current, candidate
+    upper = np.sum(totals, axis=0)
+    size = math.isqrt(2 * upper.shape[1])
+    sums = np.zeros((2, size, size))
+    rows, columns = np.triu_indices(size)
+    sums[:, rows, columns] = sums[:, columns, rows] = upper
+    return sums
 
 
 def cut_shares(cohorts: Sequence[Cohort], place: int) -> tuple[float, float]:

@@ -66,7 +66,7 @@ class Facts:
     now: datetime
     held: str = ""
     mismatch: str = ""
-    steered: tuple[Floats, Floats] | None = None
+    steered: Floats | None = None
 
     def unproven(self, beta: float) -> list[Verdict]:
         """The guards whose margin is not excluded yet."""

@@ -52,13 +52,6 @@ class Replay:
     differing: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
-    """What versions and a policy would have earned; null but for a contextual bandit."""
-
-    values: SteeredValues | None
-
-
 # Of which endpoint is in the body, or known by the rollout: asked then.
 ROLLOUTS = Listing("GET rollouts", "read", "", StoredRollout)
 BEGIN = Operation("POST rollouts", "deploy", "", Begun, status=201, history="rollout_asked")
@@ -66,7 +59,7 @@ ROLLOUT = Operation(f"GET {_ONE}", "read", "", StoredRollout)
 DECISIONS = Listing(f"GET {_ONE}/decisions", "read", "", StoredDecision)
 EVIDENCE = Operation(f"GET {_ONE}/evidence", "read", "", Evidence)
 REPLAY = Operation(f"GET {_ONE}/replay", "read", "", Replay)
-VALUES = Operation(f"GET {_ONE}/values", "read", "", Values)
+VALUES = Operation(f"GET {_ONE}/values", "read", "", SteeredValues)
 PROMOTE = Operation(f"POST {_ONE}/promote", "approve", "", Decision)
 COMMAND = Operation(f"POST {_ONE}/{{command}}", "deploy", "", Decision)
 DEPLOY = Operation("POST deployments", "deploy", "", Deployment, "rollouts", status=201)

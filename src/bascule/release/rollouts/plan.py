@@ -9,14 +9,16 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from bascule.core import Invalid
-from bascule.endpoints import ContextFeature, ContextPolicy, check_policy
+from bascule.endpoints import ContextFeature
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.states import State
 
 Aware: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 """A time with its zone."""
 STRATEGIES = ("all", "canary", "blue-green", "shadow", "ab", "bandit", "contextual")
-_ON_OUTCOMES = ("ab", "bandit", "contextual")
+ON_OUTCOMES = ("ab", "bandit", "contextual")
+"""Of them, those that compare outcomes, half of the requests each at first."""
+_MAX_CONTEXT = 16
 UNAPPROVED_PERCENT = 50.0
 """The most that a candidate answers before the approval that its rollout waits for."""
 
@@ -226,7 +228,7 @@ def check_rollout(rollout: Rollout) -> Rollout:
     if len(set(names)) < len(names):
         raise Invalid(f"a guard is there twice: {', '.join(map(str, rollout.guards))}")
     on_outcomes = [guard for guard in rollout.guards if guard.is_on_outcomes]
-    if rollout.strategy in _ON_OUTCOMES and not on_outcomes:
+    if rollout.strategy in ON_OUTCOMES and not on_outcomes:
         raise Invalid(
             f"strategy {rollout.strategy} compares outcomes",
             hint="add --guard 'accuracy -2 pp', or 'mae +5 %' for numbers",
@@ -250,15 +252,24 @@ def check_rollout(rollout: Rollout) -> Rollout:
 
 
 def _check_context(rollout: Rollout, on_outcomes: list[Guard]) -> None:
-    if (rollout.strategy == "contextual") != bool(rollout.context):
+    names = [feature.name for feature in rollout.context]
+    if (rollout.strategy == "contextual") != bool(names):
         raise Invalid(
-            f"strategy {rollout.strategy} "
-            + ("is steered by no inputs" if rollout.context else "needs inputs to steer by"),
+            "strategy contextual needs inputs to steer by, and no other strategy has them",
             hint="--strategy contextual --context COLUMN",
         )
-    if not rollout.context:
+    if not names:
         return
-    check_policy(ContextPolicy(rollout.context, floor=rollout.floor))
+    width = sum(len(feature.categories) or 1 for feature in rollout.context)
+    if width > _MAX_CONTEXT:
+        raise Invalid(
+            f"a context has at most {_MAX_CONTEXT} numbers, not {width}",
+            hint="name fewer inputs: a text is a number for each of its most frequent values",
+        )
+    if len(set(names)) < len(names):
+        raise Invalid(
+            f"an input of the context is there twice: {', '.join(names)}", hint="name each once"
+        )
     if rollout.steps_percent != (50.0,):
         raise Invalid(
             "explored requests are shared evenly: steps of contextual are 50",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, take
+from bascule.bundle.features import declared
 from bascule.core import Columns, Invalid, NotFound
-from bascule.endpoints import MAX_CATEGORIES, ContextFeature
+from bascule.endpoints import ContextFeature
 from bascule.monitoring.ledger import Ledger, losses_of_rows, quoted
 from bascule.monitoring.performance import delay_curve
 from bascule.release.rollouts.facts import span_words
@@ -45,6 +46,7 @@ _LEAST_ROWS = 30
 _MOST_ROWS = 20_000
 _LEAST_TRUTHS = 100
 _ASKED_ROWS = 20_000
+_MAX_CATEGORIES = 8
 _DELAYS = """
 SELECT epoch(now() - time) AS age_s,
     date_diff('microsecond', time, truth_first_received_at) / 1e6 AS delay_s
@@ -62,11 +64,13 @@ class Recording:
         has_rows: Whether it keeps answers, by the settings.
         private: By `FIELD` or `MODEL.FIELD`: "omit" or "hash".
         max_values: Fields with more values in a row are left out.
+        feature_store: Where its models look features up; empty for nowhere.
     """
 
     has_rows: bool
     private: Mapping[str, str]
     max_values: int
+    feature_store: str = ""
 
 
 def prepare(
@@ -226,31 +230,39 @@ def _scaled_feature(
     feature: ContextFeature, bundle: Bundle, version: str, recording: Recording
 ) -> ContextFeature:
     """A feature with its scale or its categories, by the training rows of the current version."""
-    model, baseline = version.partition("/")[0], bundle.baseline
     column, place = input_column(feature.name, bundle.signature, "biufOU")
     if not column:
         raise Invalid(
             f"context: {version} has no input of one value named {feature.name!r}",
             hint=f"bascule show {version} has its inputs",
         )
-    private, most = recording.private, recording.max_values
-    if field := left_out(Loss(column), _answers_of(bundle), model, private, most):
+    if field := left_out(
+        Loss(column), _answers_of(bundle), version.partition("/")[0], recording.private,
+        recording.max_values,
+    ):  # fmt: skip
         raise Invalid(
-            f"context: the ledger does not keep {field} of {model} as it is",
+            f"context: the ledger does not keep {field} of {version} as it is",
             hint="steer by inputs that are not private (monitoring.private)",
         )
-    profiles = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns
-    if (profile := profiles.get(feature.name)) is None:
+    looked_up = declared(bundle.path, recording.feature_store)
+    if looked_up is not None and feature.name in looked_up.max_age_s:
         raise Invalid(
-            f"context: {version} has no profile of {feature.name}, which gives its scale",
-            hint="pack it with train=X",
+            f"context: {feature.name} is looked up in the feature store once the arm is known",
+            hint="steer by inputs that requests send",
         )
-    moments, known = profile.moments, profile.frequent.top()[:MAX_CATEGORIES]
-    deviation = math.sqrt((moments.squares or 0.0) / max(moments.rows, 1))
-    return ContextFeature(
-        feature.name, column.removeprefix("input."), place, moments.mean or 0.0, deviation or 1.0,
-        tuple(str(value) for value, _ in known) if profile.kind == "text" else (),
-    )  # fmt: skip
+    baseline = bundle.baseline
+    profiles = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns
+    profile = profiles.get(feature.name)
+    made = ContextFeature(feature.name, column.removeprefix("input."), place)
+    if profile is not None and profile.kind == "text" and (texts := profile.frequent.top()):
+        return replace(made, categories=tuple(str(text) for text, _ in texts[:_MAX_CATEGORIES]))
+    if profile is not None and (squares := profile.moments.squares) is not None:
+        deviation = math.sqrt(squares / profile.moments.rows)
+        return replace(made, mean=profile.moments.mean or 0.0, scale=deviation or 1.0)
+    raise Invalid(
+        f"context: {version} has no scale and no frequent values of {feature.name}",
+        hint="pack it with train=X; steer by numbers, and by texts that come again",
+    )
 
 
 def _check_delays(rollout: Rollout, guard: Guard, ledger: Ledger) -> None:

@@ -50,8 +50,8 @@ class RemoteRollouts(Remote):
     def replay(self, name: str) -> list[str]:
         return self.ask(operations.REPLAY, rollout=name).differing
 
-    def values(self, name: str) -> SteeredValues | None:
-        return self.ask(operations.VALUES, rollout=name).values
+    def values(self, name: str) -> SteeredValues:
+        return self.ask(operations.VALUES, rollout=name)
 
 
 RolloutBook: TypeAlias = "Rollouts | RemoteRollouts"

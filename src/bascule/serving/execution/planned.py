@@ -249,7 +249,7 @@ class PlannedPredictor(AroundPredictor):
             # Some of these requests cannot have their arm, so none of them is evidence.
             return _bind(followed.current if _lacks(chosen, call) else chosen, context)
         if not key:
-            if (policy := followed.plan.context) is not None:
+            if (policy := followed.plan.context) is not None and chosen.name != HOLDBACK:
                 return _steer(followed, policy, call, context)
             context.series = chosen.series
             return chosen

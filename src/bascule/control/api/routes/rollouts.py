@@ -23,9 +23,9 @@ from bascule.release.rollouts import (
     Evidence,
     Replay,
     RolloutVerdict,
+    SteeredValues,
     StoredDecision,
     StoredRollout,
-    Values,
     operations as of_rollouts,
 )
 
@@ -173,9 +173,9 @@ def _add_reads(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: 
         return Replay(open_rollouts().replay(readable(rollout, request).rollout.id))
 
     @serves(app, of_rollouts.VALUES)
-    def values(rollout: str, request: Request) -> Encoded[Values]:
+    def values(rollout: str, request: Request) -> Encoded[SteeredValues]:
         """What each version, and a contextual bandit's policy, would have earned: off-policy."""
-        return Values(open_rollouts().values(readable(rollout, request).rollout.id))
+        return open_rollouts().values(readable(rollout, request).rollout.id)
 
 
 def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from bascule.release.rollouts.facts import Facts, difference_said, gap_said
+from bascule.release.rollouts.facts import Facts
 from bascule.release.rollouts.plan import UNAPPROVED_PERCENT, Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import (
     Strategy,
+    better_said,
     is_shown_better,
     last_step,
     still_to_come,
@@ -36,9 +37,7 @@ class Bandit(Strategy):
         verdict = facts.outcomes
         if is_shown_better(verdict, rollout.beta):
             return last_step(rollout, state, facts.now), (
-                f"{rollout.candidate} is better by "
-                f"{gap_said(verdict.guard, -verdict.bounded().upper)} at least: "
-                f"{difference_said(rollout, verdict)}"
+                f"{rollout.candidate} is {better_said(rollout, verdict)}"
             )
         share = float(thompson_shares(*facts.rewards, floor=rollout.floor)[1])
         if rollout.needs_approval:

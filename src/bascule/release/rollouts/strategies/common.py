@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from datetime import datetime
 
-from bascule.release.rollouts.facts import Facts
+from bascule.release.rollouts.facts import Facts, difference_said, gap_said
 from bascule.release.rollouts.guards import Verdict
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Baking, Paused, Promoted, Running, State, Waiting
@@ -49,6 +49,11 @@ def last_step(rollout: Rollout, state: Running, now: datetime) -> State:
 def is_shown_better(verdict: Verdict, beta: float) -> bool:
     """Whether the candidate's rate is shown to be below that of the current version."""
     return verdict.bounded(margin=0.0, bounds=False).log_e_safe >= -math.log(beta)
+
+
+def better_said(rollout: Rollout, verdict: Verdict) -> str:
+    least = gap_said(verdict.guard, -verdict.bounded().upper)
+    return f"better by {least} at least: {difference_said(rollout, verdict)}"
 
 
 def is_no_matter(verdict: Verdict, beta: float) -> bool:
