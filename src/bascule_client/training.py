@@ -2,27 +2,27 @@
 
 The status of a run is a dict: `run` (its id), `state` (`running`, also while it waits; `done`,
 `failed`, `cancelled`, `killed`), `error`. Of a run that is done also `version`, `wins`, `sentence`
-(the verdict), `deployed`, `metrics`, `parameters`, `digest` of the bundle, `rows`, `code`.
+(the verdict), `deployed`, `metrics`, `parameters`, and `digest` of the bundle, `rows` and `code`,
+which are empty where a model goes on learning from outcomes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from bascule_client.control import ControlClient
 from bascule_client.errors import BasculeError, Conflict, ModelFailed, Unavailable
 
-RUNNING, DONE = "running", "done"
+_RUNNING, _DONE = "running", "done"
 _AWAY_S = 300.0
 """So long a server may be away while a run is followed: it may be restarted."""
 _LONG = ("curves", "logged")
 """What a result has that is too long for the messages of orchestrators."""
 
 Status = dict[str, Any]
-Watch = Callable[[Status], object]
 
 
 class TrainingRuns:
@@ -48,7 +48,7 @@ class TrainingRuns:
         with suppress(Conflict):
             self._client.do("POST /api/v1/jobs/{job}/cancel", user=self._user, job=run)
 
-    def follow(self, run: str, *, poll_s: float = 5.0, watch: Watch = lambda _: None) -> Status:
+    def follow(self, run: str, *, poll_s: float = 5.0) -> Status:
         """The status of a run once it is done; it is cancelled where this thread is interrupted.
 
         Raises:
@@ -60,9 +60,11 @@ class TrainingRuns:
             while True:
                 with suppress(Unavailable):
                     status, answered_s = self.status(run), time.monotonic()
-                    watch(status)
-                    if status["state"] != RUNNING:
-                        return check_done(status)
+                    if status["state"] == _DONE:
+                        return status
+                    if status["state"] != _RUNNING:
+                        why = status["error"] or "no reason is recorded"
+                        raise ModelFailed(f"run {run} is {status['state']}: {why}")
                 if time.monotonic() - answered_s > _AWAY_S:
                     self.status(run)  # raises what was wrong
                 time.sleep(poll_s)
@@ -74,16 +76,10 @@ class TrainingRuns:
             raise
 
 
-def check_done(status: Status) -> Status:
-    """The status of a run that is done. Raises `ModelFailed` for any other end."""
-    if status["state"] != DONE:
-        why = status["error"] or "no reason is recorded"
-        raise ModelFailed(f"run {status['run']} is {status['state']}: {why}")
-    return status
-
-
 def _status(job: Mapping[str, Any]) -> Status:
     # One whose process died is `killed` without an end until another process goes on with it.
-    state = job["state"] if job["ended_at"] and job["state"] != "queued" else RUNNING
+    state = job["state"] if job["ended_at"] and job["state"] != "queued" else _RUNNING
     result = {name: value for name, value in (job["result"] or {}).items() if name not in _LONG}
+    if state == _DONE:
+        result = {"digest": "", "rows": {}, "code": {}, **result}
     return {**result, "run": job["id"], "state": state, "error": (job["error"] or {}).get("error")}

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -88,17 +89,20 @@ def test_a_run_is_followed_over_the_death_of_the_control_process(control, tmp_pa
     assert control.runs.follow(control.begin())["was_known"], "a retry fits nothing"
 
 
-def test_a_run_is_cancelled_where_its_follower_is_interrupted(control, tmp_path):
+def test_a_run_is_cancelled_where_its_follower_is_interrupted(control, tmp_path, monkeypatch):
     (tmp_path / "wait").touch()
     run = control.begin()
+    status = control.runs.status
 
-    def interrupt(_: object) -> None:
+    def interrupt(run: str) -> dict[str, Any]:
         if (tmp_path / "fits.txt").exists():
             raise KeyboardInterrupt
+        return status(run)
 
-    with pytest.raises(KeyboardInterrupt):
-        control.runs.follow(run, poll_s=0.05, watch=interrupt)
-    (tmp_path / "wait").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(control.runs, "status", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            control.runs.follow(run, poll_s=0.05)
     with pytest.raises(ModelFailed, match=f"run {run} is cancelled: cancelled by ada"):
         control.runs.follow(run, poll_s=0.05)
     control.runs.cancel(run)  # it has ended: nothing happens

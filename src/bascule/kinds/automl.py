@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("bascule.jobs")
 _DAY_S = 86_400.0
+_MOST_SHOWN = 5_000
 
 
 def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -82,11 +83,15 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
 
 
 def columns(_settings: Settings, task: Task, _live: Live) -> list[str]:
-    """The names of the columns of an uploaded table."""
+    """The names of the columns of an uploaded table, for a page. Raises `Invalid`."""
     from bascule.batch import read_place
 
     check_upload(task.input["table"])
-    return list(read_place(task.input["table"]).column_names)
+    names = list(read_place(task.input["table"]).column_names)
+    if len(names) > _MOST_SHOWN:
+        hint = "bascule automl FILE --target COLUMN has no such bound"
+        raise Invalid(f"{len(names):,} columns are over {_MOST_SHOWN:,}", hint=hint)
+    return names
 
 
 AUTOML = Kind(

@@ -56,19 +56,20 @@ def run_learner(
             verdict, deployed = judge(registry, version, bundle, state.snapshot_at)
             # A killed run may have let it win: then it is the champion by now.
             challenges = training.challenges_of(registry, learner.name)
-            wins = any(own["wins"] for own in challenges if own["challenger"] == str(version))
-            state.settle(str(version), wins=wins)
+            name = str(version)
+            wins = any(body["wins"] for body in challenges if body["challenger"] == name)
+            state.settle(name, wins=wins)
             training.save_state(file, state)
             sentences.append(verdict.sentence)
-            result = {"version": str(version), "wins": wins, "deployed": deployed}
+            result = {"version": name, "wins": wins, "deployed": deployed}
         if live.stopped:
             break
     training.save_state(file, state)
     # Without labels in the ledger, nothing is known of what was served.
     counts = training.arrived(ledger, learner) if state.served.tested and learner.classes else []
-    weighted, told = training.arrival(counts)
+    weighted, bias = training.arrival(counts)
     sentence = "; ".join(filter(None, [
-        f"{state.learned - before:,} outcomes learnt, {state.learned:,} in all", *sentences, told,
+        f"{state.learned - before:,} outcomes learnt, {state.learned:,} in all", *sentences, bias,
     ]))  # fmt: skip
     _LOG.info("%s", sentence)
     if result["version"]:  # the record of a run that has pushed nothing is replaced by the next
@@ -90,10 +91,10 @@ def _snapshots(registry: Registry, learner: Learner, key: str) -> list[tuple[Ver
     """Of this learner, in the order of their numbers, with the body of each statement."""
     with suppress(NotFound):
         return [
-            (version, own.body)
+            (version, statement.body)
             for version in registry.versions(learner.name)
-            for own in registry.statements(version, _SNAPSHOT)
-            if own.body["learner"] == key
+            for statement in registry.statements(version, _SNAPSHOT)
+            if statement.body["learner"] == key
         ]
     return []
 
@@ -118,7 +119,7 @@ def _pushed(
         )  # fmt: skip
         version = registry.push(bundle.path, by=by)
     earlier = _snapshots(registry, learner, key)
-    if not any(own == version for own, _ in earlier):
+    if version not in [snapshot for snapshot, _ in earlier]:
         body = {
             "learner": key, "state": state.id, "learned": state.snapshot_at,
             "parent": str(earlier[-1][0]) if earlier else "",

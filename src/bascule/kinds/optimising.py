@@ -78,8 +78,8 @@ def optimise(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
         facts = {**result.to_json(), "reference": reference, "version": None}
         if result.bundle is not None:
             pushed = registry.push(result.bundle.path, by=task.by)
-            own = trainer.prepared.pipeline.criteria if trainer else ()
-            facts |= judge_pushed(settings, registry, pushed, task.by, own)
+            criteria = trainer.prepared.pipeline.criteria if trainer else ()
+            facts |= judge_pushed(settings, registry, pushed, task.by, criteria)
             facts["version"] = f"{pushed.model}/{pushed.number}"
     return facts
 

@@ -109,19 +109,18 @@ def run(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     registry = open_registry(settings)
     tell("push")
     version = registry.push(trained.bundle.path, by=task.by)
-    reference = f"{version.model}/{version.number}"
     refit = partial(_refit, settings, registry, version, prepared, task.by, tell)
     verdict, deployed = _judged(
         settings, registry, version, pipeline, trained, task.by, tell, refit
     )  # fmt: skip
     facts["parameters"] = {**facts["logged"], **facts["pipeline"]["parameters"]}
-    outcome = {"version": reference, "sentence": verdict.sentence, "why": chosen["why"]}
+    outcome = {"version": str(version), "sentence": verdict.sentence, "why": chosen["why"]}
     tell("record")
     _track(settings, mlflow, prepared.key, facts, outcome)
     # The record of a run is replaced by one of equal inputs alone.
     live.begin(f"{pipeline.name} {prepared.key}", {})
     return {
-        **facts, "version": reference,
+        **facts, "version": str(version),
         "wins": verdict.wins, "sentence": verdict.sentence, "deployed": deployed,
         "was_known": trained.was_known, "rows_seen": prepared.rows.seen,
         "feedback": feedback_of(pipeline, facts["rows"]),
@@ -352,10 +351,10 @@ def promote(
         return f"{version.model}@{CHAMPION} is {version} now"
     rollouts = open_rollouts(settings, by_nobody)  # that a version has won approves nothing
     # Of some strategies, a deployment would end a rollout that a person has begun.
-    for own in rollouts.store.active():
-        if own.rollout.endpoint == pipeline.endpoint:
+    for active in rollouts.store.active():
+        if active.rollout.endpoint == pipeline.endpoint:
             raise Conflict(
-                f"rollout {own.rollout.id} of {own.rollout.candidate} is under way",
+                f"rollout {active.rollout.id} of {active.rollout.candidate} is under way",
                 hint="wait for its end, or abort it",
             )
     before = rollouts.endpoints.trial(str(version), pipeline.endpoint).before
@@ -381,14 +380,14 @@ def _went_out(
             for event in registry.history(pipeline.name)
         )  # fmt: skip
     rollouts = open_rollouts(settings).store.rollouts(pipeline.endpoint)
-    sent = [(own.rollout.candidate, own.rollout.started_at) for own in rollouts]
+    sent = [(stored.rollout.candidate, stored.rollout.started_at) for stored in rollouts]
     with suppress(NotFound):
         plans = open_endpoints(settings).plans(pipeline.endpoint)
-        sent += [(version, own.made_at) for own in plans for version in own.plan.versions]
+        sent += [(version, made.made_at) for made in plans for version in made.plan.versions]
     return any(version == name and at >= since for version, at in sent)
 
 
-def asked(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def trigger_input(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The input of a trigger. Raises `Invalid`."""
     from msgspec import to_builtins
 
@@ -445,9 +444,9 @@ def _facts(settings: Settings, jobs: Jobs, trigger: Trigger, pipeline: Pipeline)
     ]
     firing = open_alerts(settings).alerts(model=pipeline.endpoint or pipeline.name)
     alerts = [
-        (own.finding.source, own.finding.sentence)
-        for own in firing
-        if own.state == "firing" and own.finding.source in ALERTS
+        (alert.finding.source, alert.finding.sentence)
+        for alert in firing
+        if alert.state == "firing" and alert.finding.source in ALERTS
     ]
     if not trigger.reads_rows:
         return Facts(runs, alerts)
@@ -467,6 +466,6 @@ TRAIN = Kind(
     limits=Limits(_DAYS_S, half_of_memory(), is_nice=True),
 )  # fmt: skip
 TRIGGER = Kind(
-    name="trigger", run=pull, parse=asked, confine=confine, right="deploy", model_of=_model_of,
-    is_open=True, limits=Limits(600.0, half_of_memory(), is_nice=True),
+    name="trigger", run=pull, parse=trigger_input, confine=confine, right="deploy",
+    model_of=_model_of, is_open=True, limits=Limits(600.0, half_of_memory(), is_nice=True),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bascule.core import Scratch
 from bascule.training.run_log import RunLog
-from bascule.training.training import Prepared, fitted, split
+from bascule.training.training import Prepared, fitted, packed, split
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -35,20 +35,16 @@ class Architectures:
 
     def pack(self, settings: Mapping[str, Any], to: Path, **options: Any) -> Bundle:
         """Packed after one fit on the older rows: what is judged is what is packed in the end."""
-        from bascule.packing import pack
-
         rows, pipeline = self.prepared.rows, self.prepared.pipeline.with_parameters(settings)
         if (key := repr(settings)) not in self._models:
             with Scratch("bascule-train-") as scratch:
                 log = RunLog(scratch)
                 self._models[key] = fitted(pipeline, self.prepared.fit, rows, log, scratch)
-        options |= {"parameters": pipeline.parameters, "name": pipeline.name, "to": to}
-        train, test = split(pipeline, rows.train), split(pipeline, rows.newest)
-        return pack(self._models[key], train=train, test=test, **options)
+        return packed(pipeline, self._models[key], rows, to, **options)
 
 
 def _drawn(trial: Any, name: str, values: Sequence[Any]) -> Any:
-    ends, is_log = [own for own in values if not isinstance(own, str | bool)], values[0] == "log"
+    ends, is_log = [end for end in values if not isinstance(end, str | bool)], values[0] == "log"
     if not is_log and not len(values) == len(ends) == 2:
         return trial.suggest_categorical(name, values)
     if all(isinstance(end, int) for end in ends):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.charts import Series, lines, non_dominated
-from bascule.core import BasculeError, Invalid, first_line
+from bascule.core import Invalid, first_line
 from bascule.training.engines import SEARCHED, Engine, Problem, engine_named
 from bascule.training.tables import Examined, Plan, examined
 
@@ -82,19 +81,19 @@ class Outcome:
     @property
     def winner(self) -> Candidate | None:
         """The best within the limits."""
-        return next((own for own in self.candidates if not own.problem), None)
+        return next((candidate for candidate in self.candidates if not candidate.problem), None)
 
     def to_json(self) -> dict[str, Any]:
         """With the chart of latency and quality: the front as a line, each candidate as a dot."""
-        measured = [own for own in self.candidates if own.losses[0] < math.inf]
-        best = non_dominated([own.losses for own in measured])
-        points = [(own.losses[1], own.quality or 0.0) for own in measured]
+        measured = [candidate for candidate in self.candidates if candidate.losses[0] < math.inf]
+        best = non_dominated([candidate.losses for candidate in measured])
+        points = [(candidate.losses[1], candidate.quality or 0.0) for candidate in measured]
         dots = [Series([point], "line c2") for point in points]
         line = Series(sorted(points[place] for place in best))
         chart = lines([line, *dots], ("ms for one row", self.metric), "; ".join(map(str, measured)))
         rows = [
-            {**asdict(own), "on_front": place in best, "is_chosen": own is self.winner}
-            for place, own in enumerate(self.candidates)
+            {**asdict(candidate), "on_front": place in best, "is_chosen": candidate is self.winner}
+            for place, candidate in enumerate(self.candidates)
         ]
         facts = {"metric": self.metric, "findings": self.findings, "judged": self.judged}
         return {**facts, "candidates": rows, "chart": chart}
@@ -106,9 +105,9 @@ def automl(
     """Search for the best model of a table that is within limits of cost.
 
     The bundles of the candidates are in `work`, by their kinds; `tell` hears each finding and
-    candidate. `spent_s` of the budget were spent before. Signals keep the budget, so in the main
-    thread alone: elsewhere the fit or the packing of a candidate may exceed it. Raises `Invalid`
-    for a table, limit or metric that cannot be used, `MissingExtra`.
+    candidate. `spent_s` of the budget were spent before. Signals keep the budget, so it is to be
+    called in the main thread. Raises `Invalid` for a table, limit or metric that cannot be used,
+    `MissingExtra`.
     """
     began_s = time.monotonic() - spent_s
     search = engine_named(plan.engine)
@@ -130,14 +129,18 @@ def automl(
     candidates: list[Candidate] = []
 
     def attempt(kind: str, estimator: Any, limit_s: float) -> None:
-        own = Candidate(kind, 1 if metric.wants_more else -1)
+        attempted = Candidate(kind, 1 if metric.wants_more else -1)
         try:
             with _within(limit_s):
-                own = _tried(own, plan, table, estimator, costs, metric.name, work / kind)
+                facts = _measures(plan, table, estimator, costs, metric.name, work / kind)
+                attempted = replace(attempted, **facts)
         except _TimeUp:
-            own = replace(own, problem=f"cut after {max(limit_s, 0):.0f} s: no time was left")
-        candidates.append(own)
-        tell(str(own))
+            problem = f"cut after {max(limit_s, 0):.0f} s: no time was left"
+            attempted = replace(attempted, problem=problem)
+        except Exception as error:  # libraries may raise anything
+            attempted = replace(attempted, problem=first_line(error))
+        candidates.append(attempted)
+        tell(str(attempted))
 
     linear_s = time.monotonic()
     attempt("linear", _linear(table), _MOST_OF * plan.budget_s - (linear_s - began_s))
@@ -149,7 +152,8 @@ def automl(
         left_s = deadline_s - time.monotonic()
         shares = place < len(models) - 1 and left_s > 2 * _PACKS * linear_s
         attempt(kind, estimator, left_s / 2 if shares else left_s)
-    outcome = Outcome(metric.name, table.findings, sorted(candidates, key=lambda own: own.losses))
+    candidates.sort(key=lambda candidate: candidate.losses)
+    outcome = Outcome(metric.name, table.findings, candidates)
     if outcome.winner is None:
         return outcome
     report = _measured(load(work / outcome.winner.kind), [], metric.name, None)
@@ -162,14 +166,11 @@ class _TimeUp(BaseException):
 
 @contextmanager
 def _within(limit_s: float) -> Iterator[None]:
-    """Raise `_TimeUp` in the block after so long; in other threads than the main one, never."""
+    """Raise `_TimeUp` in the block after so long; blocks are not nested."""
 
     def end(*_: object) -> None:
         raise _TimeUp
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     if limit_s <= 0:
         raise _TimeUp
     before = signal.signal(signal.SIGALRM, end)
@@ -182,27 +183,23 @@ def _within(limit_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _tried(
-    own: Candidate, plan: Plan, table: Examined, estimator: Any, costs: Sequence[Criterion],
-    metric: str, to: Path,
-) -> Candidate:  # fmt: skip
-    """The candidate, fitted on the rows of the search, packed with those that judge, measured."""
+def _measures(
+    plan: Plan, table: Examined, estimator: Any, costs: Sequence[Criterion], metric: str, to: Path
+) -> dict[str, Any]:
+    """Of a model that is fitted on the rows of the search, and packed with those that judge."""
     from sklearn.pipeline import make_pipeline
 
     from bascule.packing import pack
 
     train = table.split(0)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = make_pipeline(_preparation(table), estimator).fit(*train)
-        bundle = pack(model, name=plan.model, train=train, test=table.split(2), to=to)
-        results = _measured(bundle, costs, metric, table.split(1)).results
-    except (BasculeError, ValueError) as error:
-        return replace(own, problem=first_line(error))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = make_pipeline(_preparation(table), estimator).fit(*train)
+    bundle = pack(model, name=plan.model, train=train, test=table.split(2), to=to)
+    results = _measured(bundle, costs, metric, table.split(1)).results
     problem = "; ".join(result.reason for result in results if not result.passed)
     quality, latency, size = (result.value for result in results[:3])
-    return replace(own, quality=quality, latency_ms=latency, size_mb=size, problem=problem)
+    return {"quality": quality, "latency_ms": latency, "size_mb": size, "problem": problem}
 
 
 def _measured(bundle: Bundle, costs: Sequence[Criterion], metric: str, rows: Any) -> GateReport:
@@ -250,7 +247,7 @@ def _searched(
         with _within(_GRACE * budget_s), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             search(replace(problem, budget_s=budget_s), best)
-    except (AssertionError, ValueError) as error:
+    except Exception as error:  # libraries may raise anything
         tell(f"the search failed: {first_line(error)}")
     except _TimeUp:
         tell(f"the search was cut after {_GRACE * budget_s:.0f} s")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from bascule.core import Untrusted, canonical_json, first_line, replacing, sha256_bytes
 from bascule.monitoring.ledger import Ledger, quoted
@@ -217,9 +218,9 @@ def learn(learner: Learner, state: State, batch: pa.Table) -> str:
     inputs = inputs.rename_columns([name.removeprefix("input.") for name in inputs.column_names])
     truths = _known(learner, batch["truth" if learner.classes else "truth_number"])
     model = opened(state.model, state.learned)
-    own = _losses(learner, tested_then_learnt(model, inputs, truths, learner.classes), truths)
+    losses = _losses(learner, tested_then_learnt(model, inputs, truths, learner.classes), truths)
     state.model = saved(model)
-    state.prequential.add(own)
+    state.prequential.add(losses)
     served = "output.label" if learner.classes else "output.prediction"
     if served in batch.column_names:
         state.served.add(_losses(learner, _known(learner, batch[served]), truths))
@@ -228,7 +229,7 @@ def learn(learner: Learner, state: State, batch: pa.Table) -> str:
     sentence = ""
     if state.champion:
         others = answers_of(opened(state.champion, state.learned), inputs, learner.classes)
-        sentence = _compare(state, own, _losses(learner, others, truths))
+        sentence = _compare(state, losses, _losses(learner, others, truths))
     if state.learned % learner.every == 0:
         state.snapshot, state.snapshot_at = state.model, state.learned
         state.look, state.losses, state.wins = state.look + 1, 0, 0
@@ -236,18 +237,18 @@ def learn(learner: Learner, state: State, batch: pa.Table) -> str:
 
 
 def _compare(
-    state: State, own: Sequence[float | None], others: Sequence[float | None]
+    state: State, losses: Sequence[float | None], others: Sequence[float | None]
 ) -> str:  # fmt: skip
     """Return to the champion where it is shown to answer better, at any time: `stats.mcnemar`.
 
     A comparison begins at each snapshot, so that old merits do not hide decay. All those with a
     champion err together as `judging` has it.
     """
-    pairs = [(a, b) for a, b in zip(own, others, strict=True) if a is not None and b is not None]
+    pairs = [(a, b) for a, b in zip(losses, others, strict=True) if a is not None and b is not None]
     state.losses += sum(a > b for a, b in pairs)
     state.wins += sum(a < b for a, b in pairs)
-    found = mcnemar(state.losses, state.wins, state.losses + state.wins, bounds=False)
-    if found.log_e_worse < -math.log((1 - confidence_of_look(state.look)) / 2):
+    tests = mcnemar(state.losses, state.wins, state.losses + state.wins, bounds=False)
+    if tests.log_e_worse < -math.log((1 - confidence_of_look(state.look)) / 2):
         return ""
     sentence = (
         f"after {state.learned:,} outcomes the model was given up for {state.champion_version}, "
@@ -261,7 +262,9 @@ def _known(learner: Learner, column: pa.ChunkedArray) -> list[Any]:
     """None for what is no class; without classes, for what is no finite number."""
     values = column.to_pylist()
     if not learner.classes:
-        return [None if own is None or not math.isfinite(own) else float(own) for own in values]
+        return [
+            float(value) if value is not None and math.isfinite(value) else None for value in values
+        ]
     places = places_of_labels(values, learner.classes)
     return [None if place < 0 else learner.classes[place] for place in places]
 
@@ -291,12 +294,14 @@ def arrival(counts: Sequence[tuple[str, int, int, int]]) -> tuple[float, str]:
     It is right where the arrival of a truth depends on the answer alone (post-stratification, Holt
     and Smith 1979); the sentence is empty where truths came alike.
     """
-    known = [own for own in counts if own[2]]
-    if not known:
+    tested = [(answers, known, right) for _, answers, known, right in counts if known]
+    if not tested:
         return math.nan, ""
-    plain = sum(own[3] for own in known) / sum(own[2] for own in known)
-    weighted = sum(own[1] * own[3] / own[2] for own in known) / sum(own[1] for own in known)
-    shares = sorted((own[2] / own[1], own[0]) for own in counts)
+    answers, known, _ = np.array(tested).T
+    rates = np.array([right / known for _, known, right in tested])
+    plain = float(np.average(rates, weights=known))
+    weighted = float(np.average(rates, weights=answers))
+    shares = sorted((known / answers, label) for label, answers, known, _ in counts)
     (least, rare), (most, often) = shares[0], shares[-1]
     if most <= _UNLIKE * least:
         return weighted, ""

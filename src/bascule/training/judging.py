@@ -97,7 +97,8 @@ def refits_of(registry: ModelRegistry, model: str) -> dict[str, str]:
 
 def winner_over(champion: str, challenges: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The newest verdict by which a challenger has won over a champion; `""` for no champion."""
-    return next((own for own in challenges if own["wins"] and own["champion"] == champion), None)
+    won = (body for body in challenges if body["wins"] and body["champion"] == champion)
+    return next(won, None)
 
 
 def challenges_of(registry: ModelRegistry, model: str) -> list[dict[str, Any]]:

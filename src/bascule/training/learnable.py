@@ -99,13 +99,16 @@ def packable(model: Any, classes: Sequence[Any], names: Sequence[str], folder: P
     from importlib.metadata import version
 
     from river.linear_model import LinearRegression, LogisticRegression
+    from river.optim.losses import Log, Squared
     from river.preprocessing import StandardScaler
 
     from bascule.packing import PythonModel
 
     steps = list(getattr(model, "steps", {}).values())
-    linear = {2: LogisticRegression, 0: LinearRegression}.get(len(classes))
-    if [type(step) for step in steps] == [StandardScaler, linear]:
+    kinds: list[Any] = [type(step) for step in steps]
+    kinds += [type(getattr(step, "loss", None)) for step in steps[1:]]  # others answer otherwise
+    compiled = {2: (LogisticRegression, Log), 0: (LinearRegression, Squared)}
+    if kinds == [StandardScaler, *compiled.get(len(classes), ())]:
         return _as_sklearn(steps[0], steps[1], classes, names)
     file = folder / "model.json"
     file.write_bytes(served_river.saved((model, tuple(classes))))
@@ -150,16 +153,7 @@ def _is_of_river(model: Any) -> bool:
 
 
 def _river_rows(inputs: pa.Table) -> list[dict[str, Any]]:
-    """A value that is missing is left out, as river has it."""
-    columns = {name: inputs[name].to_pylist() for name in inputs.column_names}
-    return [
-        {
-            name: value
-            for name, value in zip(columns, row, strict=True)
-            if value is not None and value == value
-        }
-        for row in zip(*columns.values(), strict=True)
-    ]
+    return served_river.rows_of({name: inputs[name].to_pylist() for name in inputs.column_names})
 
 
 def _river_answer(model: Any, row: dict[str, Any], classes: Sequence[Any]) -> Any:

@@ -53,8 +53,8 @@ def loop_of(
     Runs, the latest first, and triggers are those of all pipelines.
     """
     challenges = challenges_of(registry, model)
-    own = [run for run in runs if run.pipeline == model]
-    latest = next((run for run in own if run.version), None)
+    runs_of_model = [run for run in runs if run.pipeline == model]
+    latest = next((run for run in runs_of_model if run.version), None)
     endpoint, champion = latest.endpoint if latest else "", ""
     plans = {stored.name: stored.current.plan for stored in endpoints.endpoints()}
     if not endpoint:
@@ -72,7 +72,7 @@ def loop_of(
             feedback += f"; bascule endpoints set {endpoint} --holdback 2 holds some back"
     return Loop(
         model=model, endpoint=endpoint, champion=champion, feedback=feedback,
-        challenges=challenges, runs=own,
-        triggers=[one for one in triggers if one.schedule.job["pipeline"] in ("", model)],
+        challenges=challenges, runs=runs_of_model,
+        triggers=[added for added in triggers if added.schedule.job["pipeline"] in ("", model)],
         rollouts=rollouts.rollouts(endpoint)[::-1] if endpoint else [],
     )  # fmt: skip

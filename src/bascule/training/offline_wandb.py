@@ -42,6 +42,7 @@ def write_to_wandb(
             run = wandb.init(
                 mode="offline", dir=str(scratch), project=result["pipeline"]["name"], id=key,
                 name=outcome["version"], notes=outcome["sentence"], settings=quiet,
+                reinit="create_new",  # the code of the pipeline may have left a run of its own open
                 config={**result["parameters"], "rows": result["rows"], "code": result["code"]},
             )  # fmt: skip
             run.define_metric("*", step_metric="step")

@@ -62,7 +62,6 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             true, 1, or `holdback`, as in the column `arm` of the ledger. Where there are
             `LEAST_HELD_BACK` of them, they alone train and judge. No input of the model.
         on: Where `fit` runs: `ray`, or `ray://HOST:PORT`; empty: in this process.
-        resources: What it takes of a worker there: `{CPU = 4, GPU = 1}`; one processor if empty.
     """
 
     name: str
@@ -87,7 +86,6 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     changes_outcomes: bool = False
     holdback: str = ""
     on: Annotated[str, msgspec.Meta(pattern="^(ray(://.+)?)?$")] = ""
-    resources: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> Pipeline:
         return msgspec.structs.replace(self, parameters={**self.parameters, **parameters})
@@ -102,7 +100,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
         every: Outcomes from one snapshot to the next.
         held_out: Outcomes after a snapshot, which it has not learnt and is judged by.
         batch: Outcomes that are learnt at once.
-        classes: The labels, in the order of the probabilities; none of a regression.
+        classes: The labels, in the order of the probabilities; `[]` where the truth is a number.
         holdback: `arm`: it learns outcomes of held-back requests alone, however few.
     """
 
@@ -111,7 +109,7 @@ class Learner(Pipeline, frozen=True, forbid_unknown_fields=True, kw_only=True):
     every: Annotated[int, msgspec.Meta(ge=1)]
     held_out: Annotated[float, msgspec.Meta(ge=1)] = 1_000
     batch: Annotated[int, msgspec.Meta(ge=1)] = 100
-    classes: tuple[str | int | float | bool, ...] = ()
+    classes: tuple[str | int | float | bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +174,14 @@ def read_values(texts: Iterable[str]) -> dict[str, Any]:
 def parsed(name: str, content: Any) -> Pipeline:
     """Raises `Invalid`, with the name of the field."""
     check_name(name, what="pipeline")
+    kind: type[Pipeline] = Pipeline
+    hint = "data, target and fit are needed"
+    if "every" in content:
+        kind, hint = Learner, "fit and classes are needed: classes = [] where the truth is a number"
     try:
-        kind = Learner if "every" in content else Pipeline
         result = msgspec.convert({"name": name, **content}, kind)
     except (msgspec.ValidationError, TypeError) as problem:
-        raise Invalid(
-            f"pipeline {name}: {first_line(problem)}", hint="data, target and fit are needed"
-        ) from None
+        raise Invalid(f"pipeline {name}: {first_line(problem)}", hint=hint) from None
     for parameter, values in result.search.items():
         least = 0.0 if values[0] == "log" else -math.inf
         ends: list[Any] = [end for end in values if not isinstance(end, str | bool)]
@@ -207,7 +206,6 @@ def parsed(name: str, content: Any) -> Pipeline:
         )
     if isinstance(result, Learner):
         if len(result.classes) == 1:
-            hint = "name all labels, or none where the target is a number"
             raise Invalid(f"pipeline {name}: one class alone", hint=hint)
         whole = (result.every % result.batch, result.held_out % result.batch) == (0, 0)
         if not whole or result.held_out >= result.every or not result.fit:

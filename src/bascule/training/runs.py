@@ -68,7 +68,7 @@ def compared(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
     """A row for each parameter and metric that any of the runs has: its name, and each value."""
 
     def names(of: Iterable[Mapping[str, Any]]) -> list[str]:
-        return sorted({name for own in of for name in own})
+        return sorted({name for names in of for name in names})
 
     return [
         *((name, [run.parameters.get(name) for run in runs])

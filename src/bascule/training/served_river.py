@@ -28,15 +28,16 @@ _PACKAGES = frozenset((
     "tree", "utils",
 ))  # fmt: skip
 """Of river: none that reads files or downloads."""
+_CONTAINERS: dict[str, Any] = {
+    kind.__name__: kind for kind in (dict, list, set, tuple, frozenset)
+}  # fmt: skip
+_CALLED = (Counter, OrderedDict, defaultdict, deque, partial)
 _PLAIN: dict[str, Any] = {
-    f"{own.__module__}:{own.__qualname__}": own
-    for own in (
-        bool, dict, float, int, list, set, str, Counter, NormalDist, OrderedDict, copy.copy,
-        copy.deepcopy, defaultdict, deque, partial,
+    f"{plain.__module__}:{plain.__qualname__}": plain
+    for plain in (
+        *_CALLED, bool, dict, float, int, list, set, str, NormalDist, copy.copy, copy.deepcopy,
     )
 }  # fmt: skip
-_FILLED: dict[str, Any] = {own.__name__: own for own in (list, dict, set)}
-_WHOLE: dict[str, Any] = {own.__name__: own for own in (tuple, frozenset)}
 
 
 def saved(model: Any) -> bytes:
@@ -58,7 +59,7 @@ class _Writer:
         self._objects: list[Any] = []  # all of them live on, so that no `id` is used twice
         self._without_seed: list[Any] = []
         self._ref(model)
-        self.nodes = [self._node(own) for own in self._objects]  # which grows meanwhile
+        self.nodes = [self._node(value) for value in self._objects]  # which grows meanwhile
         for generator in self._without_seed:
             self.nodes[self._places[id(generator)]]["data"] = None
 
@@ -71,14 +72,16 @@ class _Writer:
         return [self._places[id(value)]]
 
     def _refs(self, values: Any) -> list[Any]:
-        return [self._ref(own) for own in values or ()]
+        return [self._ref(value) for value in values or ()]
+
+    def _pairs(self, pairs: Any) -> list[Any]:
+        return self._refs(part for pair in pairs or () for part in pair)
 
     def _node(self, value: Any) -> dict[str, Any]:
         kind = type(value)
         if kind is dict:
-            pairs = self._refs(own for pair in value.items() for own in pair)
-            return {"is": "dict", "pairs": pairs}
-        if kind in (list, set, tuple, frozenset):
+            return {"is": "dict", "pairs": self._pairs(value.items())}
+        if kind.__name__ in _CONTAINERS and kind in _CONTAINERS.values():
             items = self._refs(value)
             is_set = kind in (set, frozenset)
             return {"is": kind.__name__, "items": sorted(items, key=repr) if is_set else items}
@@ -95,26 +98,25 @@ class _Writer:
             return {"is": "name", "of": _name_of(value)}
         if kind is types.MethodType:
             return {"is": "method", "of": value.__name__, "args": self._refs([value.__self__])}
-        return self._other(value)
+        return self._instance(value)
 
-    def _other(self, value: Any) -> dict[str, Any]:
+    def _instance(self, value: Any) -> dict[str, Any]:
         _name_of(type(value))
         make, args, state, items, pairs = [*value.__reduce_ex__(2), None, None, None][:5]
-        node = {"is": "call"}
+        kind = "call"
         if make.__name__ == "__newobj__":
-            node, make, args = {"is": "new"}, args[0], args[1:]
+            kind, make, args = "new", args[0], args[1:]
         if isinstance(state, tuple) and not hasattr(value, "__setstate__"):
-            state = {name: own for part in state for name, own in (part or {}).items()}  # of slots
-        if isinstance(state, dict) and state.get("seed", 0) is None:
-            self._without_seed += [own for own in state.values() if isinstance(own, Random)]
+            state = {name: part for parts in state for name, part in (parts or {}).items()}  # slots
         if isinstance(state, dict):
-            state = {name: self._ref(own) for name, own in state.items()}
+            if state.get("seed", 0) is None:
+                self._without_seed += [part for part in state.values() if isinstance(part, Random)]
+            state = {name: self._ref(part) for name, part in state.items()}
         else:
             state = self._ref(state)
-        pairs = self._refs(own for pair in pairs or () for own in pair)
         return {
-            **node, "of": _name_of(make), "args": self._refs(args), "state": state,
-            "items": self._refs(items), "pairs": pairs,
+            "is": kind, "of": _name_of(make), "args": self._refs(args), "state": state,
+            "items": self._refs(items), "pairs": self._pairs(pairs),
         }  # fmt: skip
 
 
@@ -122,11 +124,12 @@ class _Reader:
     def __init__(self, nodes: list[dict[str, Any]], seed: int) -> None:
         self._nodes, self._seed = nodes, seed
         self._made: dict[int, Any] = {}
-        self._full = set[int]()
+        self._filled = set[int]()
         places = range(len(nodes))
         self._values([place] for place in places)
         for place in places:  # before the items: a key may be an object with a hash of its state
-            self._set_state(self._made[place], self._nodes[place].get("state"))
+            if nodes[place]["is"] in ("call", "new"):
+                self._set_state(self._made[place], nodes[place]["state"])
         for place in places:
             self._fill(place)
 
@@ -139,16 +142,16 @@ class _Reader:
         return self._made[place]
 
     def _values(self, refs: Any) -> list[Any]:
-        return [self.value(own) for own in refs]
+        return [self.value(ref) for ref in refs]
 
     def _make(self, place: int, node: dict[str, Any]) -> Any:
         """The object, empty where it can be filled afterwards: it may be in itself."""
         kind, name = node["is"], node.get("of", "")
         data: Any = node.get("data")
-        if kind in _FILLED:
-            return _FILLED[kind]()
-        if kind in _WHOLE:
-            return _WHOLE[kind](self._values(node["items"]))
+        if kind in ("tuple", "frozenset"):
+            return _CONTAINERS[kind](self._values(node["items"]))
+        if kind in _CONTAINERS:
+            return _CONTAINERS[kind]()
         if kind == "random":
             generator = Random(f"{self._seed} {place}")
             if data is not None:
@@ -157,20 +160,23 @@ class _Reader:
         if kind == "bytes":
             return data.encode("latin-1")
         if kind in ("array", "scalar"):
+            if np.dtype(name).kind not in "biuf":  # texts of any length would fill the memory
+                raise ValueError(f"an array of {name} is not read")
             array = np.array(data, name, order=node["order"])
             return array if kind == "array" else array[()]
-        args = self._values(node.get("args", ()))
+        if kind == "name":
+            return _named(name)
+        args = self._values(node["args"])
         if kind == "method":
             function = getattr(type(args[0]), name)
             _name_of(function, ValueError)
             return types.MethodType(function, args[0])
         named = _named(name)
-        if kind == "name":
-            return named
+        is_called = named in _CALLED or name.startswith("river._river_rust.")
+        if not isinstance(named, type) or (kind == "call" and not is_called):
+            raise ValueError(f"{name} is not called")
         if kind == "new":
             return named.__new__(named, *args)
-        if name not in _PLAIN and not name.startswith("river._river_rust."):
-            raise ValueError(f"{name} is not called")
         for ref in node["args"]:
             if isinstance(ref, list):
                 self._fill(ref[0])
@@ -178,25 +184,25 @@ class _Reader:
 
     def _set_state(self, value: Any, state: Any) -> None:
         if isinstance(state, dict):
-            state = {name: self.value(own) for name, own in state.items()}
+            state = {name: self.value(part) for name, part in state.items()}
         else:
             state = self.value(state)
         if state is not None and hasattr(value, "__setstate__"):
             value.__setstate__(state)
             return
-        for name, own in (state or {}).items():
-            object.__setattr__(value, name, own)  # also of slots
+        for name, part in (state or {}).items():
+            object.__setattr__(value, name, part)  # also of slots
 
     def _fill(self, place: int) -> None:
         node, value = self._nodes[place], self._made[place]
-        if place in self._full or node["is"] in _WHOLE:
+        if place in self._filled or node["is"] not in ("dict", "list", "set", "call", "new"):
             return
-        self._full.add(place)
+        self._filled.add(place)
         if items := self._values(node.get("items", ())):
             value.update(items) if isinstance(value, set) else value.extend(items)
         pairs = self._values(node.get("pairs", ()))
-        for key, own in zip(pairs[::2], pairs[1::2], strict=True):
-            value[key] = own
+        for key, part in zip(pairs[::2], pairs[1::2], strict=True):
+            value[key] = part
 
 
 def _name_of(value: Any, problem: type[Exception] = TypeError) -> str:
@@ -221,6 +227,18 @@ def _named(name: str) -> Any:
     return value
 
 
+def rows_of(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """The rows; a value that is missing is left out, as river has it."""
+    return [
+        {
+            name: value
+            for name, value in zip(columns, row, strict=True)
+            if value is not None and value == value
+        }
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
 class Model:
     """See `bascule.PythonModel`."""
 
@@ -229,15 +247,7 @@ class Model:
             self.model, self.classes = opened(file.read())
 
     def predict(self, columns: dict[str, Any]) -> dict[str, Any]:
-        values = zip(*(column.tolist() for column in columns.values()), strict=True)
-        rows = [
-            {
-                name: own
-                for name, own in zip(columns, row, strict=True)
-                if own is not None and own == own
-            }
-            for row in values
-        ]
+        rows = rows_of({name: column.tolist() for name, column in columns.items()})
         if not self.classes:
             return {"prediction": np.array([float(self.model.predict_one(row)) for row in rows])}
         keys = (False, True) if len(self.classes) == 2 else self.classes

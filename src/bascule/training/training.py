@@ -156,6 +156,7 @@ def _alone(work: Path, key: str) -> Iterator[None]:
 
 def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained:
     from bascule.bundle import load
+    from bascule.training.on_ray import fitted_on_ray
     from bascule.training.tracking import end_autologging, inside_run
 
     pipeline, rows, fit = prepared.pipeline, prepared.rows, prepared.fit
@@ -172,14 +173,20 @@ def _trained(prepared: Prepared, work: Path, tell: Tell, mlflow: str) -> Trained
     with Scratch("bascule-train-") as scratch:
         with inside_run(mlflow, pipeline, log, work) if mlflow else nullcontext("") as run_id:
             if pipeline.on:
-                model = _fitted_on_ray(pipeline, rows, log, run_id, mlflow)
+                code = _code_files(_folder_of(pipeline))
+                # What the code logs to MLflow joins the run.
+                joined = {"MLFLOW_TRACKING_URI": mlflow, "MLFLOW_RUN_ID": run_id} if run_id else {}
+                model = fitted_on_ray(fitted, pipeline, code, rows, log, joined)
             else:
                 model = fitted(pipeline, fit, rows, log, scratch, run_id)
         end_autologging()
         fit_s = time.monotonic() - began_s
         tell("pack")
         origins = [*_tracked_data(pipeline), *([f"mlflow:{run_id}@{mlflow}"] if run_id else [])]
-        bundle = _packed(pipeline, model, rows, log, folder / _BUNDLE, origins)
+        bundle = packed(
+            pipeline, model, rows, folder / _BUNDLE, metrics=log.metrics, overwrite=True,
+            lineage=origins,
+        )  # fmt: skip
     facts = {
         **prepared.inputs, "mlflow": {"run": run_id, "uri": without_secrets(mlflow)},
         "logged": log.parameters, "metrics": log.metrics, "curves": log.thinned(),
@@ -196,28 +203,29 @@ def _inputs(pipeline: Pipeline, rows: Rows) -> dict[str, Any]:
     """All that decides about the model. The code is that of the folder of `fit`, as imported."""
     from bascule.packing.lineage import provenance
 
-    folder = Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
+    folder = _folder_of(pipeline)
     fields = msgspec.to_builtins(pipeline)
-    deciding = {name: fields[name] for name in fields if name not in ("on", "resources", "search")}
+    deciding = {name: fields[name] for name in fields if name not in ("on", "search")}
     return {
         "pipeline": {**deciding, "data": masked(pipeline.data)},
         "rows": {
-            "all": len(rows),
-            "newest": len(rows.newest),
-            "sha256": rows.digest,
-            "held_back": rows.held_back,
-            "is_clean": rows.is_clean,
+            "all": len(rows), "newest": len(rows.newest), "sha256": rows.digest,
+            "held_back": rows.held_back, "is_clean": rows.is_clean,
         },
         "code": {"sha256": _code_digest(folder), **(provenance.git_state(folder) or {})},
         "environment": _environment_digest(),
         "python": sys.version.split()[0],
-    }
+    }  # fmt: skip
+
+
+def _folder_of(pipeline: Pipeline) -> Path:
+    return Path(pipeline.fit.rpartition(":")[0] or ".").resolve().parent
 
 
 @cache
 def _environment_digest() -> str:
     """Of what is installed when a process asks first: reading it takes tenths of a second."""
-    installed = sorted(f"{own.name}=={own.version}" for own in distributions())
+    installed = sorted(f"{package.name}=={package.version}" for package in distributions())
     return sha256_bytes("\n".join(installed).encode())
 
 
@@ -230,8 +238,8 @@ def _code_files(folder: Path) -> dict[str, bytes]:
         if (file := getattr(module, "__file__", None)) and file.endswith(".py")
     }
     # Some modules of torch name a file that is nowhere.
-    own = sorted(file for file in files if file.is_relative_to(folder) and file.is_file())
-    return {str(file.relative_to(folder)): file.read_bytes() for file in own}
+    modules = sorted(file for file in files if file.is_relative_to(folder) and file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in modules}
 
 
 def _code_digest(folder: Path) -> str:
@@ -273,40 +281,6 @@ def fitted(
         ) from problem
 
 
-def _fitted_on_ray(
-    pipeline: Pipeline, rows: Rows, log: RunLog, run_id: str, mlflow: str
-) -> Any:  # fmt: skip
-    from bascule.training.on_ray import call_on_ray
-
-    file, _, name = pipeline.fit.rpartition(":")
-    code = _code_files(Path(file).resolve().parent)
-    there = msgspec.structs.replace(pipeline, fit=f"{Path(file).name}:{name}")
-    model, noted, files = call_on_ray(
-        pipeline.on, pipeline.resources, _fitted_by_worker, there, code, rows, run_id, mlflow
-    )  # fmt: skip
-    log.parameters, log.metrics, log.curves = noted.parameters, noted.metrics, noted.curves
-    for name, content in files.items():
-        (log.folder / name).write_bytes(content)
-    return model
-
-
-def _fitted_by_worker(
-    pipeline: Pipeline, code: Mapping[str, bytes], rows: Rows, run_id: str, mlflow: str
-) -> tuple[Any, RunLog, dict[str, bytes]]:
-    """In a worker of Ray: the model, what the code has noted, and the files that it has left."""
-    if run_id:  # what the code logs to MLflow joins the run
-        os.environ |= {"MLFLOW_TRACKING_URI": mlflow, "MLFLOW_RUN_ID": run_id}
-    with Scratch("bascule-train-") as scratch:
-        for name, content in code.items():
-            (file := scratch / "code" / name).parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        log = RunLog(scratch / "artefacts")
-        log.folder.mkdir()
-        fit = named_code(f"{scratch}/code/{pipeline.fit}", "fit")
-        model = fitted(pipeline, fit, rows, log, scratch, run_id)
-        return model, log, {file.name: file.read_bytes() for file in log.folder.iterdir()}
-
-
 def _by_command(pipeline: Pipeline, rows: Rows, scratch: Path, run_id: str) -> Any:
     """Run the program; what it prints goes to the log of the job."""
     import pyarrow.parquet as pq
@@ -343,17 +317,14 @@ def _tracked_data(pipeline: Pipeline) -> list[str]:
     return [origin]
 
 
-def _packed(
-    pipeline: Pipeline, model: Any, rows: Rows, log: RunLog, to: Path, origins: list[str]
-) -> Bundle:
+def packed(pipeline: Pipeline, model: Any, rows: Rows, to: Path, **options: Any) -> Bundle:
+    """The bundle of a fitted model, with the rows and the feature store of its pipeline."""
     from bascule.packing import pack
 
-    return pack(
-        model, name=pipeline.name, train=split(pipeline, rows.train),
-        test=split(pipeline, rows.newest) if len(rows.newest) else None, to=to,
-        parameters=pipeline.parameters, features=pipeline.features,
-        metrics=log.metrics, overwrite=True, lineage=origins,
-    )  # fmt: skip
+    test = split(pipeline, rows.newest) if len(rows.newest) else None
+    options |= {"parameters": pipeline.parameters, "features": pipeline.features}
+    train = split(pipeline, rows.train)
+    return pack(model, name=pipeline.name, train=train, test=test, to=to, **options)
 
 
 def split(pipeline: Pipeline, table: pa.Table) -> tuple[Any, Any]:

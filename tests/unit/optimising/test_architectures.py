@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -97,6 +99,15 @@ def search(home, margin=0.06):
     run(home, "train")
     device = {"budgets": [f"accuracy >= parent - {margin}"]}
     return run(home, "optimise", model="late/1", train="pipeline.toml", trials=5, device=device)
+
+
+def test_an_architecture_is_packed_with_the_feature_store_of_its_pipeline(home, monkeypatch):
+    monkeypatch.setattr("bascule.packing.pack", lambda _model, **options: options)
+    declared = msgspec.structs.replace(pipeline(), features="store#flights")
+    architectures = Architectures(replace(prepare(pipeline()), pipeline=declared))
+    options = architectures.pack({"trees": 10, "depth": 2}, Path("bundle"), parameters={})
+    assert options["features"] == "store#flights"
+    assert options["parameters"] == {"trees": 10, "depth": 2}
 
 
 @pytest.mark.slow  # packs seven models

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bascule.core import Invalid, Refused
@@ -93,17 +93,19 @@ def test_what_takes_longer_than_its_part_is_cut_also_where_it_catches_errors():
         assert _stubborn(time.monotonic() + 0.1) == "done"
 
 
-def test_in_another_thread_nothing_is_cut():
-    ended = []
+def test_an_engine_that_fails_leaves_the_linear_model(tmp_path, monkeypatch):
+    def broken(_problem, _best):
+        raise RuntimeError("out of trees")
 
-    def work():
-        with _within(0.01):
-            ended.append(_stubborn(time.monotonic() + 0.1))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert ended == ["done"]
+    monkeypatch.setitem(ENGINES, "flaml", (broken, "math:pi", ""))
+    draws = np.random.default_rng(0).normal(size=(200, 2))
+    frame = pd.DataFrame({"x": draws[:, 0], "late": (draws.sum(axis=1) > 0).astype(int)})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    told = []
+    plan = Plan(table=str(tmp_path / "rows.csv"), target="late", model="late", budget_s=300)
+    outcome = automl(plan, tmp_path, told.append)
+    assert "the search failed: out of trees" in told
+    assert outcome.winner.kind == "linear"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from river import datasets, linear_model, metrics, naive_bayes, preprocessing, tree
+from river import datasets, linear_model, metrics, naive_bayes, optim, preprocessing, tree
 from river.datasets import synth
 from sklearn.linear_model import SGDClassifier
 from tests.learners import record, tell
@@ -206,7 +206,7 @@ def test_a_regression_learns_numbers_as_river_alone_does(home):
     pairs = list(synth.FriedmanDrift(seed=1, position=(200, 300, 400)).take(550))
     inputs = [{f"x{name}": value for name, value in row.items()} for row, _ in pairs]
     truths = [truth for _, truth in pairs]
-    Path("pipeline.toml").write_text(TOML.replace("logistic", "linear").replace("classes", "#"))
+    Path("pipeline.toml").write_text(TOML.replace("logistic", "linear").replace("[0, 1]", "[]"))
     tell(home, record(home, inputs, [14.0] * 550, output="prediction"), truths)
     own = learner()
     state = learnt(home, own, open_state(home / "state", own))
@@ -222,7 +222,7 @@ def test_a_regression_learns_numbers_as_river_alone_does(home):
 @pytest.mark.slow  # packs, and builds an environment with river
 @pytest.mark.parametrize(("start", "kind"), [("linear", "onnx"), ("regressor", "")])
 def test_a_snapshot_of_a_regression_is_served_and_answers_numbers(home, start, kind):
-    Path("pipeline.toml").write_text(TOML.replace("logistic", start).replace("classes", "#"))
+    Path("pipeline.toml").write_text(TOML.replace("logistic", start).replace("[0, 1]", "[]"))
     inputs, _ = phishing(350)
     truths = [row["https"] * 3 + row["popup_window"] for row in inputs]
     tell(home, record(home, inputs, [1.0] * 350, output="prediction"), truths)
@@ -238,7 +238,7 @@ def test_a_snapshot_of_a_regression_is_served_and_answers_numbers(home, start, k
 
 
 def test_a_truth_that_is_no_number_is_not_learnt_by_a_regression(home):
-    Path("pipeline.toml").write_text(TOML.replace("logistic", "linear").replace("classes", "#"))
+    Path("pipeline.toml").write_text(TOML.replace("logistic", "linear").replace("[0, 1]", "[]"))
     tell(home, record(home, [{"x": 1.0}] * 50, [1.0] * 50, output="prediction"), ["late"] * 50)
     own = learner()
     state = learnt(home, own, open_state(home / "state", own))
@@ -428,6 +428,22 @@ def test_a_compiled_logistic_regression_answers_as_river_does(home, tmp_path):
     chances = [model.predict_proba_one({**row, "still": 9.0})[True] for row in inputs]
     other = table.to_pandas().assign(still=9.0)
     assert linear.predict_proba(other)[:, 1].tolist() == pytest.approx(chances, abs=1e-12)
+
+
+def test_a_model_with_another_loss_is_served_by_itself(tmp_path):
+    model = preprocessing.StandardScaler() | linear_model.LinearRegression(
+        loss=optim.losses.Poisson()
+    )
+    learnt_rows(model, pa.table({"x": [0.5, 1.0, 2.0]}), [1.0, 2.0, 3.0], ())
+    served = packable(model, (), ["x"], tmp_path)
+    assert served.entry == "served_river:Model"
+
+
+def test_a_learner_without_classes_says_how_a_regression_is_written(home):
+    Path("pipeline.toml").write_text(TOML.replace("classes", "#"))
+    with pytest.raises(Invalid, match="classes") as refused:
+        learner()
+    assert "classes = []" in refused.value.hint
 
 
 @pytest.mark.parametrize("change", ["every = 220", "held_out = 200", "batch = 0"])

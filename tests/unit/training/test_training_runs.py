@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ from bascule.training import (
     read_values,
     train,
 )
-from bascule.training.pipelines import parsed
+from bascule.training.on_ray import answer_of_worker
+from bascule.training.pipelines import Pipeline, parsed
+from bascule.training.rows import Rows
+from bascule.training.training import fitted
 
 FIT = """
 from sklearn.linear_model import LogisticRegression
@@ -123,7 +127,6 @@ def test_a_decorated_function_is_a_pipeline(folder):
         ({"taget": "late"}, "taget"),
         ({"on": "spark"}, r"\$\.on"),
         ({"on": "ray", "fit": "", "command": ["true"], "model_file": "m.ubj"}, "not run on Ray"),
-        ({"resources": {"GPU": -1}}, "resources"),
     ],
 )
 def test_an_error_names_the_field(change, message):
@@ -165,3 +168,18 @@ def test_a_challenger_wins_where_it_is_shown_to_be_better():
     assert judged("late/2", "late/1", -0.005, "", margin=0.01, passes=True).wins
     assert not judged("late/2", "late/1", 0.5, "", margin=0.0, passes=False).wins
     assert judged("late/1", "", None, "", **wins).wins
+
+
+def test_a_worker_of_ray_sends_back_the_model_its_notes_and_files_in_folders(tmp_path):
+    code = b"""
+def fit(X, y, run):
+    run.log("loss", 0.5)
+    (run.folder / "plots").mkdir()
+    (run.folder / "plots" / "a.txt").write_text("kept")
+    return sum(y)
+"""
+    rows = Rows(pa.table({"x": [1, 2], "late": [0, 1]}), pa.table({}), "", 2)
+    pipeline = Pipeline(name="late", data="", target="late", fit="train.py:fit", on="ray")
+    answer = answer_of_worker(fitted, pipeline, {"train.py": code}, rows, {})
+    model, log, files = pickle.loads(answer)
+    assert (model, log.metrics, files) == (1, {"loss": 0.5}, {"plots/a.txt": b"kept"})

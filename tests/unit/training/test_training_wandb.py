@@ -96,6 +96,20 @@ def test_parameters_curves_and_the_verdict_are_in_one_offline_run(settings):
     assert list(Path("wandb").iterdir()) == [folder]
 
 
+def test_a_run_that_the_code_has_left_open_stays_apart(settings):
+    lines = "import wandb\n" + FIT.replace(
+        "    for step", '    wandb.init(mode="offline", dir=".", project="mine")\n    for step'
+    )
+    Path("train.py").write_text(lines)
+    Path("mine").mkdir()
+    run = run_of(settings)
+    assert run.state == "done", run.sentence
+    ours = [folder for folder in Path("wandb").glob("offline-run-*") if len(folder.name) > 50]
+    assert len(ours) == 1
+    (started,) = (own.run for own in records_of(ours[0]) if own.HasField("run"))
+    assert started.project == "late"
+
+
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     result = {"curves": {}, "pipeline": {"name": "late"}}

@@ -34,32 +34,26 @@ class BasculeHook(BaseHook):
     def get_conn(self) -> ControlClient:
         """The client; nothing is sent."""
         if self._client is None:
-            found = self.get_connection(self.bascule_conn_id)
-            host = found.host or "127.0.0.1"
-            url = f"{found.schema or 'http'}://{host}:{found.port or 8082}"
-            self._client = ControlClient(url, key=found.password or "")
+            connection = self.get_connection(self.bascule_conn_id)
+            host = connection.host or "127.0.0.1"
+            url = f"{connection.schema or 'http'}://{host}:{connection.port or 8082}"
+            self._client = ControlClient(url, key=connection.password or "")
         return self._client
 
-    @property
-    def training(self) -> TrainingRuns:
-        """Asks about training runs."""
-        return TrainingRuns(self.get_conn(), user="airflow")
+    def runs(self, *, trains: bool) -> BasculeHook | TrainingRuns:
+        """What asks about training runs, or about batch runs."""
+        return TrainingRuns(self.get_conn(), user="airflow") if trains else self
 
     def start(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Start a batch job, or go on with it: the status of its run."""
         return self.get_conn().do("POST /api/v1/batch/runs", dict(job), user="airflow")
 
-    def status(self, run: str, *, trains: bool = False) -> dict[str, Any]:
-        """How far a batch run is, or a training run."""
-        if trains:
-            return self.training.status(run)
+    def status(self, run: str) -> dict[str, Any]:
+        """How far a batch run is."""
         return self.get_conn().do("GET /api/v1/batch/runs/{run}", run=run)
 
-    def cancel(self, run: str, *, trains: bool = False) -> None:
-        """Stop a batch run after the batch under way, or a training run."""
-        if trains:
-            self.training.cancel(run)
-            return
+    def cancel(self, run: str) -> None:
+        """Stop a batch run after the batch under way."""
         stop = "POST /api/v1/batch/runs/{run}/cancel"
         self.get_conn().do(stop, user="airflow", run=run)
 

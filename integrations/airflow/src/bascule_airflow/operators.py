@@ -13,13 +13,20 @@ from bascule_airflow.triggers import BasculeRunTrigger
 
 
 class _RunOperator(BaseOperator):
-    """Starts a run, and returns its status once it is done."""
+    """Starts a run, and returns its status once it is done.
+
+    Args:
+        bascule_conn_id: The connection; see `BasculeHook`.
+        deferrable: Whether the worker is given back meanwhile.
+        poll_s: How often the server is asked.
+    """
 
     trains = False
 
     def __init__(
-        self, *, bascule_conn_id: str, deferrable: bool, poll_s: float, **kwargs: Any
-    ) -> None:
+        self, *, bascule_conn_id: str = BasculeHook.default_conn_name, deferrable: bool = True,
+        poll_s: float = 5.0, **kwargs: Any,
+    ) -> None:  # fmt: skip
         # Each field of the status is an XCom of its own, such as `output["run"]`.
         super().__init__(**{"multiple_outputs": True, **kwargs})
         self.bascule_conn_id = bascule_conn_id
@@ -34,16 +41,14 @@ class _RunOperator(BaseOperator):
         """Start the run, and wait for its end."""
         hook = BasculeHook(self.bascule_conn_id)
         status = self.start(hook)
-        self._run = status["run"]
-        self.log.info("run %s: %s", self._run, status["state"])
+        self._run = run = status["run"]
+        self.log.info("run %s: %s", run, status["state"])
         if status["state"] == RUNNING and self.deferrable:
-            trigger = BasculeRunTrigger(
-                status["run"], self.bascule_conn_id, self.poll_s, trains=self.trains
-            )
+            trigger = BasculeRunTrigger(run, self.bascule_conn_id, self.poll_s, trains=self.trains)
             self.defer(trigger=trigger, method_name="finished")
         while status["state"] == RUNNING:
             time.sleep(self.poll_s)
-            status = hook.status(status["run"], trains=self.trains)
+            status = hook.runs(trains=self.trains).status(run)
         return check_done(status)
 
     def finished(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
@@ -53,7 +58,7 @@ class _RunOperator(BaseOperator):
     def on_kill(self) -> None:
         """Stop the run too; what it has committed stays."""
         if self._run is not None:
-            BasculeHook(self.bascule_conn_id).cancel(self._run, trains=self.trains)
+            BasculeHook(self.bascule_conn_id).runs(trains=self.trains).cancel(self._run)
 
 
 class BasculeBatchOperator(_RunOperator):
@@ -66,21 +71,16 @@ class BasculeBatchOperator(_RunOperator):
         source: The table to score, as the server sees it.
         sink: Where scored rows go.
         options: The other fields of a job, such as `columns`, `where` or `mode`.
-        bascule_conn_id: The connection; see `BasculeHook`.
-        deferrable: Whether the worker is given back meanwhile.
-        poll_s: How often the server is asked.
+        kwargs: `bascule_conn_id`, `deferrable`, `poll_s`, and those of every operator.
     """
 
     template_fields: Sequence[str] = ("model", "source", "sink", "options")
 
     def __init__(
         self, *, model: str, source: str, sink: str, options: Mapping[str, Any] | None = None,
-        bascule_conn_id: str = BasculeHook.default_conn_name, deferrable: bool = True,
-        poll_s: float = 5.0, **kwargs: Any,
+        **kwargs: Any,
     ) -> None:  # fmt: skip
-        super().__init__(
-            bascule_conn_id=bascule_conn_id, deferrable=deferrable, poll_s=poll_s, **kwargs
-        )
+        super().__init__(**kwargs)
         self.model, self.source, self.sink = model, source, sink
         self.options = dict(options or {})
 
@@ -99,9 +99,7 @@ class BasculeTrainOperator(_RunOperator):
         pipeline: The name.
         file: Of the pipeline, as the server sees it.
         parameters: Of the run, over those of the pipeline.
-        bascule_conn_id: The connection; see `BasculeHook`.
-        deferrable: Whether the worker is given back meanwhile.
-        poll_s: How often the server is asked.
+        kwargs: See `BasculeBatchOperator`.
     """
 
     trains = True
@@ -109,16 +107,12 @@ class BasculeTrainOperator(_RunOperator):
 
     def __init__(
         self, *, pipeline: str, file: str = "pipeline.toml",
-        parameters: Mapping[str, Any] | None = None,
-        bascule_conn_id: str = BasculeHook.default_conn_name, deferrable: bool = True,
-        poll_s: float = 5.0, **kwargs: Any,
+        parameters: Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
-        super().__init__(
-            bascule_conn_id=bascule_conn_id, deferrable=deferrable, poll_s=poll_s, **kwargs
-        )
+        super().__init__(**kwargs)
         self.pipeline, self.file, self.parameters = pipeline, file, dict(parameters or {})
 
     def start(self, hook: BasculeHook) -> dict[str, Any]:
         """Submit the run."""
-        why = f"task {self.task_id} of Airflow"
-        return hook.training.start(self.pipeline, self.file, parameters=self.parameters, why=why)
+        runs, why = hook.runs(trains=True), f"task {self.task_id} of Airflow"
+        return runs.start(self.pipeline, self.file, parameters=self.parameters, why=why)

@@ -22,8 +22,8 @@ class BasculeRunTrigger(BaseTrigger):
         self, run: str, bascule_conn_id: str, poll_s: float, *, trains: bool = False
     ) -> None:
         super().__init__()
-        self.trains = trains
         self.run_id, self.bascule_conn_id, self.poll_s = run, bascule_conn_id, poll_s
+        self.trains = trains
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """What another triggerer makes it of."""
@@ -35,12 +35,13 @@ class BasculeRunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask every `poll_s` seconds."""
-        ask = sync_to_async(BasculeHook(self.bascule_conn_id).status)
+        hook = BasculeHook(self.bascule_conn_id)
+        ask = sync_to_async(lambda: hook.runs(trains=self.trains).status(self.run_id))
         failures = 0
         while True:
             try:
                 # asgiref loses the message by which Airflow tells a kill from a restart.
-                status = await asyncio.shield(ask(self.run_id, trains=self.trains))
+                status = await asyncio.shield(ask())
                 failures = 0
             except Exception as problem:
                 failures += 1
@@ -57,4 +58,4 @@ class BasculeRunTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Stop the run too: a user has marked or cleared the deferred task. Not on restarts."""
         hook = BasculeHook(self.bascule_conn_id)
-        await sync_to_async(hook.cancel)(self.run_id, trains=self.trains)
+        await sync_to_async(lambda: hook.runs(trains=self.trains).cancel(self.run_id))()

@@ -17,25 +17,16 @@ from dagster import (
 
 from bascule_client.control import ControlClient
 from bascule_client.errors import ModelFailed
-from bascule_client.training import Status, TrainingRuns
+from bascule_client.training import TrainingRuns
 
 __all__ = ["BasculeServer", "model_asset"]
 
 
 class BasculeServer(ConfigurableResource):  # type: ignore[type-arg]
-    """The control API of a server.
-
-    Attributes:
-        url: Its address.
-        key: Of `bascule keys create`.
-    """
+    """The control API of a server; `key` is one of `bascule keys create`."""
 
     url: str = "http://127.0.0.1:8082"
     key: str = ""
-
-    def training_runs(self) -> TrainingRuns:
-        """Asks it; nothing is sent yet."""
-        return TrainingRuns(ControlClient(self.url, key=self.key), user="dagster")
 
 
 def model_asset(
@@ -58,7 +49,7 @@ def model_asset(
 
     @asset(**{"name": pipeline.replace("-", "_"), "kinds": {"bascule"}, **options})
     def model(context: AssetExecutionContext, bascule: BasculeServer) -> MaterializeResult[Any]:
-        runs = bascule.training_runs()
+        runs = TrainingRuns(ControlClient(bascule.url, key=bascule.key), user="dagster")
         why = f"run {context.run_id} of Dagster"
         run = runs.start(pipeline, file, parameters=parameters, why=why)["run"]
         context.log.info("run %s", run)
@@ -66,15 +57,12 @@ def model_asset(
             status = runs.follow(run, poll_s=poll_s)
         except ModelFailed as problem:
             raise Failure(problem.message, metadata={"run": run}) from None
-        return MaterializeResult(
-            metadata=_metadata(status), data_version=DataVersion(status["digest"])
-        )
+        metadata = {
+            **{name: status[name] for name in ("run", "version", "wins", "sentence", "deployed")},
+            **{f"metric/{name}": value for name, value in status["metrics"].items()},
+            "rows": status["rows"].get("sha256", ""), "commit": status["code"].get("commit", ""),
+        }  # fmt: skip
+        data = status["digest"] or f"{status['rows_seen']} outcomes"  # one that goes on learning
+        return MaterializeResult(metadata=metadata, data_version=DataVersion(data))
 
     return model
-
-
-def _metadata(status: Status) -> dict[str, Any]:
-    metrics = {f"metric/{name}": value for name, value in status["metrics"].items()}
-    told = {name: status[name] for name in ("run", "version", "wins", "sentence", "deployed")}
-    commit = status["code"].get("commit", "")
-    return {**told, "rows": status["rows"]["sha256"], "commit": commit, **metrics}

@@ -35,11 +35,11 @@ def jobs(
 ) -> Response:
     """The jobs of the catalogue, the latest first; of a kind."""
     runner = context_of(request).jobs()
-    found = runner.find(kind=kind, offset=start, limit=_PAGE_ROWS + 1)
+    listed = runner.find(kind=kind, offset=start, limit=_PAGE_ROWS + 1)
     return render(
         request, "jobs.html", "Jobs", crumbs=[Crumb("Batch", "/batch"), Crumb("Jobs")],
-        jobs=found[:_PAGE_ROWS], kind=kind, kinds=list(runner.kinds.places),
-        pager=pager_of("/jobs", start, _PAGE_ROWS, start + len(found), kind=kind),
+        jobs=listed[:_PAGE_ROWS], kind=kind, kinds=list(runner.kinds.places),
+        pager=pager_of("/jobs", start, _PAGE_ROWS, start + len(listed), kind=kind),
     )  # fmt: skip
 
 
@@ -47,17 +47,17 @@ def jobs(
 def one_job(request: Request, job: str) -> Response:
     """A job."""
     context, session = context_of(request), current(request)
-    found = job_of_person(context, session, job)
-    kind = context.jobs().kinds[found.kind]
-    about = kind.model_of(found.input)
+    work = job_of_person(context, session, job)
+    kind = context.jobs().kinds[work.kind]
+    about = kind.model_of(work.input)
     session.check("read", about)
     response = render(
-        request, "job.html", found.title, job=found.shown(), log=context.jobs().log(found.id),
-        crumbs=[Crumb("Batch", "/batch"), Crumb("Jobs", "/jobs"), Crumb(found.id[:12])],
+        request, "job.html", work.title, job=work.shown(), log=context.jobs().log(work.id),
+        crumbs=[Crumb("Batch", "/batch"), Crumb("Jobs", "/jobs"), Crumb(work.id[:12])],
         about=about, may_act=session.allows(kind.right, about), can_resume=kind.can_resume,
-        search=search_of(found),
+        search=search_of(work),
     )  # fmt: skip
-    if found.is_ended and "hx-request" in request.headers:  # its heading and buttons change too
+    if work.is_ended and "hx-request" in request.headers:  # its heading and buttons change too
         response.headers["HX-Refresh"] = "true"
     return response
 

@@ -20,7 +20,7 @@ from bascule.console.uploads import MAX_FILE_BYTES
 from bascule.control import ControlContext
 from bascule.core import NotFound, seconds_of
 from bascule.jobs import Scheduled, Task, operations
-from bascule.training import ENGINES, SEARCHED, Run, compared, loop_of, read_values
+from bascule.training import SEARCHED, Run, compared, loop_of, read_values
 
 router = page_router(
     {
@@ -70,19 +70,20 @@ def runs(
     if any(job.kind != "train" for job in jobs):
         raise NotFound("this is no training run", hint="open /training for a list")
     chosen = [Run.of(job) for job in jobs]
-    for own in chosen:
-        session.check("read", own.pipeline)
+    for pipeline in {shown.pipeline for shown in chosen}:
+        session.check("read", pipeline)
     return render(
         request, "training_runs.html", "Runs", runs=chosen, rows=compared(chosen),
         curves=curves_of(chosen), styles=_STYLES,
-        crumbs=[Crumb("Training", "/training"), Crumb(", ".join(own.id[:8] for own in chosen))],
+        crumbs=[Crumb("Training", "/training"), Crumb(", ".join(shown.id[:8] for shown in chosen))],
     )  # fmt: skip
 
 
 def curves_of(runs: Sequence[Run]) -> list[Curve]:
     """A chart for each name under which a run has noted more than one value. Pure."""
     curves = []
-    for name in sorted({name for run in runs for name, own in run.curves.items() if len(own) > 1}):
+    names = {name for run in runs for name, curve in run.curves.items() if len(curve) > 1}
+    for name in sorted(names):
         having = [(at, run) for at, run in enumerate(runs) if run.curves.get(name)]
         last = ", ".join(f"{run.curves[name][-1][1]:.4g} in {run.id[:8]}" for _, run in having)
         svg = lines(
@@ -101,12 +102,12 @@ def curves_of(runs: Sequence[Run]) -> list[Curve]:
 def loop(request: Request, model: Annotated[str, Path(min_length=1, max_length=128)]) -> Response:
     """The champion of a model, its challengers, triggers, rollouts and runs."""
     context, session = context_of(request), current(request)
-    found = loop_of(
+    story = loop_of(
         model, _runs(context, session), _triggers(context, session), context.registry(),
         context.endpoints(), context.rollouts(),
     )  # fmt: skip
     return render(
-        request, "training_loop.html", f"The loop of {model}", loop=found,
+        request, "training_loop.html", f"The loop of {model}", loop=story,
         crumbs=[Crumb("Training", "/training"), Crumb(model)],
     )  # fmt: skip
 
@@ -140,8 +141,7 @@ def table(request: Request, file: Annotated[str, Query(max_length=64)] = "") -> 
         columns = console_of(request).kept.get(upload, lambda: context.jobs().answer(task))
     return render(
         request, "search.html", "Search a model", upload=upload, columns=columns,
-        metrics=SEARCHED, engines=ENGINES, models=model_names(context, session),
-        max_mb=MAX_FILE_BYTES >> 20,
+        metrics=SEARCHED, models=model_names(context, session), max_mb=MAX_FILE_BYTES >> 20,
         crumbs=[Crumb("Training", "/training"), Crumb("Search a model")],
     )  # fmt: skip
 
@@ -153,11 +153,11 @@ def search(request: Request) -> Response:
     upload, path = console_of(request).uploads.find(field(form, "file"), session.subject)
     if not field(form, "target"):
         return see(request, f"/training/search?file={upload.id}")
-    kind, texts = runner.kinds["automl"], ("target", "model", "metric", "time", "group", "engine")
+    kind, texts = runner.kinds["automl"], ("target", "model", "metric", "time", "group")
     lines = {name: field(form, name).splitlines() for name in ("limits", "leave_out")}
     content = kind.parse(
         {name: field(form, name) for name in texts if field(form, name)}
-        | {name: list(filter(None, map(str.strip, own))) for name, own in lines.items()}
+        | {name: list(filter(None, map(str.strip, texts))) for name, texts in lines.items()}
         | {"budget_s": seconds_of(field(form, "budget") or "10m", "budget"), "table": str(path)}
     )
     session.check(kind.right, kind.model_of(content))
@@ -183,14 +183,14 @@ async def command(request: Request, trigger: str, command: str) -> Response:
 
 def _runs(context: ControlContext, session: Session) -> list[Run]:
     """The latest runs that a person may see."""
-    found = [Run.of(job) for job in context.jobs().find(kind="train", limit=_RECENT)]
-    return [run for run in found if session.allows("read", run.pipeline)]
+    runs = [Run.of(job) for job in context.jobs().find(kind="train", limit=_RECENT)]
+    return [run for run in runs if session.allows("read", run.pipeline)]
 
 
 def _triggers(context: ControlContext, session: Session) -> list[Scheduled]:
     return [
-        own
-        for own in schedules_of(context)
-        if own.schedule.kind == "trigger"
-        and session.allows("read", own.schedule.job["pipeline"] or "*")
+        trigger
+        for trigger in schedules_of(context)
+        if trigger.schedule.kind == "trigger"
+        and session.allows("read", trigger.schedule.job["pipeline"] or "*")
     ]
