@@ -186,7 +186,7 @@ def test_answers_for_which_there_is_no_room_fill_no_memory(fresh, toll):
     with ExitStack() as stack:
 
         def attack():
-            if next(opened) >= 350:
+            if next(opened) >= 300:
                 time.sleep(0.05)
                 return
             client = stack.enter_context(socket.create_connection(("127.0.0.1", fresh.grpc_port)))
