@@ -130,11 +130,11 @@ def _theirs(python: Path, folder: Path, metric: str, budget_s: float) -> dict[st
 
 def _ms(bundle: Any, inputs: dict[str, Any], rows: int) -> float:
     """Milliseconds of a row in a request of so many, as Python calls the bundle: the median."""
-    asked = {name: values[:rows] for name, values in inputs.items()}
+    first = {name: values[:rows] for name, values in inputs.items()}
     times = []
     for _ in range(_REPEATS):
         began_s = time.perf_counter()
-        bundle.predict(asked)
+        bundle.predict(first)
         times.append(time.perf_counter() - began_s)
     return statistics.median(times) * 1e3 / rows
 

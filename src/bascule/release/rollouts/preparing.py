@@ -253,12 +253,12 @@ def _scaled_feature(
     baseline = bundle.baseline
     profiles = {} if baseline is None or baseline.inputs is None else baseline.inputs.columns
     profile = profiles.get(feature.name)
-    made = ContextFeature(feature.name, column.removeprefix("input."), place)
+    plain = ContextFeature(feature.name, column.removeprefix("input."), place)
     if profile is not None and profile.kind == "text" and (texts := profile.frequent.top()):
-        return replace(made, categories=tuple(str(text) for text, _ in texts[:_MAX_CATEGORIES]))
+        return replace(plain, categories=tuple(str(text) for text, _ in texts[:_MAX_CATEGORIES]))
     if profile is not None and (squares := profile.moments.squares) is not None:
         deviation = math.sqrt(squares / profile.moments.rows)
-        return replace(made, mean=profile.moments.mean or 0.0, scale=deviation or 1.0)
+        return replace(plain, mean=profile.moments.mean or 0.0, scale=deviation or 1.0)
     raise Invalid(
         f"context: {version} has no scale and no frequent values of {feature.name}",
         hint="pack it with train=X; steer by numbers, and by texts that come again",

@@ -58,13 +58,13 @@ class Contextual(Strategy):
                 f"{rollout.candidate} is preferred in nearly every context, and is "
                 f"{better_said(rollout, verdict)}"
             )
-        said = (
+        sentence = (
             f"prefers {rollout.candidate} in about {share:.0%} of the contexts, by {answers:,.0f} "
             f"answers with an outcome; {2 * rollout.floor:.0%} of the requests explore"
         )
         if state.policy is not None and not _is_news(policy, before, gram):
-            return state, f"keeps its policy: {said}"
-        return Running(state.stage, facts.now, policy=policy), said
+            return state, f"keeps its policy: {sentence}"
+        return Running(state.stage, facts.now, policy=policy), sentence
 
 
 def _first_policy(rollout: Rollout) -> ContextPolicy:
