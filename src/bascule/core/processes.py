@@ -5,20 +5,26 @@ A holder that has died is known at once.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 
 class SignalEvent(threading.Event):
     """An event that the handler of a signal may set, once for all.
 
     `threading.Event.set` takes a lock that `wait` holds for a moment: a handler that runs then, on
-    the same thread, waits for ever.
+    the same thread, waits for ever. A wait looks up every `RESTING_S`: a signal that arrives just
+    before the system call does not end it, and Python runs the handler only afterwards.
     """
+
+    RESTING_S: ClassVar[float] = 0.5
 
     def __init__(self) -> None:
         """It holds a file descriptor."""
@@ -37,7 +43,13 @@ class SignalEvent(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         poll = select.poll()
         poll.register(self._counter, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else timeout * 1e3))
+        ends = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left_s = ends - time.monotonic()
+            if poll.poll(1e3 * max(0.0, min(self.RESTING_S, left_s))):
+                return True
+            if left_s <= self.RESTING_S:
+                return False
 
 
 def own_process() -> str:

@@ -299,7 +299,7 @@ def resources_of(peak_memory_bytes: int | None, latency_us: float | None) -> Res
     """What a pod asks for, from the cost statement of a bundle.
 
     Memory is the measured peak of the program with a quarter more, beside what every server takes;
-    512 MiB where nothing was measured. A model that takes over 10 ms a row asks for a whole core.
+    640 MiB where nothing was measured. A model that takes over 10 ms a row asks for a whole core.
     """
     memory = 384 << 20 if peak_memory_bytes is None else peak_memory_bytes * 5 // 4
     mib = -(-(memory + _OVERHEAD_BYTES) // (64 << 20)) * 64

@@ -45,15 +45,21 @@ def test_the_lines_of_a_plan_are_the_autoscaler_of_the_version_that_is_deployed(
     code, _, messages = run("ship", "kubernetes", "late", "--out", "files")
     assert code == 0, messages
     base = [file.read_text() for file in (tmp_path / "files/base").iterdir()]
-    specs = {own["kind"]: own["spec"] for text in base for own in documents(text) if "spec" in own}
-    scaler = specs["HorizontalPodAutoscaler"]
+    specs = {
+        (own["kind"], own["metadata"]["name"]): own["spec"]
+        for text in base
+        for own in documents(text)
+        if "spec" in own
+    }
+    (scaler,) = (own for (kind, _), own in specs.items() if kind == "HorizontalPodAutoscaler")
     assert scaler["minReplicas"] == plan["min_replicas"]
     assert scaler["maxReplicas"] == plan["max_replicas"]
     targets = [metric["resource"]["target"] for metric in scaler["metrics"] if "resource" in metric]
     assert targets == [
         {"type": "Utilization", "averageUtilization": plan["target_cpu_percent"]}
     ]  # fmt: skip
-    (container,) = specs["Deployment"]["template"]["spec"]["containers"]
+    target = scaler["scaleTargetRef"]
+    (container,) = specs[target["kind"], target["name"]]["template"]["spec"]["containers"]
     assert container["resources"]["requests"]["memory"] == f"{plan['memory_mib']}Mi"
 
 
