@@ -21,15 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from bascule.core import (
-    BasculeError,
-    Columns,
-    DType,
-    Field,
-    Invalid,
-    ModelFailed,
-    NotFound,
-)
+from bascule.core import BasculeError, DType, Field, Invalid, ModelFailed, NotFound
 from bascule.serving.calls import Answer, AnsweredBy, Call, Outcome
 from bascule.serving.codecs import JsonParser
 from bascule.serving.execution import Predictor
@@ -47,10 +39,13 @@ from bascule.serving.transports import (
     error_body,
 )
 
+_Body = dict[str, Any]
 NAME = "openai"
 _PREFIXES = (b"/v1", b"/openai/v1")
 _EVENTS_TYPE = b"text/event-stream"
-_JSON_TYPE = b"application/json"
+_MODELS = "GET /v1/models lists the models"
+_MAX_CALLS = 128
+"""Calls of tools in one answer, as many as OpenAI takes tools."""
 _MAX_ANSWER_BYTES = 16 << 20
 """The longest answer that is collected."""
 
@@ -77,24 +72,25 @@ _ONLY: dict[str, Any] = {"n": 1, "best_of": 1, "echo": False, "suffix": "", "mod
 
 def generates(model: Predictor) -> bool:
     """Whether a model takes the text of a request, and gives texts and chunks."""
-    inputs, outputs = model.signature.inputs, {field.name for field in model.signature.outputs}
-    return (
-        len(inputs) == 1 and _is_text(inputs[0]) and inputs[0].name == "request"
-        and {"text", "chunk"} <= outputs
-    )  # fmt: skip
+    outputs = {field.name for field in model.signature.outputs}
+    return _takes_text(model, "request") and {"text", "chunk"} <= outputs
 
 
 def embedding_of(model: Predictor) -> Field | None:
-    """The output that is a vector of floats, of a model that takes one text; None of others."""
-    inputs = model.signature.inputs
-    if len(inputs) != 1 or not _is_text(inputs[0]):
-        return None
-    vectors = (f for f in model.signature.outputs if f.dtype.is_float and len(f.shape) == 1)
-    return next(vectors, None)
+    """The vector of floats that a model gives for a text; None of a model that does not.
+
+    It may also tell the `tokens` of each text. A classifier, which has labels, is no such model.
+    """
+    outputs = [field for field in model.signature.outputs if field.name != "tokens"]
+    is_vector = len(outputs) == 1 and outputs[0].dtype.is_float and len(outputs[0].shape) == 1
+    return outputs[0] if is_vector and _takes_text(model) else None
 
 
-def _is_text(field: Field) -> bool:
-    return field.dtype is DType.BYTES and not field.shape
+def _takes_text(model: Predictor, name: str = "") -> bool:
+    """Whether a row is one text, of that name if one is given."""
+    field, *others = model.signature.inputs
+    is_text = field.dtype is DType.BYTES and not field.shape and not others
+    return is_text and field.name == (name or field.name)
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -109,20 +105,12 @@ def models_list(plane: DataPlane) -> dict[str, Any]:
 
 
 class _Kind(NamedTuple):
-    """One thing that can be asked.
-
-    Attributes:
-        path: Behind the prefix.
-        does: What a model that is asked does, in words.
-        fits: Whether it does.
-        ask: Asks a model that does, with the body and the time that is left.
-        about: What the route says of itself.
-    """
+    """One thing that can be asked, and of which models: `does` in words, `fits` decides."""
 
     path: bytes
     does: str
     fits: Callable[[Predictor], object]
-    ask: Callable[[Exchange, Predictor, dict[str, Any], float], None]
+    ask: Callable[[Exchange, Predictor, _Body, float], None]
     about: Callable[[Predictor], About]
 
 
@@ -163,9 +151,6 @@ class OpenAi:
         for kind in _KINDS:
             if path in [prefix + kind.path for prefix in _PREFIXES]:
                 return NotFound(f"no model here {kind.does}", hint="serve one that does")
-        if path.startswith(b"/openai/"):
-            paths = ", ".join(f"/v1{kind.path.decode()}" for kind in _KINDS)
-            return NotFound("there is no such path of OpenAI here", hint=f"there are {paths}")
         return None
 
     def _describing(self) -> tuple[bytes, ...]:
@@ -174,14 +159,14 @@ class OpenAi:
     def _handler(self, plane: DataPlane, kind: _Kind, able: Predictor) -> Handler:
         deadline_s = able.limits.deadline_s  # that of all models
 
-        def read(body: bytes, parser: JsonParser) -> dict[str, Any]:
+        def read(body: bytes, parser: JsonParser) -> _Body:
             return by_row.an_object(parser.plain(body), '{"model": "NAME", ...}')
 
-        def run(exchange: Exchange, given: dict[str, Any], allowed_s: float) -> None:
+        def run(exchange: Exchange, given: _Body, allowed_s: float) -> None:
             model = _named(plane, given.get("model"))
             exchange.choose(model, allowed_s)
             if not kind.fits(model):
-                raise _wrong("model", f"{model.name} is not a model that {kind.does}")
+                raise _wrong("model", f"{model.name} is no model that {kind.does}", _MODELS)
             exchange.identify()
             exchange.need_request_id()
             kind.ask(exchange, model, given, allowed_s)
@@ -204,7 +189,7 @@ class OpenAi:
 
 def _named(plane: DataPlane, name: Any) -> Predictor:
     if type(name) is not str or not name:
-        raise _wrong("model", "not the name of a model", "GET /v1/models lists the models")
+        raise _wrong("model", "not the name of a model", _MODELS)
     try:
         return plane.named(name)
     except NotFound as error:
@@ -212,14 +197,14 @@ def _named(plane: DataPlane, name: Any) -> Predictor:
         raise
 
 
-def _wrong(field: str, problem: str, hint: str = "see docs/reference/openai.md") -> Invalid:
+def _wrong(field: str, problem: str, hint: str = "leave it out") -> Invalid:
     return Invalid(f"{field}: {problem}", hint=hint, field=field)
 
 
 # -- text --
 
 
-def _request(given: dict[str, Any], taken: Iterable[str]) -> dict[str, Any]:
+def _request(given: _Body, taken: Iterable[str]) -> dict[str, Any]:
     """The fields that a model gets; raises `Invalid` for those that cannot be obeyed."""
     request = {}
     for field, value in given.items():
@@ -229,15 +214,13 @@ def _request(given: dict[str, Any], taken: Iterable[str]) -> dict[str, Any]:
         elif field in _ONLY:
             if value not in (None, _ONLY[field]):
                 only = msgspec.json.encode(_ONLY[field]).decode()
-                raise _wrong(field, f"only {only} is supported", "leave it out")
+                raise _wrong(field, f"only {only} is supported")
         elif value is not None and field not in _OWN and field not in _WITHOUT_EFFECT:
-            raise _wrong(field[:64], "there is no such field here, or it is not supported")
+            raise _wrong(field[:64], "not supported here")
     return request
 
 
-def _ask_chat(
-    exchange: Exchange, model: Predictor, given: dict[str, Any], allowed_s: float
-) -> None:
+def _ask_chat(exchange: Exchange, model: Predictor, given: _Body, allowed_s: float) -> None:
     request = _request(given, _OF_CHAT)
     messages = request.get("messages")
     if type(messages) is not list or not messages or {*map(type, messages)} != {dict}:
@@ -245,9 +228,7 @@ def _ask_chat(
     _Chat(exchange, model, given).ask(request, allowed_s)
 
 
-def _ask_text(
-    exchange: Exchange, model: Predictor, given: dict[str, Any], allowed_s: float
-) -> None:
+def _ask_text(exchange: Exchange, model: Predictor, given: _Body, allowed_s: float) -> None:
     request = _request(given, _OF_TEXT)
     prompt = request.get("prompt")
     if type(prompt) is list and len(prompt) == 1:
@@ -261,103 +242,138 @@ def _ask_text(
     _Text(exchange, model, given).ask(request, allowed_s)
 
 
+class _ToolCall(msgspec.Struct, omit_defaults=True):
+    """A piece of a call of a tool, or the whole call. Some engines write null for nothing."""
+
+    index: int | None = None
+    id: str | None = None
+    type: str | None = None
+    function: dict[str, str | None] | None = None
+
+
+class _Token(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[_Token] | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class _Chunk(msgspec.Struct):
+    """What a part of a model says."""
+
+    text: str = ""
+    tool_calls: list[_ToolCall] = []
+    logprobs: list[_Token] = []
+    finish: str | None = None
+    usage: _Usage | None = None
+
+
+_chunk_of = msgspec.json.Decoder(_Chunk).decode
+
+
 class _Completion(ABC):
     """One completion on its way to the client: chunk by chunk, or collected."""
 
     whole_object, part_object = "", ""
 
-    def __init__(self, exchange: Exchange, model: Predictor, given: dict[str, Any]) -> None:
+    def __init__(self, exchange: Exchange, model: Predictor, given: _Body) -> None:
         self._exchange = exchange
         self._model = model
-        self._streams = _flag(given, "stream", "stream")
+        self._streams = _flag(given, "stream")
         options = given.get("stream_options") or {}
         if type(options) is not dict or (options and not self._streams):
-            raise _wrong("stream_options", "not an object beside stream: true")
-        self._tells_usage = _flag(options, "include_usage", "stream_options.include_usage")
-        parallel = _flag(given, "parallel_tool_calls", "parallel_tool_calls", usual=True)
-        self._max_calls = None if parallel else 1
-        self._common = {
+            raise _wrong("stream_options", "not an object beside stream: true", "leave it out")
+        self._tells_usage = _flag(options, "include_usage", "stream_options.")
+        self._one_call = not _flag(given, "parallel_tool_calls", usual=True)
+        self._head = {
             "id": exchange.prediction_id,
             "object": self.part_object if self._streams else self.whole_object,
             "created": int(time.time()),
             "model": given["model"],
         }
-        self._usage: dict[str, Any] | None = None
-        self._finish: str | None = None
+        self._has_begun = False
         self._texts: list[str] = []
-        self._logprobs: list[dict[str, Any]] = []
-        self._calls: dict[int, dict[str, Any]] = {}
         self._size_bytes = 0
+        self._whole = _Chunk(finish="stop", tool_calls=[], logprobs=[])
+        """All parts in one, but for the text."""
 
     def ask(self, request: dict[str, Any], allowed_s: float) -> None:
         """Have the model answer; see `Exchange.ask_in_parts`."""
         text = msgspec.json.encode(request).decode()
         table = by_row.table_reader(self._model).rows([text], "request")
         self._exchange.rows = 1
-        part = self._streamed if self._streams else self._collected
-        form = PartForm(self._head, part, self._end)
+        form = PartForm(self._begin, self._collect, self._end)
+        if self._streams:
+            form = PartForm(self._begin, self._stream, self._end_of_stream)
         self._exchange.ask_in_parts(
             self._model, Call(*table), allowed_s, form, is_whole=not self._streams
         )
 
-    def _head(self, by: AnsweredBy) -> tuple[bytes, bytes]:
-        lines = _lines(self._exchange, by, self._model)
-        return _EVENTS_TYPE if self._streams else _JSON_TYPE, lines
-
-    def _chunk(self, answer: Answer) -> dict[str, Any]:
-        """What a part of the model says; keeps how it ended and what it used."""
-        try:
-            chunk = msgspec.json.decode(answer.outputs["chunk"][0])
-            if self._max_calls is not None and chunk.get("tool_calls"):
-                chunk["tool_calls"] = [
-                    call for call in chunk["tool_calls"] if call.get("index", 0) < self._max_calls
-                ]
-            self._finish = chunk.get("finish") or self._finish
-            self._usage = chunk.get("usage") or self._usage
-        except (LookupError, TypeError, AttributeError, msgspec.MsgspecError) as problem:
-            raise ModelFailed("a part is no chunk of text", reason=repr(problem)) from None
-        self._common["system_fingerprint"] = answer.by.name
-        said: dict[str, Any] = chunk
-        return said
-
-    def _streamed(self, answer: Answer) -> bytes:
-        data = b"".join(map(self._event, self._choices(self._chunk(answer))))
-        return data or b":\n\n"  # a comment: the client sees that the model is at work
+    def _begin(self, by: AnsweredBy) -> tuple[bytes, bytes]:
+        kind = _EVENTS_TYPE if self._streams else b"application/json"
+        return kind, _lines(self._exchange, by, self._model)
 
     @abstractmethod
-    def _choices(self, chunk: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The choices of the events of a chunk, one each."""
+    def _choices(self, chunk: _Chunk) -> Iterator[dict[str, Any]]:
+        """The choice of each event of a chunk."""
 
-    def _event(self, choice: dict[str, Any] | None) -> bytes:
-        body = self._common | {"choices": [] if choice is None else [choice]}
-        if self._tells_usage:
-            body["usage"] = None if choice is not None else _usage(self._usage)
-        return b"data: %b\n\n" % msgspec.json.encode(body)
+    @abstractmethod
+    def _choice(self, text: str, whole: _Chunk) -> dict[str, Any]:
+        """The choice of a whole answer."""
 
-    def _collected(self, answer: Answer) -> bytes:
-        chunk = self._chunk(answer)
-        text = chunk.get("text") or ""
-        self._texts.append(text)
-        self._logprobs += chunk.get("logprobs") or ()
-        for delta in chunk.get("tool_calls") or ():
-            _add(self._calls, delta)
+    def _read(self, answer: Answer) -> _Chunk:
+        self._head["system_fingerprint"] = answer.by.name
+        chunk = _chunk_of(answer.outputs["chunk"][0])
+        if self._one_call:
+            chunk.tool_calls = [call for call in chunk.tool_calls if not call.index]
+        self._whole.finish = chunk.finish or self._whole.finish
+        self._whole.usage = chunk.usage or self._whole.usage
+        return chunk
+
+    def _stream(self, answer: Answer) -> bytes:
+        return b"".join(map(self._event, self._choices(self._read(answer))))
+
+    def _event(self, choice: dict[str, Any]) -> bytes:
+        usage = {"usage": None} if self._tells_usage else {}
+        return _event(self._head | {"choices": [choice]} | usage)
+
+    def _end_of_stream(self, parts: int, error: BasculeError | None) -> bytes:  # noqa: ARG002
+        if error is not None:
+            return _event(error_body(error, NAME))
+        last = self._head | {"choices": [], "usage": _usage(self._whole.usage)}
+        return (_event(last) if self._tells_usage else b"") + b"data: [DONE]\n\n"
+
+    def _collect(self, answer: Answer) -> bytes:
+        chunk, whole = self._read(answer), self._whole
         self._size_bytes += len(answer.outputs["chunk"][0])
         if self._size_bytes > _MAX_ANSWER_BYTES:
             raise ModelFailed("the answer is longer than 16 MiB", reason="")
+        self._texts.append(chunk.text)
+        whole.logprobs += chunk.logprobs
+        for piece in chunk.tool_calls:
+            index = piece.index or 0
+            while len(whole.tool_calls) <= index < _MAX_CALLS:
+                whole.tool_calls.append(_ToolCall(type="function", function={}))
+            call = whole.tool_calls[index]
+            call.id = piece.id or call.id
+            assert call.function is not None
+            for name, text in (piece.function or {}).items():
+                call.function[name] = (call.function.get(name) or "") + (text or "")
         return b""
 
     def _end(self, parts: int, error: BasculeError | None) -> bytes:  # noqa: ARG002
-        if not self._streams:
-            body = self._common | {"choices": [self._choice()], "usage": _usage(self._usage)}
-            return b"" if error is not None else msgspec.json.encode(body)
         if error is not None:
-            return b"data: %b\n\n" % msgspec.json.encode(error_body(error, NAME))
-        last = self._event(None) if self._tells_usage else b""
-        return last + b"data: [DONE]\n\n"
-
-    @abstractmethod
-    def _choice(self) -> dict[str, Any]:
-        """The whole choice, of what was collected."""
+            return b""
+        choice = self._choice("".join(self._texts), self._whole)
+        return msgspec.json.encode(
+            self._head | {"choices": [choice], "usage": _usage(self._whole.usage)}
+        )
 
 
 class _Chat(_Completion):
@@ -365,33 +381,25 @@ class _Chat(_Completion):
 
     whole_object, part_object = "chat.completion", "chat.completion.chunk"
 
-    _has_begun = False
-
-    def _choices(self, chunk: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _choices(self, chunk: _Chunk) -> Iterator[dict[str, Any]]:
         if not self._has_begun:
             self._has_begun = True
-            yield self._delta({"role": "assistant", "content": ""})
-        delta = {"content": chunk["text"]} if chunk.get("text") else {}
-        if chunk.get("tool_calls"):
-            delta["tool_calls"] = chunk["tool_calls"]
-        if delta or chunk.get("logprobs"):
-            yield self._delta(delta, logprobs=_logprobs(chunk.get("logprobs")))
-        if chunk.get("finish"):
-            yield self._delta({}, finish=chunk["finish"])
+            yield _delta({"role": "assistant", "content": ""})
+        delta: dict[str, Any] = {"content": chunk.text} if chunk.text else {}
+        if chunk.tool_calls:
+            delta["tool_calls"] = chunk.tool_calls
+        if delta or chunk.logprobs:
+            yield _delta(delta, logprobs=_logprobs(chunk.logprobs))
+        if chunk.finish:
+            yield _delta({}, finish=chunk.finish)
 
-    def _delta(
-        self, delta: dict[str, Any], logprobs: Any = None, finish: str | None = None
-    ) -> dict[str, Any]:
-        return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-
-    def _choice(self) -> dict[str, Any]:
-        text = "".join(self._texts)
+    def _choice(self, text: str, whole: _Chunk) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if self._calls:
-            message |= {"content": text or None, "tool_calls": [*self._calls.values()]}
+        if whole.tool_calls:
+            message |= {"content": text or None, "tool_calls": whole.tool_calls}
         return {
-            "index": 0, "message": message, "logprobs": _logprobs(self._logprobs),
-            "finish_reason": self._finish or "stop",
+            "index": 0, "message": message, "logprobs": _logprobs(whole.logprobs),
+            "finish_reason": whole.finish,
         }  # fmt: skip
 
 
@@ -400,26 +408,34 @@ class _Text(_Completion):
 
     whole_object = part_object = "text_completion"
 
-    def _choices(self, chunk: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        text, finish = chunk.get("text") or "", chunk.get("finish")
-        if text or finish:
-            yield {
-                "index": 0, "text": text, "finish_reason": finish,
-                "logprobs": _logprobs_of_text(chunk.get("logprobs")),
-            }  # fmt: skip
+    def _choices(self, chunk: _Chunk) -> Iterator[dict[str, Any]]:
+        if chunk.text or chunk.finish:
+            yield self._choice(chunk.text, chunk)
 
-    def _choice(self) -> dict[str, Any]:
+    def _choice(self, text: str, whole: _Chunk) -> dict[str, Any]:
+        tokens = whole.logprobs
+        logprobs = {
+            "tokens": [one.token for one in tokens],
+            "token_logprobs": [one.logprob for one in tokens],
+            "top_logprobs": [
+                {other.token: other.logprob for other in one.top_logprobs or ()} for one in tokens
+            ],
+        }
         return {
-            "index": 0, "text": "".join(self._texts), "finish_reason": self._finish or "stop",
-            "logprobs": _logprobs_of_text(self._logprobs),
+            "index": 0, "text": text, "finish_reason": whole.finish,
+            "logprobs": logprobs if tokens else None,
         }  # fmt: skip
 
 
-def _flag(given: dict[str, Any], field: str, place: str, *, usual: bool = False) -> bool:
+def _flag(given: _Body, field: str, place: str = "", *, usual: bool = False) -> bool:
     value = given.get(field)
     if value is not None and type(value) is not bool:
-        raise _wrong(place, "neither true nor false")
+        raise _wrong(place + field, "neither true nor false")
     return usual if value is None else value
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: %b\n\n" % msgspec.json.encode(body)
 
 
 def _lines(exchange: Exchange, by: AnsweredBy, model: Predictor) -> bytes:
@@ -428,56 +444,35 @@ def _lines(exchange: Exchange, by: AnsweredBy, model: Predictor) -> bytes:
     return own + answered_by(by, model.by)
 
 
-def _add(calls: dict[int, dict[str, Any]], delta: dict[str, Any]) -> None:
-    """Add a delta of a call to those that were collected."""
-    call = calls.setdefault(
-        delta.get("index", 0),
-        {"id": "", "type": "function", "function": {"name": "", "arguments": ""}},
-    )
-    call["id"] += delta.get("id") or ""
-    for part, text in (delta.get("function") or {}).items():
-        call["function"][part] = call["function"].get(part, "") + (text or "")
+def _delta(
+    delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None
+) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _usage(said: dict[str, Any] | None) -> dict[str, Any]:
-    said = said or {}
-    prompt, completion = said.get("prompt_tokens", 0), said.get("completion_tokens", 0)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": said.get("cached_tokens", 0)},
-    }
-
-
-def _logprobs(tokens: list[dict[str, Any]] | None) -> dict[str, Any] | None:
+def _logprobs(tokens: list[_Token]) -> dict[str, Any] | None:
     return {"content": tokens, "refusal": None} if tokens else None
 
 
-def _logprobs_of_text(tokens: list[dict[str, Any]] | None) -> dict[str, Any] | None:
-    if not tokens:
-        return None
+def _usage(said: _Usage | None) -> dict[str, Any]:
+    said = said or _Usage()
     return {
-        "tokens": [one["token"] for one in tokens],
-        "token_logprobs": [one["logprob"] for one in tokens],
-        "top_logprobs": [
-            {other["token"]: other["logprob"] for other in one.get("top_logprobs") or ()}
-            for one in tokens
-        ],
+        "prompt_tokens": said.prompt_tokens,
+        "completion_tokens": said.completion_tokens,
+        "total_tokens": said.prompt_tokens + said.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": said.cached_tokens},
     }
 
 
 # -- embeddings --
 
 
-def _ask_embeddings(
-    exchange: Exchange, model: Predictor, given: dict[str, Any], allowed_s: float
-) -> None:
+def _ask_embeddings(exchange: Exchange, model: Predictor, given: _Body, allowed_s: float) -> None:
     field = embedding_of(model)
     assert field is not None
     for name, value in given.items():
         if name not in ("model", "input", "encoding_format", "dimensions", "user") and value:
-            raise _wrong(name[:64], "there is no such field here")
+            raise _wrong(name[:64], "not supported here")
     texts, coding = given.get("input"), given.get("encoding_format") or "float"
     if type(texts) is str:
         texts = [texts]
@@ -488,45 +483,31 @@ def _ask_embeddings(
     if given.get("dimensions") not in (None, *field.shape):
         raise _wrong("dimensions", f"the vectors of {model.name} have {field.shape[0]}")
     table = by_row.table_reader(model).rows(texts, "input")
-    outputs = tuple(one.name for one in model.signature.outputs if one in (field, _tokens(model)))
 
     def tell(outcome: Outcome) -> None:
         if isinstance(outcome, BasculeError):
             exchange.fail(outcome)
             return
         exchange.reply, exchange.rows = outcome, len(texts)
-        body = _embeddings(outcome.outputs, field.name, given["model"], coding)
-        exchange.answer(body, extra=_lines(exchange, outcome.by, model))
-
-    exchange.ask(model, Call(*table, outputs), allowed_s, tell)
-
-
-def _tokens(model: Predictor) -> Field | None:
-    """The output that counts the tokens of each text, where a model has one."""
-    return next(
-        (one for one in model.signature.outputs if one.name == "tokens" and one.dtype.is_integer),
-        None,
-    )
-
-
-def _embeddings(outputs: Columns, name: str, model: str, coding: str) -> bytes:
-    vectors = outputs[name]
-    data: Iterable[Any] = vectors.tolist()
-    if coding == "base64":
-        rows = np.ascontiguousarray(vectors, "<f4")
-        data = (base64.b64encode(row.tobytes()).decode() for row in rows)
-    tokens = int(outputs["tokens"].sum()) if "tokens" in outputs and name != "tokens" else 0
-    return msgspec.json.encode(
-        {
+        vectors, tokens = outcome.outputs[field.name], outcome.outputs.get("tokens")
+        data: Iterable[Any] = vectors.tolist()
+        if coding == "base64":
+            rows = np.ascontiguousarray(vectors, "<f4")
+            data = (base64.b64encode(row.tobytes()).decode() for row in rows)
+        used = 0 if tokens is None else int(tokens.sum())
+        body = {
             "object": "list",
-            "model": model,
+            "model": given["model"],
             "data": [
                 {"object": "embedding", "index": index, "embedding": one}
                 for index, one in enumerate(data)
             ],
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "usage": {"prompt_tokens": used, "total_tokens": used},
         }
-    )
+        lines = _lines(exchange, outcome.by, model)
+        exchange.answer(msgspec.json.encode(body), extra=lines)
+
+    exchange.ask(model, Call(*table), allowed_s, tell)
 
 
 # -- what the routes say of themselves --
