@@ -24,6 +24,9 @@ CAPACITY_KIND = "capacity"
 _PLAIN_S = 30e-6
 """Of a worker for any request: reading, routing and writing; see docs/benchmarks.md."""
 _PERIODS, _PERIOD_S = 12, 1.0
+_PAUSES, _PAUSE = 300, 3.0
+"""Requests that find the worker idle, and the mean of the pause as a multiple of their time."""
+_SHARES = np.arange(0.0025, 1, 0.005)
 
 
 def service_of(bundle: Bundle, *, is_fresh: bool = False) -> Service:
@@ -45,13 +48,15 @@ def service_of(bundle: Bundle, *, is_fresh: bool = False) -> Service:
 def measure(url: str, control_url: str, bundle: Bundle, rows: int) -> Service:
     """Send single requests for some seconds to a server with one worker and this bundle alone.
 
-    Requests for its health alternate with them: what those take is not the model's.
+    Requests for its health alternate with them: what those take is not the model's. Pauses between
+    the last ones show what a request takes that finds the worker idle.
 
     Raises:
         Unavailable: The server refuses a request.
     """
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
     body, heads = request_body(bundle, rows), {"Content-Type": "application/json"}
+    path = f"/v2/models/{bundle.name}/infer"
     control = ControlClient(control_url, key=os.environ.get("BASCULE_KEY", ""))
 
     def took_s(*request: Any) -> float:
@@ -69,16 +74,24 @@ def measure(url: str, control_url: str, bundle: Bundle, rows: int) -> Service:
         ends, before_s = time.perf_counter() + length_s, _cpu_s(control)
         while not times or time.perf_counter() < ends:
             plain_s = took_s("GET", "/v2/health/live")
-            times += [plain_s, took_s("POST", f"/v2/models/{bundle.name}/infer", body, heads)]
+            times += [plain_s, took_s("POST", path, body, heads)]
         return np.reshape(times, (-1, 2)), _cpu_s(control) - before_s
 
     period(_PERIOD_S / 4)  # warms up
     periods = [period(_PERIOD_S) for _ in range(_PERIODS)]
+    pause_s = _PAUSE * float(np.median([np.median(times[:, 1]) for times, _ in periods]))
+    paused_s = []
+    for seconds in np.random.default_rng(0).exponential(pause_s, _PAUSES):
+        time.sleep(seconds)
+        paused_s.append(took_s("POST", path, body, heads))
     connection.close()
-    return measured_of(periods, replace(service_of(bundle, is_fresh=True), rows=rows))
+    fresh = replace(service_of(bundle, is_fresh=True), rows=rows)
+    return measured_of(periods, np.array(paused_s), fresh)
 
 
-def measured_of(periods: Sequence[tuple[Floats, float]], service: Service) -> Service:
+def measured_of(
+    periods: Sequence[tuple[Floats, float]], paused_s: Floats, service: Service
+) -> Service:
     """From seconds of requests without and with a model, (requests, 2), and CPU time, by period.
 
     The time of a worker is CPU time: a clock counts other work of the machine as well. The spread
@@ -90,12 +103,13 @@ def measured_of(periods: Sequence[tuple[Floats, float]], service: Service) -> Se
     quiet = min((times for times, _ in periods), key=lambda times: float(np.median(times)))
     outside_s = max(0.0, float(np.median(quiet[:, 0])) - _PLAIN_S)
     single_s = np.maximum(quiet[:, 1] - outside_s, _PLAIN_S)
-    spread = np.quantile(single_s / single_s.mean(), np.arange(0.0025, 1, 0.005))
+    spread = np.quantile(single_s / single_s.mean(), _SHARES)
+    starts_s = np.quantile(paused_s, _SHARES) - np.quantile(quiet[:, 1], _SHARES)
     ran_s = float(replace(service, overhead_s=0.0).batches_s()[0])
     return replace(
         service.scaled(min(1.0, request_s / (ran_s + _PLAIN_S))), outside_s=outside_s,
         overhead_s=max(_PLAIN_S, request_s - ran_s), spread=spread.round(4).tolist(),
-        scales=(cpu_s / request_s).round(4).tolist(),
+        scales=(cpu_s / request_s).round(4).tolist(), starts_s=starts_s.clip(0).tolist(),
     )  # fmt: skip
 
 

@@ -38,6 +38,8 @@ class Service:
         outside_s: Seconds of client and network, which occupy no worker.
         spread: Times of single requests as multiples of their mean.
         scales: Means of whole periods as multiples of their median: the machine varies.
+        starts_s: What a worker takes longer that was idle, by growing time of a request: it wakes,
+            and its caches are cold (an exceptional first service: Welch 1964). No CPU time.
     """
 
     run_s: Mapping[int, float]
@@ -46,6 +48,7 @@ class Service:
     outside_s: float = 0.0
     spread: Sequence[float] = ()
     scales: Sequence[float] = ()
+    starts_s: Sequence[float] = ()
 
     def scaled(self, factor: float) -> Service:
         """On a worker that takes `factor` times as long."""
@@ -83,7 +86,7 @@ class Forecast(NamedTuple):
 
 
 def simulate(
-    arrivals: Floats, batches_s: Floats, factors: Floats, servers: int = 1
+    arrivals: Floats, batches_s: Floats, factors: Floats, starts_s: Floats, servers: int = 1
 ) -> tuple[Floats, Floats]:
     """Seconds from arrival to answer, shape (requests, runs), and of busy servers, shape (runs,).
 
@@ -91,6 +94,7 @@ def simulate(
         arrivals: Moments, growing along the first axis. Shape (requests, runs).
         batches_s: Of 1, 2... requests, up to the largest batch.
         factors: Of the time of a batch that begins with this request. Shape (requests, runs).
+        starts_s: What a batch takes longer that finds its server idle, like `factors`.
         servers: Behind one queue. Workers of a machine have a queue each: 1.
     """
     ends, lengths = np.empty_like(arrivals), np.empty_like(arrivals)
@@ -98,16 +102,18 @@ def simulate(
     runs = np.arange(arrivals.shape[1])
     free = np.zeros((len(runs), servers))
     begins, sizes = np.full(len(runs), -np.inf), np.zeros(len(runs), int)
-    server, factor = np.zeros(len(runs), int), np.ones(len(runs))
+    server, factor, start_s = np.zeros(len(runs), int), np.ones(len(runs)), np.zeros(len(runs))
     for request, now in enumerate(arrivals):
         # The newest batch takes all that arrive before it begins.
         joins[request] = waits = (now <= begins) & (sizes < len(batches_s))
         server = np.where(waits, server, free.argmin(axis=1))
+        idle_s = np.where(now > free[runs, server], starts_s[request], 0.0)
+        start_s = np.where(waits, start_s, idle_s)
         begins = np.where(waits, begins, np.maximum(now, free[runs, server]))
         sizes = np.where(waits, sizes + 1, 1)
         factor = np.where(waits, factor, factors[request])
         lengths[request] = factor * batches_s[sizes - 1]
-        free[runs, server] = ends[request] = begins + lengths[request]
+        free[runs, server] = ends[request] = begins + start_s + lengths[request]
     is_last = np.ones_like(joins)
     is_last[:-1] = ~joins[1:]
     for request in range(len(arrivals) - 2, -1, -1):
@@ -127,7 +133,8 @@ def forecast(
     draws, periods = random.random((_REQUESTS, _RUNS)), random.permutation(_RUNS)
     spread, scales = _law(service.spread, _SPREAD), _law(service.scales, _SCALE)
     factors = spread[(draws * len(spread)).astype(int)] * scales[periods * len(scales) // _RUNS]
-    took_s, busy_s = simulate(arrivals, service.batches_s(), factors)
+    starts_s = np.asarray(service.starts_s or [0.0])[(draws * len(service.starts_s)).astype(int)]
+    took_s, busy_s = simulate(arrivals, service.batches_s(), factors, starts_s)
     quantiles_s = np.quantile(took_s[_WARM_REQUESTS:], shares, axis=0) + service.outside_s
     ends = np.quantile(quantiles_s, (0.05, 0.5, 0.95), axis=1).T.tolist()
     latencies_s = {share: Estimate(*values) for share, values in zip(shares, ends, strict=True)}

@@ -148,14 +148,15 @@ def test_the_example_of_prices_can_be_read_and_others_say_what_is_wrong():
 def test_a_load_test_splits_a_request_into_its_run_overhead_and_the_time_outside():
     """5 ms of CPU time for a run of 4 ms; the client sees 2 ms more."""
     times = np.column_stack([np.full(50, 0.00203), np.full(50, 0.007)])
-    service = measured_of([(times, 50 * 0.00503)] * 3, Service({1: 0.004}))
+    service = measured_of([(times, 50 * 0.00503)] * 3, np.full(9, 0.0085), Service({1: 0.004}))
     assert service.run_s[1] == pytest.approx(0.004)
     assert service.overhead_s == pytest.approx(0.001)
     assert service.outside_s == pytest.approx(0.002)
     assert set(service.scales) == {1.0}
+    assert service.starts_s == pytest.approx([0.0015] * len(service.starts_s))
 
 
 def test_a_worker_that_is_faster_than_at_packing_has_shorter_runs():
     times = np.column_stack([np.full(50, 0.001), np.full(50, 0.003)])
-    service = measured_of([(times, 50 * 0.00203)], Service({1: 0.004}))
+    service = measured_of([(times, 50 * 0.00203)], np.full(9, 0.003), Service({1: 0.004}))
     assert service.batches_s()[0] == pytest.approx(0.002, rel=0.02)

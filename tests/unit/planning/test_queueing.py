@@ -23,7 +23,7 @@ def mean_wait(servers: int, load: float, *, is_exponential: bool, seed: int = 7)
     shape = 2_500, 1_000
     arrivals = np.cumsum(random.exponential(size=shape), axis=0) / (servers * load)
     took = random.exponential(size=shape) if is_exponential else np.ones(shape)
-    seconds, _ = simulate(arrivals, np.ones(1), took, servers)
+    seconds, _ = simulate(arrivals, np.ones(1), took, np.zeros(shape), servers)
     return float((seconds - took)[500:].mean())
 
 
@@ -46,10 +46,23 @@ def test_the_mean_wait_of_equal_services_is_that_of_pollaczek_and_khinchine():
     assert waited == pytest.approx(load / (2 * (1 - load)), rel=0.01)
 
 
+def test_the_mean_wait_where_idle_servers_take_longer_is_that_of_welch():
+    """Welch 1964: services of 1, of 1.5 where the server was idle; rates are loads."""
+    rate, service, first = 0.5, 1.0, 1.5
+    random, shape = np.random.default_rng(7), (2_500, 1_000)
+    arrivals = np.cumsum(random.exponential(size=shape), axis=0) / rate
+    seconds, _ = simulate(arrivals, np.ones(1), np.ones(shape), np.full(shape, first - service))
+    idle = (1 - rate * service) / (1 - rate * service + rate * first)
+    waited = rate * service**2 / (2 * (1 - rate * service))
+    waited += rate * (first**2 - service**2) / (2 * (1 - rate * service + rate * first))
+    mean = seconds[500:].mean()
+    assert mean == pytest.approx(waited + service + idle * (first - service), rel=0.01)
+
+
 def test_a_worker_that_becomes_free_takes_all_that_wait_up_to_the_limit():
     """The first runs alone; 2 to 4 wait for it, and two of them fit into the next batch."""
     arrivals = np.array([[0.0], [0.1], [0.2], [0.3]])
-    seconds, busy = simulate(arrivals, np.array([1.0, 1.5]), np.ones((4, 1)))
+    seconds, busy = simulate(arrivals, np.array([1.0, 1.5]), np.ones((4, 1)), np.zeros((4, 1)))
     assert (arrivals + seconds).ravel().tolist() == pytest.approx([1.0, 2.5, 2.5, 3.5])
     assert busy.tolist() == pytest.approx([3.5])
 
