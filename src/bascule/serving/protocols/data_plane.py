@@ -131,7 +131,10 @@ class DataPlane:
         for model in reversed(self.versions(name)):
             if alias in model.service.labels:
                 return model
-        raise NotFound(f"no version of {name!r} here has the alias {alias[:128]!r}")
+        raise NotFound(
+            f"no version of {name!r} here has the alias {alias[:128]!r}",
+            hint="name it NAME/VERSION, or serve it by its alias",
+        )
 
     def _no_such(self, name: str, version: str | None) -> NotFound:
         if version is None or name not in self.models:

@@ -72,7 +72,7 @@ _ONLY: dict[str, Any] = {"n": 1, "best_of": 1, "echo": False, "suffix": "", "mod
 
 
 def generates(model: Predictor) -> bool:
-    """Whether a model writes texts, whatever writes them; see `bundle.generation`."""
+    """Whether a model writes texts, as `bundle.generation` has them."""
     return model.signature.inputs == INPUTS and model.signature.outputs == OUTPUTS
 
 
@@ -317,7 +317,7 @@ class _Completion(ABC):
         chunk = self._read(answer)
         self._size_bytes += len(answer.outputs["chunk"][0])
         if self._size_bytes > _MAX_ANSWER_BYTES:
-            raise ModelFailed("the answer is longer than 16 MiB", reason="")
+            raise ModelFailed("the answer has over 16 MiB", hint="set max_tokens", reason="")
         self._texts.append(chunk.text)
         self._logprobs += chunk.logprobs or ()
         for piece in chunk.tool_calls:
