@@ -1,3 +1,3 @@
-"""None: OpenAI's clients send texts and no rows; see `tests/unit/serving/test_serving_openai.py`."""
+"""None: OpenAI's clients send texts and no rows; see `test_serving_openai.py`."""
 
 FORMS = {}

@@ -137,6 +137,12 @@ def test_a_field_that_cannot_be_obeyed_is_refused_by_its_name(server, writer, mo
     assert writer.requests == []
 
 
+@pytest.mark.parametrize("depth", [100, 1_000, 1_020, 5_000])
+def test_a_body_of_any_depth_is_given_to_the_model_or_refused(server, depth):
+    nested = json.dumps(HELLO)[:-1] + ', "tools": ' + "[" * depth + "]" * depth + "}"
+    assert post(server, nested.encode()).status == (200 if depth == 100 else 400)
+
+
 @pytest.mark.parametrize("more", [{"best_of": 2}, {"echo": True}, {"prompt": [1, 2]}])
 def test_of_texts_it_is_the_same(server, more):
     body = {"model": "late", "prompt": "say"} | more
@@ -273,7 +279,7 @@ def test_a_model_is_named_alone_with_a_version_or_with_an_alias(server):
         assert (answer.json["model"], answer.json["system_fingerprint"]) == (
             name, f"late/{version}"
         )  # fmt: skip
-    for name in ("nowhere", "late/3", "late@other", "late/"):
+    for name in ("nowhere", "late/3", "late@other", "late/", "late@"):
         assert error_of(post(server, HELLO | {"model": name})) == (404, "model", "model_not_found")
 
 

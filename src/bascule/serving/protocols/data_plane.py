@@ -124,9 +124,9 @@ class DataPlane:
         name, is_version, version = reference.partition("/")
         if is_version:
             return self.find(name, version)
-        name, _, alias = reference.partition("@")
+        name, is_alias, alias = reference.partition("@")
         default = self.find(name)
-        if not alias or alias in default.service.labels:
+        if not is_alias or alias in default.service.labels:
             return default
         for model in reversed(self.versions(name)):
             if alias in model.service.labels:

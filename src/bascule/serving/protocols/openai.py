@@ -268,7 +268,10 @@ class _Completion(ABC):
 
     def ask(self, request: dict[str, Any], allowed_s: float) -> None:
         """Have the model answer; see `Exchange.ask_in_parts`."""
-        text = msgspec.json.encode(request).decode()
+        try:
+            text = msgspec.json.encode(request).decode()
+        except RecursionError:
+            raise Invalid("the body is nested too deeply", hint="flatten it") from None
         table = by_row.table_reader(self._model).rows([text], "request")
         self._exchange.rows = 1
         form = PartForm(self._begin, self._collect, self._end)
