@@ -49,6 +49,7 @@ from .manifest import (
     EXPLAINING as EXPLAINING,
     EXPLAINING_ARRAYS as EXPLAINING_ARRAYS,
     FEATURES as FEATURES,
+    GENERATION as GENERATION,
     ISOLATED as ISOLATED,
     MANIFEST as MANIFEST,
     ORIGINAL as ORIGINAL,
@@ -66,6 +67,7 @@ from .manifest import (
     ProgramEntry as ProgramEntry,
     Statement as Statement,
     Target as Target,
+    generates_text as generates_text,
 )
 from .passports import (
     PASSPORT as PASSPORT,

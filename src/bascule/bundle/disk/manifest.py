@@ -29,9 +29,10 @@ CLASSIFICATIONS = "multioutput-classification"
 REGRESSIONS = "multioutput-regression"
 RANKING = "ranking"
 SURVIVAL = "survival"
+GENERATION = "generation"
 TASKS = (
     "classification", "regression", OUTLIERS, CLASSIFICATIONS, REGRESSIONS, RANKING, SURVIVAL,
-    "other",
+    GENERATION, "other",
 )  # fmt: skip
 """What a model is for; scikit-learn's words."""
 TRUTHS = {RANKING: ("relevance", "group"), SURVIVAL: ("time", "event")}
@@ -40,6 +41,12 @@ ORIGINAL = "original"
 """What `Manifest.serves` says when no compiled program was equal enough to the original."""
 ISOLATED = "original, isolated"
 """What a cost statement calls the original where it runs in a process of its own."""
+
+
+def generates_text(signature: Signature) -> bool:
+    """Whether a model answers requests for text, in the form of `GENERATION`."""
+    inputs, outputs = ([field.name for field in of] for of in (signature.inputs, signature.outputs))
+    return inputs == ["request"] and outputs == ["text", "chunk"]
 
 
 @dataclass(frozen=True, slots=True)
