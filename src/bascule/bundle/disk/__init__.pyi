@@ -8,6 +8,8 @@ from .diff import (
 )
 from .examples import columns_of as columns_of, example_body as example_body
 from .folder import (
+    check_file as check_file,
+    copy_file as copy_file,
     digest_of as digest_of,
     drafting as drafting,
     read_file as read_file,
