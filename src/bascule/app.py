@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts import AlertStore, Finding, Source, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import Objective, ServerFacts
-    from bascule.monitoring.judging import Ask, JudgeOptions
+    from bascule.monitoring.judging import Judge, JudgeOptions
     from bascule.monitoring.ledger import CallerCount, Usage
     from bascule.packing import CodeOptions
     from bascule.registry import CatalogueKeys, Registry, Version
@@ -500,14 +500,15 @@ def judge_of(settings: Settings, name: str) -> JudgeOptions:
     return options
 
 
-def open_judge(settings: Settings, options: JudgeOptions) -> Ask:
-    """What asks a judge. Raises `NotFound` or `Invalid` where its bundle is away or another one."""
+def open_judge(settings: Settings, name: str) -> Judge:
+    """A judge to be asked. Raises `NotFound`, or `Invalid` where it generates no text."""
     from bascule.bundle import load
     from bascule.bundle.disk import generates_text
-    from bascule.monitoring.judging import asking_program, asking_server
+    from bascule.monitoring.judging import Judge, asking_program, asking_server
 
+    options = judge_of(settings, name)
     if options.url:
-        return asking_server(options)
+        return Judge(options.rubric, asking_server(options))
     registry = open_registry(settings)
     bundle = load(registry.path(registry.resolve(options.model)))
     if not generates_text(bundle.signature):
@@ -516,7 +517,7 @@ def open_judge(settings: Settings, options: JudgeOptions) -> Ask:
         )
     program = bundle.program()
     program.bound_runs(options.timeout_s)
-    return asking_program(program)
+    return Judge(options.rubric, asking_program(program))
 
 
 def open_repository(settings: Settings, *, is_new: bool = False) -> TufRepository:

@@ -41,9 +41,9 @@ def judge_answers(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     )
     if not waiting:
         return {"judged": 0, "unusable": 0, "are_more": False}
-    ask = open_judge(settings, options)
+    asked = open_judge(settings, judge)
     outcomes, judged, unusable = Outcomes(settings.home), 0, 0
-    for group in verdicts(ask, options.rubric, waiting[:most]):
+    for group in verdicts(asked, waiting[:most]):
         rows = [(name, UNUSABLE if score is None else score, None) for name, score in group]
         outcomes.add_rows(judge_model(judge), rows)
         judged += len(group)

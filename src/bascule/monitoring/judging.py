@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le
 
-from bascule.core import Invalid, Program, Unavailable, secret_in
+from bascule.core import BasculeError, Invalid, Program, Unavailable, secret_in
 
 if TYPE_CHECKING:
     from bascule.monitoring.ledger import Ledger
@@ -85,6 +85,14 @@ class JudgeOptions:
     timeout_s: Annotated[float, Ge(1), Le(600)] = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A judge that can be asked, and by what it judges."""
+
+    rubric: str
+    ask: Ask
+
+
 def prompt_of(rubric: str, request: str, answer: str, expected: str = "") -> str:
     """What the judge is asked about one answer."""
     return _PROMPT.format(
@@ -119,12 +127,15 @@ def score_of(said: str | None) -> float | None:
 
 
 def asking_program(program: Program) -> Ask:
-    """Asks a bundle's program, of the task `generation`."""
+    """Asks a program that generates text; it refuses a prompt that it cannot take."""
     import numpy as np
 
     def ask(prompt: str) -> str | None:
         request = json.dumps(_body(prompt))
-        return str(program.run({"request": np.array([request], object)}, ["text"])["text"][0])
+        try:
+            return str(program.run({"request": np.array([request], object)}, ["text"])["text"][0])
+        except Invalid:
+            return None
 
     return ask
 
@@ -213,17 +224,28 @@ def unjudged(ledger: Ledger, model: str, judge: str, share: float, limit: int) -
     return [Unjudged(row["id"], row["row"], row["request"] or "", row["answer"]) for row in rows]
 
 
-def verdicts(
-    ask: Ask, rubric: str, answers: Sequence[Unjudged]
-) -> Iterator[list[tuple[str, float | None]]]:
+def verdicts(judge: Judge, answers: Sequence[Unjudged]) -> Iterator[list[tuple[str, float | None]]]:
     """By groups, the id of each answer, `ID#ROW`, and its score; None where there is none.
 
-    Raises what `ask` raises, after the groups before.
+    An answer on which the judge fails has no score, so that it is not asked about for ever. Where
+    it fails on a whole group, or is away, the error is raised, after what it said of others.
     """
 
-    def verdict(of: Unjudged) -> tuple[str, float | None]:
-        return f"{of.id}#{of.row}", score_of(ask(prompt_of(rubric, of.request, of.answer)))
+    def verdict(of: Unjudged) -> tuple[str, float | None, BasculeError | None]:
+        name = f"{of.id}#{of.row}"
+        try:
+            said = judge.ask(prompt_of(judge.rubric, of.request, of.answer))
+        except BasculeError as error:
+            return name, None, error
+        return name, score_of(said), None
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for start in range(0, len(answers), _KEPT_AT_ONCE):
-            yield list(pool.map(verdict, answers[start : start + _KEPT_AT_ONCE]))
+            group = list(pool.map(verdict, answers[start : start + _KEPT_AT_ONCE]))
+            errors = [error for *_, error in group if error is not None]
+            lasting = [error for error in errors if isinstance(error, Invalid | Unavailable)]
+            if len(errors) == len(group):
+                raise errors[0]
+            yield [(name, score) for name, score, error in group if error is None or not lasting]
+            if lasting:
+                raise lasting[0]
