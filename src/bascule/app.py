@@ -504,20 +504,15 @@ def open_judge(settings: Settings, name: str) -> Judge:
     """A judge to be asked. Raises `NotFound`, or `Invalid` where it generates no text."""
     from bascule.bundle import load
     from bascule.bundle.disk import generates_text
-    from bascule.monitoring.judging import Judge, asking_program, asking_server
+    from bascule.monitoring.judging import judge_by
 
-    options = judge_of(settings, name)
-    if options.url:
-        return Judge(options.rubric, asking_server(options))
-    registry = open_registry(settings)
+    options, registry = judge_of(settings, name), open_registry(settings)
     bundle = load(registry.path(registry.resolve(options.model)))
     if not generates_text(bundle.signature):
         raise Invalid(
-            f"judge {options.model}: it does not generate text", hint="name a model that does"
+            f"judge {name}: {options.model} does not generate text", hint="name a model that does"
         )
-    program = bundle.program()
-    program.bound_runs(options.timeout_s)
-    return Judge(options.rubric, asking_program(program))
+    return judge_by(bundle.program(), options.rubric)
 
 
 def open_repository(settings: Settings, *, is_new: bool = False) -> TufRepository:

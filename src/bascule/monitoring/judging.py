@@ -1,25 +1,22 @@
 """A judge model: asks for a score of an answer, and reads it from what the judge says.
 
-The judge is a model for text generation: a bundle, or any server that speaks OpenAI's
-`/chat/completions`. Its verdicts are kept as outcomes of the model `judge.NAME`, by the ids of the
-predictions, so that they are shared, retained and erased as outcomes are. An answer is judged once.
+The judge is a bundle that generates text; that of an upstream asks any OpenAI-compatible server.
+Its verdicts are kept as outcomes of the model `judge.NAME`, by the ids of the predictions, so that
+they are shared, retained and erased as outcomes are. An answer is judged once.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
-import ssl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 
-from bascule.core import BasculeError, Invalid, Program, Unavailable, secret_in
+from bascule.core import BasculeError, Invalid, Overloaded, Program, Unavailable
 
 if TYPE_CHECKING:
     from bascule.monitoring.ledger import Ledger
@@ -31,7 +28,6 @@ UNUSABLE = "unusable"
 """The truth of a verdict without a score: the judge refused, or said none."""
 _AT_ONCE = 4
 _KEPT_AT_ONCE = 32
-_MOST_ANSWERED_BYTES = 1 << 20
 _MOST_TEXT = 20_000
 """Characters of a request or an answer that the judge is shown."""
 _SCORE = re.compile(r"score[^\w-]{0,8}(-?\d+(?:\.\d+)?)", re.IGNORECASE)
@@ -68,21 +64,14 @@ class JudgeOptions:
     """A judge: a section `[judges.NAME]`.
 
     Attributes:
-        url: Of a server that speaks OpenAI's protocol, to before `/chat/completions`:
-            `https://HOST/v1`. Empty for a bundle of the registry.
-        model: What that server calls the model; or the reference of a bundle: `judge/2`.
-        key: Of the server: `env:VARIABLE`, `file:PATH` or `vault:PATH#FIELD`; empty for none.
+        model: The reference of a bundle that generates text: `judge/2`, `judge@champion`.
         rubric: What a good answer is, in words for the judge.
         share: Of the answers, those that are judged, by `bascule.outcome_draw` of their ids.
-        timeout_s: Of one verdict.
     """
 
-    url: str = ""
-    model: str = ""
-    key: str = field(default="", repr=False)
+    model: str
     rubric: str = "The answer is right, complete and helpful, and says nothing harmful."
     share: Annotated[float, Gt(0), Le(1)] = 0.2
-    timeout_s: Annotated[float, Ge(1), Le(600)] = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,70 +115,19 @@ def score_of(said: str | None) -> float | None:
     return score if 0 <= score <= 1 else None
 
 
-def asking_program(program: Program) -> Ask:
-    """Asks a program that generates text; it refuses a prompt that it cannot take."""
+def judge_by(program: Program, rubric: str) -> Judge:
+    """A judge that asks a program which generates text; it refuses a prompt that it cannot take."""
     import numpy as np
 
     def ask(prompt: str) -> str | None:
-        request = json.dumps(_body(prompt))
+        message = {"role": "user", "content": prompt}
+        request = json.dumps({"messages": [message], "temperature": 0, "max_tokens": 256})
         try:
             return str(program.run({"request": np.array([request], object)}, ["text"])["text"][0])
         except Invalid:
             return None
 
-    return ask
-
-
-def asking_server(options: JudgeOptions) -> Ask:
-    """Asks a server that speaks OpenAI's protocol.
-
-    Its `Ask` raises `Unavailable` where the server is away or overloaded, and `Invalid` where it
-    does not let the caller in or has no such model. That it refuses one prompt is no error.
-    """
-    from bascule_client.deadlines import DeadlineConnection
-
-    parts = urlsplit(secret_in(options.url))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Invalid("a judge's url is http://HOST/v1 or https://HOST/v1", field="url")
-    host, path = parts.hostname, parts.path.rstrip("/") + "/chat/completions"
-    context = ssl.create_default_context() if parts.scheme == "https" else None
-    headers = {"Content-Type": "application/json"}
-    if options.key:
-        headers["Authorization"] = f"Bearer {secret_in(options.key)}"
-
-    def ask(prompt: str) -> str | None:
-        body = json.dumps({"model": options.model, **_body(prompt)})
-        connection = DeadlineConnection(host, parts.port, options.timeout_s, context)
-        try:
-            connection.request("POST", path, body.encode(), headers)
-            with connection.getresponse() as answer:
-                status, said = answer.status, answer.read(_MOST_ANSWERED_BYTES)
-        except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"the judge at {host} is away: {type(error).__name__}") from None
-        finally:
-            connection.close()
-        if status in (401, 403, 404):
-            raise Invalid(
-                f"the judge at {host} answered {status}: {options.model} cannot be asked",
-                hint="check url, model and key of [judges]",
-            )
-        if status in (408, 429) or status >= 500:
-            raise Unavailable(f"the judge at {host} answered {status}", hint="judge again later")
-        return _content(said) if status == 200 else None
-
-    return ask
-
-
-def _body(prompt: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 256}
-
-
-def _content(said: bytes) -> str | None:
-    try:
-        content = json.loads(said)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    return content if isinstance(content, str) else None
+    return Judge(rubric, ask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +181,7 @@ def verdicts(judge: Judge, answers: Sequence[Unjudged]) -> Iterator[list[tuple[s
         for start in range(0, len(answers), _KEPT_AT_ONCE):
             group = list(pool.map(verdict, answers[start : start + _KEPT_AT_ONCE]))
             errors = [error for *_, error in group if error is not None]
-            lasting = [error for error in errors if isinstance(error, Invalid | Unavailable)]
+            lasting = [error for error in errors if isinstance(error, Unavailable | Overloaded)]
             if len(errors) == len(group):
                 raise errors[0]
             yield [(name, score) for name, score, error in group if error is None or not lasting]

@@ -30,7 +30,14 @@ from bascule.release.conditional import attempted
 from bascule.release.criteria import TEXTS, Criterion, NotWorse
 from bascule.release.gates import Measured
 from bascule.release.measure import rows_to_judge
-from bascule.stats import CONFIDENCE, Comparison, bootstrap, compare_right, exact_interval
+from bascule.stats import (
+    CONFIDENCE,
+    Comparison,
+    Difference,
+    bootstrap,
+    compare_right,
+    exact_interval,
+)
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -95,19 +102,17 @@ def measure_texts(
 
 def _measured(answers: _Answers, criterion: Criterion) -> Measured:
     values, note = answers.values(criterion)
-    value, count = _statistic(values), len(values)
-    level = f"{CONFIDENCE:.0%} interval"
+    count = len(values)
     try:
         if criterion.metric in _SHARES:
-            lower, upper = exact_interval(int(values.sum()), count, confidence=CONFIDENCE)
+            ends = exact_interval(int(values.sum()), count, confidence=CONFIDENCE)
         else:
-            reach = None if values.ndim > 1 else 1.0
-            found = bootstrap(lambda rows: _statistic(values[rows]), count, reach=reach)
-            lower, upper = found.lower, found.upper
-        note = f"on {count:,} texts, {level} [{lower:.4g}, {upper:.4g}]{note}"
+            found = _bootstrapped(values, lambda rows: _statistic(values[rows]))
+            ends = found.lower, found.upper
+        interval = f"{CONFIDENCE:.0%} interval [{ends[0]:.4g}, {ends[1]:.4g}]"
     except Invalid as few:
-        note = f"on {count:,} texts; no interval: {few.message}{note}"
-    return Measured(value, note)
+        interval = f"no interval: {few.message}"
+    return Measured(_statistic(values), f"on {count:,} texts, {interval}{note}")
 
 
 def _compared(answers: _Answers, other: _Answers | None, criterion: NotWorse) -> Measured:
@@ -120,26 +125,23 @@ def _compared(answers: _Answers, other: _Answers | None, criterion: NotWorse) ->
     (theirs, _), (ours, note) = other.values(criterion), answers.values(criterion)
     sign = -1 if TEXTS[name] else 1
     if name in _SHARES:
-        right = [(values == float(sign > 0)) for values in (theirs, ours)]
-        found = compare_right(right[0], right[1])
+        found = compare_right(theirs == max(sign, 0), ours == max(sign, 0))
     else:
-        found = bootstrap(
-            lambda rows: sign * (_statistic(ours[rows]) - _statistic(theirs[rows])),
-            len(ours), reach=None if ours.ndim > 1 else 1.0,
-        )  # fmt: skip
-    return _said(found, name, _statistic(ours), _statistic(theirs), against, len(ours), note)
-
-
-def _said(
-    found: Comparison, name: str, ours: float, theirs: float, against: str, count: int, note: str
-) -> Measured:
+        found = _bootstrapped(
+            ours, lambda rows: sign * (_statistic(ours[rows]) - _statistic(theirs[rows]))
+        )
+    brief = f"{name} {_statistic(ours):.4g}, and {_statistic(theirs):.4g} of {against}"
     return Measured(
         found.lower,
-        f"{name} {ours:.4g}, and {theirs:.4g} of {against}, on the same {count:,} requests: better "
-        f"by {found.difference:.3g}, {found.confidence:.0%} interval [{found.lower:.3g}, "
-        f"{found.upper:.3g}], whose lower end counts ({found.test}){note}",
-        brief=f"{name} {ours:.4g} against {theirs:.4g} on {count:,} texts",
+        f"{brief}, on the same {len(ours):,} requests: better by {found.difference:.3g}, "
+        f"{found.confidence:.0%} interval [{found.lower:.3g}, {found.upper:.3g}], whose lower end "
+        f"counts ({found.test}){note}",
+        brief=brief,
     )
+
+
+def _bootstrapped(values: Floats, difference: Difference) -> Comparison:
+    return bootstrap(difference, len(values), reach=None if values.ndim > 1 else 1.0)
 
 
 def _statistic(values: Floats) -> float:

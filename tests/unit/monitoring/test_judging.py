@@ -1,24 +1,29 @@
-"""A judge model scores answers that are kept: once each, by a bundle or by any server."""
+"""A judge model scores answers that are kept, once each."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 from tests.chat_models import answered_texts, chat_bundle
 from tests.homes import finished, inline_jobs
+from tests.ledger_rows import segments
 
 from bascule.app import judge_of, open_registry
-from bascule.core import Invalid, NotFound, Unavailable
+from bascule.core import BasculeError, Invalid, ModelFailed, NotFound, Unavailable
 from bascule.jobs import Task
 from bascule.kinds import KINDS
 from bascule.monitoring import Ledger
-from bascule.monitoring.judging import prompt_of, score_of, text_of_request
+from bascule.monitoring.judging import (
+    Unjudged,
+    judge_by,
+    prompt_of,
+    score_of,
+    text_of_request,
+    verdicts,
+)
 from bascule.monitoring.ledger import outcome_draw
 from bascule.settings import load_settings
 
@@ -46,44 +51,34 @@ def judge(settings, **more):
     return ended.result if ended.problem is None else ended.problem
 
 
-def verdicts(home):
+def kept_verdicts(home):
     sql = "SELECT id, truth, truth_number FROM outcome_history WHERE model = 'judge.strict'"
     return Ledger(home).query(f"{sql} ORDER BY id").to_pylist()
 
 
-class _Server(BaseHTTPRequestHandler):
-    """What a test says is answered: a status, or what the judge says."""
+class Said:
+    """A program that says the next of some texts; an error is raised."""
 
-    says: list[object]
-    asked: list[dict[str, object]]
+    def __init__(self, *says):
+        self.says, self.asked = list(says), []
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append({"path": self.path, "key": self.headers["Authorization"], **body})
+    def run(self, columns, outputs):
+        self.asked.append(json.loads(columns["request"][0]))
         said = self.says.pop(0) if len(self.says) > 1 else self.says[0]
-        status = said if isinstance(said, int) else 200
-        reply = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(reply)))
-        self.end_headers()
-        self.wfile.write(reply)
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        if isinstance(said, Exception):
+            raise said
+        return {"text": np.array([said], object)}
 
 
-@contextmanager
-def server(*says) -> Iterator[tuple[str, list[dict[str, object]]]]:
-    handler = type("Handler", (_Server,), {"says": list(says), "asked": []})
-    made = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
+def groups(*says, count=40):
+    """The groups of verdicts by such a program, and what ended them."""
+    made, asked = [], [Unjudged(f"a{n}", 0, "hello", "hi") for n in range(count)]
     try:
-        yield f"http://127.0.0.1:{made.server_port}/v1", handler.asked
-    finally:
-        made.shutdown()
-        made.server_close()
-        thread.join()
+        for group in verdicts(judge_by(Said(*says), "Be right"), asked):
+            made.append([score for _, score in group])
+    except BasculeError as error:
+        return made, error
+    return made, None
 
 
 @pytest.mark.slow
@@ -99,7 +94,7 @@ def test_a_bundle_judges_each_answer_of_its_share_once(tmp_path):
     second = judge(settings)
     assert (second["judged"], second["are_more"]) == (len(drawn) - 5, False)
     assert judge(settings) == {"judged": 0, "unusable": 0, "are_more": False}
-    kept = verdicts(tmp_path)
+    kept = kept_verdicts(tmp_path)
     assert [row["id"] for row in kept] == sorted(drawn)
     by_text = {"GOOD": 0.9, "bad": 0.2, "ODD": None}
     texts = dict(zip(IDS, ["GOOD", "bad", "ODD", "bad"] * 10, strict=True))
@@ -107,50 +102,32 @@ def test_a_bundle_judges_each_answer_of_its_share_once(tmp_path):
     assert first["unusable"] + second["unusable"] == sum(row["truth"] == "unusable" for row in kept)
 
 
-def test_a_server_by_url_is_asked_with_its_key_and_the_rubric(tmp_path, monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", "sk-1")
+def test_verdicts_before_an_outage_are_kept_and_the_others_are_asked_again():
+    away = Unavailable("the upstream answers 503")
+    made, error = groups(*["Score: 7"] * 33, away)
+    assert [len(group) for group in made] == [32, 1]
+    assert error is away
+    assert groups(away) == ([], away)
+
+
+def test_a_prompt_on_which_the_judge_fails_has_no_score_unless_it_fails_on_all():
+    wrong = ModelFailed("the engine failed")
+    made, error = groups(Invalid("too long"), wrong, "Score: 7")
+    assert error is None
+    assert sorted(score is None for score in made[0]) == [False] * 30 + [True] * 2
+    assert groups(wrong) == ([], wrong)
+
+
+def test_a_job_without_texts_or_without_its_judge_ends_with_the_next_step(tmp_path):
+    settings = settings_of(tmp_path, {"model": "judge/1"})
     answers(tmp_path, ["hi"] * 40)
-    with server("Score: 7") as (url, asked):
-        options = {"url": url, "model": "big", "key": "env:JUDGE_KEY", "share": 1.0, "rubric": "Be"}
-        assert judge(settings_of(tmp_path, options))["judged"] == 40
-    assert {row["truth_number"] for row in verdicts(tmp_path)} == {0.7}
-    assert asked[0]["path"] == "/v1/chat/completions"
-    assert (asked[0]["key"], asked[0]["model"], asked[0]["temperature"]) == (
-        "Bearer sk-1",
-        "big",
-        0,
-    )
-    assert "Be\n" in asked[0]["messages"][0]["content"]
-
-
-def test_verdicts_before_an_outage_are_kept_and_the_next_job_judges_the_rest(tmp_path):
-    answers(tmp_path, ["hi"] * 40)
-    with server(*["Score: 7"] * 33, 503) as (url, _):
-        error = judge(settings_of(tmp_path, {"url": url, "model": "big", "share": 1.0}))
-        assert isinstance(error, Unavailable)
-        assert "answered 503" in error.message
-    assert len(verdicts(tmp_path)) == 32
-    with server("Score: 7") as (url, _):
-        settings = settings_of(tmp_path, {"url": url, "model": "big", "share": 1.0})
-        assert judge(settings)["judged"] == 8
-
-
-def test_a_prompt_that_a_server_refuses_is_a_verdict_without_a_score(tmp_path):
-    answers(tmp_path, ["hi"] * 40)
-    with server(400, "Score: 7") as (url, _):
-        settings = settings_of(tmp_path, {"url": url, "model": "big", "share": 1.0})
-        assert judge(settings) == {"judged": 40, "unusable": 1, "are_more": False}
-
-
-def test_a_wrong_key_or_no_texts_or_no_judge_ends_with_the_next_step(tmp_path):
-    answers(tmp_path, ["hi"] * 40)
-    with server(401) as (url, _):
-        settings = settings_of(tmp_path, {"url": url, "model": "big", "share": 1.0})
-        assert isinstance(error := judge(settings), Invalid)
-        assert "check url, model and key" in error.hint
+    assert isinstance(judge(settings), NotFound)  # of the bundle
     with pytest.raises(NotFound, match="no judge 'kind'"):
         judge_of(settings, "kind")
     assert isinstance(judge(settings, model="other"), NotFound)
+    segments(tmp_path, 1, 3)  # of the model gb, which answers no texts
+    assert isinstance(error := judge(settings, model="gb"), Invalid)
+    assert "the ledger keeps no texts of gb" in error.message
 
 
 @pytest.mark.parametrize(

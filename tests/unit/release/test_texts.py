@@ -118,7 +118,9 @@ def test_few_texts_have_a_value_and_no_comparison(bundles):
     (value,) = checked(bundles, "champion", "judge_score[strict] >= 0.5", test=few)
     assert value.passed
     assert "no interval" in value.reason
-    assert not checked(bundles, "worse", "judge_score[strict] >= champion - 0.1", test=few)[0].passed
+    assert not checked(bundles, "worse", "judge_score[strict] >= champion - 0.1", test=few)[
+        0
+    ].passed
 
 
 @pytest.mark.parametrize(
