@@ -97,6 +97,7 @@ from .sketches import (
 )
 from .slices import WrongShares as WrongShares
 from .tails import hypergeometric_tail as hypergeometric_tail, student_tail as student_tail
+from .texts import edit_distance as edit_distance
 from .two_sample import (
     CategoryBaseline as CategoryBaseline,
     NumberBaseline as NumberBaseline,

@@ -74,8 +74,10 @@ def groups(*says, count=40):
     """The groups of verdicts by such a program, and what ended them."""
     made, asked = [], [Unjudged(f"a{n}", 0, "hello", "hi") for n in range(count)]
     try:
-        for group in verdicts(judge_by(Said(*says), "Be right"), asked):
-            made.append([score for _, score in group])
+        made.extend(
+            [score for _, score in group]
+            for group in verdicts(judge_by(Said(*says), "Be right"), asked)
+        )
     except BasculeError as error:
         return made, error
     return made, None

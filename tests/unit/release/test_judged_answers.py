@@ -12,6 +12,7 @@ from tests.chat_models import answered_texts, chat_bundle
 from tests.judged_answers import World, ended, judged, rectified
 
 from bascule.core import Invalid
+from bascule.endpoints import Arm, Plan, Shadow
 from bascule.monitoring.ledger import (
     CountedLoss,
     Ledger,
@@ -35,7 +36,10 @@ from bascule.release.rollouts import (
     prepare,
     table_of,
 )
+from bascule.release.rollouts.deciding import start
 from bascule.release.rollouts.losses import Loss, Rectifier, loss_sql
+from bascule.release.rollouts.plan import check_rollout
+from bascule.release.rollouts.store import plan_of
 from bascule.stats import JudgeCalibration, calibrate_judge, rectified_moments, rectified_range
 
 T0 = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -184,6 +188,25 @@ def test_thumbs_by_prediction_ids_decide_a_canary_and_move_the_shares_of_a_bandi
 def test_a_judged_guard_that_cannot_be_counted_is_refused(bundles, tmp_path, guards, changes, said):
     with pytest.raises(Invalid, match=said.replace("[", r"\[")):
         prepared(bundles, tmp_path, rollout(*guards, **changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "shadow"),
+    [
+        ("disagreement +5 pp", Shadow("chat/2", 10.0)),
+        ("disagreement[0.2] +5 pp", Shadow("chat/2", 10.0, 0.2)),
+        ("disagreement[minilm/3 0.1] +5 pp", Shadow("chat/2", 10.0, 0.1, "minilm/3")),
+    ],
+)
+def test_a_guard_says_which_texts_of_a_shadow_agree(text, shadow):
+    plan = rollout(text, strategy="shadow", steps_percent=(10.0,), outcomes_sample=1.0)
+    check_rollout(plan)
+    assert str(plan.guards[0]) == text
+    made = plan_of(plan, start(plan, T0), Plan("chat", 1, (Arm("current", "chat/1", 100.0),)))
+    assert made.shadow == shadow
+    assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
+    with pytest.raises(Invalid):
+        parse_guard("disagreement[2] +5 pp")
 
 
 # -- the formulas, by hand --
