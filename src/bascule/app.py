@@ -54,11 +54,10 @@ if TYPE_CHECKING:
     from bascule.endpoints import Approve, Endpoints, EndpointStore
     from bascule.fleet import Fleet, TufRepository
     from bascule.jobs import Jobs
-    from bascule.monitoring import Ledger, Outcomes, Terms, UsageAsked
+    from bascule.monitoring import Judge, JudgeOptions, Ledger, Outcomes, Terms, UsageAsked
     from bascule.monitoring.alerts import AlertStore, Finding, Source, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import Objective, ServerFacts
-    from bascule.monitoring.judging import Judge, JudgeOptions
     from bascule.monitoring.ledger import CallerCount, Usage
     from bascule.packing import CodeOptions
     from bascule.registry import CatalogueKeys, Registry, Version
@@ -504,7 +503,7 @@ def open_judge(settings: Settings, name: str) -> Judge:
     """A judge to be asked. Raises `NotFound`, or `Invalid` where it generates no text."""
     from bascule.bundle import load
     from bascule.bundle.disk import generates_text
-    from bascule.monitoring.judging import judge_by
+    from bascule.monitoring import judge_by
 
     options, registry = judge_of(settings, name), open_registry(settings)
     bundle = load(registry.path(registry.resolve(options.model)))

@@ -23,9 +23,8 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from bascule.core import BasculeWarning, Invalid, masked, secret_in
-from bascule.monitoring import Prices
+from bascule.monitoring import JudgeOptions, Prices
 from bascule.monitoring.alerts import ReceiverOptions, RouteOptions
-from bascule.monitoring.judging import JudgeOptions
 from bascule.monitoring.reviews import ReviewRule
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
 from bascule.serving.execution import ResiliencePolicy

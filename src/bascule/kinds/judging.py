@@ -20,7 +20,9 @@ def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """`model`, `judge`, and perhaps `most`. Raises `Invalid`."""
     most = content.get("most", _MOST)
     if not isinstance(most, int | str) or not str(most).isdecimal() or not 0 < int(most) <= 100_000:
-        raise Invalid(f"most must be 1 to 100,000 answers, not {most!r}", field="most")
+        raise Invalid(
+            f"most must be 1 to 100,000 answers, not {most!r}", field="most", hint="most=2000"
+        )
     return {
         "model": check_name(content.get("model", "")), "most": int(most),
         "judge": check_name(content.get("judge", ""), what="judge"),
@@ -29,8 +31,7 @@ def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def judge_answers(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     """Judge; verdicts are kept as they come, and a job that goes on judges the rest."""
-    from bascule.monitoring import Ledger, Outcomes
-    from bascule.monitoring.judging import UNUSABLE, unjudged, verdicts
+    from bascule.monitoring import Ledger, Outcomes, unjudged, verdicts
     from bascule.monitoring.ledger import judge_model
 
     model, judge, most = (task.input[name] for name in ("model", "judge", "most"))
@@ -44,10 +45,9 @@ def judge_answers(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
     asked = open_judge(settings, judge)
     outcomes, judged, unusable = Outcomes(settings.home), 0, 0
     for group in verdicts(asked, waiting[:most]):
-        rows = [(name, UNUSABLE if score is None else score, None) for name, score in group]
-        outcomes.add_rows(judge_model(judge), rows)
+        outcomes.add_rows(judge_model(judge), [(*verdict, None) for verdict in group])
         judged += len(group)
-        unusable += sum(score is None for _, score in group)
+        unusable += sum(isinstance(truth, str) for _, truth in group)
         live.tell({"done": judged, "of": len(waiting[:most])})
         if live.stopped:
             break

@@ -25,7 +25,7 @@ Ask = Callable[[str], str | None]
 """Gives what the judge says to a prompt; None where it refuses."""
 
 UNUSABLE = "unusable"
-"""The truth of a verdict without a score: the judge refused, or said none."""
+"""In place of a score: the judge refused, or said none."""
 _AT_ONCE = 4
 _KEPT_AT_ONCE = 32
 _MOST_TEXT = 20_000
@@ -82,7 +82,7 @@ class Judge:
     ask: Ask
 
 
-def prompt_of(rubric: str, request: str, answer: str, expected: str = "") -> str:
+def judge_prompt(rubric: str, request: str, answer: str, expected: str = "") -> str:
     """What the judge is asked about one answer."""
     return _PROMPT.format(
         rubric=rubric, request=text_of_request(request)[:_MOST_TEXT], answer=answer[:_MOST_TEXT],
@@ -104,7 +104,7 @@ def text_of_request(request: str) -> str:
     return "\n".join(f"{said.get('role', '')}: {said.get('content', '')}" for said in messages)
 
 
-def score_of(said: str | None) -> float | None:
+def score_said(said: str | None) -> float | None:
     """The score in what a judge says, from 0 to 1; None where there is none from 0 to 10."""
     if said is None:
         return None
@@ -162,20 +162,21 @@ def unjudged(ledger: Ledger, model: str, judge: str, share: float, limit: int) -
     return [Unjudged(row["id"], row["row"], row["request"] or "", row["answer"]) for row in rows]
 
 
-def verdicts(judge: Judge, answers: Sequence[Unjudged]) -> Iterator[list[tuple[str, float | None]]]:
-    """By groups, the id of each answer, `ID#ROW`, and its score; None where there is none.
+def verdicts(judge: Judge, answers: Sequence[Unjudged]) -> Iterator[list[tuple[str, float | str]]]:
+    """By groups, the id of each answer, `ID#ROW`, and its score, or `UNUSABLE`.
 
     An answer on which the judge fails has no score, so that it is not asked about for ever. Where
     it fails on a whole group, or is away, the error is raised, after what it said of others.
     """
 
-    def verdict(of: Unjudged) -> tuple[str, float | None, BasculeError | None]:
+    def verdict(of: Unjudged) -> tuple[str, float | str, BasculeError | None]:
         name = f"{of.id}#{of.row}"
         try:
-            said = judge.ask(prompt_of(judge.rubric, of.request, of.answer))
+            said = judge.ask(judge_prompt(judge.rubric, of.request, of.answer))
         except BasculeError as error:
-            return name, None, error
-        return name, score_of(said), None
+            return name, UNUSABLE, error
+        score = score_said(said)
+        return name, UNUSABLE if score is None else score, None
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for start in range(0, len(answers), _KEPT_AT_ONCE):

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import Columns, Invalid, Unconvertible
-from bascule.monitoring.judging import prompt_of, score_of
+from bascule.monitoring import judge_prompt, score_said
 from bascule.release.conditional import attempted
 from bascule.release.criteria import TEXTS, Criterion, NotWorse
 from bascule.release.gates import Measured
@@ -41,7 +41,7 @@ from bascule.stats import (
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
-    from bascule.monitoring.judging import Judge
+    from bascule.monitoring import Judge
     from bascule.release.against import Find
 
 FindJudge = Callable[[str], "Judge"]
@@ -49,6 +49,8 @@ FindJudge = Callable[[str], "Judge"]
 Floats = NDArray[np.float64]
 _SHARES = ("exact_match", "toxicity")
 """Of answers that are right or wrong, one by one."""
+_WORDS = "write a word or a phrase a line"
+_BY_SETTINGS = "bascule check and bascule.check take judges from the settings"
 _MISSING = "there is no suite of requests: --test suite.jsonl --target expected"
 
 
@@ -194,11 +196,13 @@ class _Answers:
 
     def _scores(self, name: str) -> list[float | None]:
         if self._find_judge is None:
-            raise Invalid(f"there are no settings to look for the judge {name} in")
+            raise Invalid(
+                f"there are no settings to look for the judge {name} in", hint=_BY_SETTINGS
+            )
         judge = self._find_judge(name)
         rows = zip(self._requests, self._texts, self._expected, strict=True)
         return [
-            score_of(judge.ask(prompt_of(judge.rubric, str(request), answer, expected)))
+            score_said(judge.ask(judge_prompt(judge.rubric, str(request), answer, expected)))
             for request, answer, expected in rows
         ]
 
@@ -216,7 +220,10 @@ def scores_of(bundle: Bundle, texts: Sequence[str]) -> Columns:
     from bascule.bundle.generation import FORMAT, open_scorer
 
     if bundle.manifest.original.format != FORMAT:
-        raise Unconvertible("its engine does not tell the log probabilities of a text")
+        raise Unconvertible(
+            "its engine does not tell the log probabilities of a text",
+            hint="measure it by exact_match or judge_score[NAME]",
+        )
     scorer = open_scorer(bundle.path)
     try:
         return scorer.run({"text": np.array(texts, object)})
@@ -240,8 +247,8 @@ def _words(file: Path) -> re.Pattern[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"the list of words {file} cannot be read: {error}") from None
+        raise Invalid(f"the list of words {file} cannot be read: {error}", hint=_WORDS) from None
     words = [re.escape(line.strip()) for line in lines if line.strip() and line[0] != "#"]
     if not words:
-        raise Invalid(f"the list of words {file} is empty")
+        raise Invalid(f"the list of words {file} is empty", hint=_WORDS)
     return re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)
