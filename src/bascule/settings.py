@@ -25,6 +25,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from bascule.core import BasculeWarning, Invalid, masked, secret_in
 from bascule.monitoring import Prices
 from bascule.monitoring.alerts import ReceiverOptions, RouteOptions
+from bascule.monitoring.judging import JudgeOptions
 from bascule.monitoring.reviews import ReviewRule
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
 from bascule.serving.execution import ResiliencePolicy
@@ -389,6 +390,11 @@ class ReviewSettings(ReviewRule, _Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSettings(JudgeOptions, _Section):
+    """A model that scores answers: a section `[judges.NAME]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings(_Section):
     """What callers may run.
 
@@ -567,6 +573,7 @@ class Settings:
         policies: Sections `[policies.NAME]`, by the name of a model or an endpoint: the keys that
             the policies of `serving.execution.POLICIES` declare, such as `rate = "100/s"`.
         reviews: Sections `[reviews.MODEL]`.
+        judges: Sections `[judges.NAME]`.
     """
 
     home: Path = Path(".bascule")
@@ -589,6 +596,7 @@ class Settings:
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reviews: Mapping[str, ReviewSettings] = field(default_factory=dict)
+    judges: Mapping[str, JudgeSettings] = field(default_factory=dict)
 
 
 def load_settings(

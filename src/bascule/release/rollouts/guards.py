@@ -57,7 +57,14 @@ from bascule.release.rollouts.evidence import (
     grouped,
     slow_column,
 )
-from bascule.release.rollouts.losses import LABELS, RATES, Loss, is_on_outcomes, units_of
+from bascule.release.rollouts.losses import (
+    LABELS,
+    Loss,
+    is_on_outcomes,
+    is_rate,
+    judge_of,
+    units_of,
+)
 from bascule.stats import (
     Beyond,
     Evidence,
@@ -78,12 +85,13 @@ _SHOWN = (0.5, 0.95)
 _LEAST_DURATIONS = 100
 """Answers of the current version in a class of work, before its limits are chosen."""
 _GUARD = re.compile(
-    r"^(?P<name>[a-z0-9._]+|cost\..+?|wrong\[.+?\])\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
+    r"^(?P<name>[a-z0-9._]+|cost\..+?|(?:wrong|judged)\[.+?\])\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
     r"(?P<unit>pp|%|ms|)$",
     re.IGNORECASE,
 )
 _OUTCOMES = (
-    "accuracy, roc_auc, log_loss, mae, mse, mape, pinball0.9, cost.COLUMN, wrong[COLUMN=VALUE]"
+    "accuracy, roc_auc, log_loss, mae, mse, mape, pinball0.9, cost.COLUMN, wrong[COLUMN=VALUE], "
+    "approval, judged[NAME]"
 )
 
 
@@ -132,6 +140,11 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.name == "roc_auc"
 
     @property
+    def is_approval(self) -> bool:
+        """Whether it compares what people, or a judge, approve of."""
+        return self.name == "approval" or bool(judge_of(self.name))
+
+    @property
     def measure(self) -> Loss:
         """How outcomes are measured; rollouts begun by older versions stored none for accuracy."""
         return self.loss or LABELS
@@ -144,14 +157,14 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         if self.harmed:
             return 0.0
-        if not self.is_on_outcomes or self.name in RATES:
+        if not self.is_on_outcomes:
             return self.margin
         level = self.measure.level if self.unit == "%" else 1.0
         return self.margin * level / self.measure.bound
 
     def __str__(self) -> str:
         amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000, "": 1}[self.unit]
-        sign = "-" if self.name in RATES else "+"
+        sign = "-" if is_rate(self.name) else "+"
         return f"{self.name} {sign}{amount:g} {self.unit}".rstrip()
 
 
@@ -213,7 +226,7 @@ def parse_guard(text: str) -> Guard:
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
         )
     name, sign, unit = match["name"], match["sign"], match["unit"].lower()
-    if not name.startswith(("cost.", "wrong[")):
+    if not name.startswith(("cost.", "wrong[", "judged[")):
         name = name.lower()
     if is_on_outcomes(name):
         units = units_of(name)
@@ -227,8 +240,8 @@ def parse_guard(text: str) -> Guard:
     if unit not in units:
         among = " or ".join(allowed or "its own unit ('mae +0.2')" for allowed in units)
         raise Invalid(f"{name} is guarded in {among}, not in {unit or 'a number alone'!r}")
-    if (sign == "-") != (name in RATES):
-        worse = "falls" if name in RATES else "rises"
+    if (sign == "-") != is_rate(name):
+        worse = "falls" if is_rate(name) else "rises"
         raise Invalid(f"{text!r} allows a gain", hint=f"a candidate is worse where {name} {worse}")
     amount = float(match["amount"]) / {"ms": 1_000, "": 1}.get(unit, 100)
     if unit == "pp" and amount >= 1:
@@ -317,7 +330,7 @@ def _by_outcomes(guard: Guard, cohorts: Sequence[Cohort], place: int, alpha: flo
 
     A rate is a mean loss in units of its bound.
     """
-    with_squares = guard.name not in RATES
+    with_squares = not is_rate(guard.name) or guard.measure.rectifier is not None
     counts = cohorts_of(cohorts, place, with_squares=with_squares, of_pairs=guard.is_of_pairs)
     test = partial(late_proportions, counts, margin=guard.rate_margin, alpha=alpha)
     evidence = test(bounds=False)
