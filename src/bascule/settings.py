@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from bascule.core import BasculeWarning, Invalid, masked, secret_in
+from bascule.jobs import DeferredOptions
 from bascule.monitoring import Prices
 from bascule.monitoring.alerts import ReceiverOptions, RouteOptions
 from bascule.monitoring.reviews import ReviewRule
@@ -48,7 +49,7 @@ _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "required_claims", "protocols",
     "models", "allowed_hosts", "private", "receivers", "routers", "routes", "places", "oidc_scopes",
     "roles", "pull_secrets", "node_selector", "tolerations", "price_per_1000_rows", "providers",
-    "lists", "retention_days", "anchors", "protected",
+    "lists", "retention_days", "anchors", "protected", "callbacks",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -402,6 +403,11 @@ class BatchSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeferredSettings(DeferredOptions, _Section):
+    """How requests are answered later: the section `[deferred]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleSettings(_Section):
     """How people sign in to the console: the section `[console]`.
 
@@ -555,6 +561,7 @@ class Settings:
         monitoring: Section `[monitoring]`.
         alerts: Section `[alerts]`.
         batch: Section `[batch]`.
+        deferred: Section `[deferred]`.
         console: Section `[console]`.
         ship: Section `[ship]`.
         documents: Section `[documents]`.
@@ -579,6 +586,7 @@ class Settings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
+    deferred: DeferredSettings = field(default_factory=DeferredSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     ship: ShipSettings = field(default_factory=ShipSettings)
     documents: DocumentSettings = field(default_factory=DocumentSettings)

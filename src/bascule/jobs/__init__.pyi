@@ -3,6 +3,15 @@ from .dates import (
     time_of_run as time_of_run,
     with_dates as with_dates,
 )
+from .deferred import (
+    MAX_ANSWER_BYTES as MAX_ANSWER_BYTES,
+    DeferredOptions as DeferredOptions,
+    Inference as Inference,
+    Payloads as Payloads,
+    answer_of as answer_of,
+    check_callback as check_callback,
+    gone as gone,
+)
 from .due import (
     Schedule as Schedule,
     Scheduled as Scheduled,
@@ -22,10 +31,12 @@ from .kinds import (
 from .live import Live as Live, Unrecorded as Unrecorded, noting as noting
 from .operations import Log as Log
 from .records import (
+    CALLBACK as CALLBACK,
     CANCELLED as CANCELLED,
     DONE as DONE,
     ENDED as ENDED,
     FAILED as FAILED,
+    INFERENCE as INFERENCE,
     KILLED as KILLED,
     OF_SCHEDULE as OF_SCHEDULE,
     QUEUED as QUEUED,
