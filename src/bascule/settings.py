@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from bascule.core import BasculeWarning, Invalid, masked, secret_in
-from bascule.jobs import DeferredOptions
 from bascule.monitoring import Prices
 from bascule.monitoring.alerts import ReceiverOptions, RouteOptions
 from bascule.monitoring.reviews import ReviewRule
@@ -403,8 +402,24 @@ class BatchSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeferredSettings(DeferredOptions, _Section):
-    """How requests are answered later: the section `[deferred]`."""
+class DeferredSettings(_Section):
+    """How requests are answered later: the section `[deferred]`.
+
+    Attributes:
+        folder: Where they and their answers are; none is a folder of the home. Servers of one
+            catalogue that share it take over each other's requests.
+        kept_hours: How long a request is kept, and then its answer.
+        deadline_s: How long the model may take, where callers need keys; else it is the shorter
+            of this and `serving.deadline_s`.
+        callbacks: The addresses that callers may have told of the end.
+        callback_secret: The key of its signature; or where that is, as for a receiver of alerts.
+    """
+
+    folder: Path | None = None
+    kept_hours: Annotated[float, Gt(0), Le(168)] = 24.0
+    deadline_s: Annotated[float, Gt(0), Le(86_400)] = 300.0
+    callbacks: tuple[str, ...] = ()
+    callback_secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -776,8 +791,9 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         )
 
         @field_validator(
-            "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
-            "ship", "usage", "privacy", "audit", "edge", mode="before", check_fields=False,
+            "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "deferred",
+            "console", "ship", "usage", "privacy", "audit", "edge", mode="before",
+            check_fields=False,
         )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any) -> Any:

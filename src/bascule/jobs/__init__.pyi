@@ -3,15 +3,7 @@ from .dates import (
     time_of_run as time_of_run,
     with_dates as with_dates,
 )
-from .deferred import (
-    MAX_ANSWER_BYTES as MAX_ANSWER_BYTES,
-    DeferredOptions as DeferredOptions,
-    Inference as Inference,
-    Payloads as Payloads,
-    answer_of as answer_of,
-    check_callback as check_callback,
-    gone as gone,
-)
+from .deferred import MAX_ANSWER_BYTES as MAX_ANSWER_BYTES, Payloads as Payloads
 from .due import (
     Schedule as Schedule,
     Scheduled as Scheduled,

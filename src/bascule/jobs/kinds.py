@@ -56,9 +56,10 @@ class Kind:
         retries: How often it is started again by itself after its process died.
         kept: How long it is kept after its end; None for ever, or until its subject is done again.
         is_open: Whether callers of the API may submit it, and schedules run it.
-        again: For work that mostly waits for another server, on a thread of the control process:
-            the seconds until another attempt, after so many that were refused for now; `retries`
-            bounds them as well. None for work in a process of its own.
+        again: Of work that waits for another server, on a thread of the control process: the
+            seconds until one that was refused for now, after so many attempts, is tried again; as
+            often as `retries`. None for work in a process of its own.
+        max_of_caller: How many of one caller may wait or run.
         is_of_server: Whether it takes a server that serves its model.
         is_private: Whether its owner alone sees it: its input or result has rows of people.
         logger: What it logs with.
@@ -77,6 +78,7 @@ class Kind:
     kept: timedelta | None = HOUR
     is_open: bool = False
     again: Callable[[int], float] | None = None
+    max_of_caller: int = 1_000_000
     is_of_server: bool = False
     is_private: bool = False
     logger: str = "bascule.jobs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bascule.jobs.deferred import MAX_REQUEST_BYTES, Inference
+from bascule.jobs.deferred import MAX_REQUEST_BYTES
 from bascule.jobs.records import Job
 from bascule.operations import Listing, Operation
 from bascule.security import ANY
@@ -24,12 +24,8 @@ JOB = Operation("GET jobs/{job}", "read", "", Job)
 LOG = Operation("GET jobs/{job}/log", "read", "", Log)
 COMMAND = Operation("POST jobs/{job}/{command}", "manage", "", Job)
 DEFER = Operation(
-    "POST models/{model}/inferences", "infer", "{model}", Inference, "inferences", status=202,
+    "POST models/{model}/inferences", "infer", "{model}", Job, "jobs", status=202,
     history="job_submitted", keeps=True, max_body_bytes=MAX_REQUEST_BYTES,
 )  # fmt: skip
-# Of its submitter, or of a manager of its model: asked when the model is known.
-INFERENCE = Operation("GET inferences/{job}", "read", "", Inference)
-INFERENCE_ANSWER = Operation("GET inferences/{job}/answer", "read", "", bytes)
-END_INFERENCE = Operation(
-    "DELETE inferences/{job}", "read", "", Inference, history="job_cancel_requested", is_once=True
-)
+ANSWER = Operation("GET jobs/{job}/answer", "read", "", bytes)
+END = Operation("DELETE jobs/{job}", "read", "", Job, history="job_cancel_requested", is_once=True)

@@ -105,9 +105,10 @@ class JobRunner(Jobs):
         """Do a task now, in a child, without a record of it. Raises what the child raises."""
         return self._ask(self.kinds.places[task.kind], task).answer()["result"]
 
-    def submit(self, task: Task, **bounds: Any) -> Job:
+    def submit(self, task: Task, max_of_caller: int = 0) -> Job:
         """Queue a job, and start it at once if there is room here; see `Jobs.submit`."""
-        return self._started(super().submit(task, **bounds))
+        most = max_of_caller or self.kinds[task.kind].max_of_caller
+        return self._started(super().submit(task, most))
 
     def command(
         self, job_id: str, command: Command, *, can_resume: bool = True, by: str = "", key: str = ""

@@ -67,14 +67,12 @@ class Jobs:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
 
-    def submit(
-        self, task: Task, *, max_waiting: int = _MAX_WAITING, max_of_caller: int | None = None
-    ) -> Job:
+    def submit(self, task: Task, max_of_caller: int = _MAX_WAITING) -> Job:
         """Queue it. One of the same kind and subject that is under way is that job.
 
         Raises:
-            Overloaded: `max_waiting` of its kind wait already, or `max_of_caller` of the same
-                key and user are under way.
+            Overloaded: Too many of its kind wait already, or `max_of_caller` of its key and user
+                wait or run.
         """
         self.catalogue.create()
         with self.catalogue.write(alone=True) as connection:
@@ -82,13 +80,13 @@ class Jobs:
             for job in jobs:
                 if task.subject and job.subject == task.subject:
                     return job
-            if sum(job.state == QUEUED for job in jobs) >= max_waiting:
+            if sum(job.state == QUEUED for job in jobs) >= _MAX_WAITING:
                 raise Overloaded(
-                    f"{max_waiting} jobs of kind {task.kind} wait", hint="retry later",
+                    f"{_MAX_WAITING} jobs of kind {task.kind} wait", hint="retry later",
                     retry_after_s=10,
                 )  # fmt: skip
             own = sum((job.key, job.by) == (task.key, task.by) for job in jobs)
-            if max_of_caller is not None and own >= max_of_caller:
+            if own >= max_of_caller:
                 raise Overloaded(
                     f"{own} jobs of kind {task.kind} of {task.by} are under way",
                     hint="retry when one has ended", retry_after_s=10,
@@ -356,7 +354,7 @@ def _noted(connection: sa.Connection, job_id: str) -> Job:
     if job.subject:
         connection.execute(sa.delete(_table).where(_replaced_by(job)))
     if job.kind == INFERENCE and (url := job.input["callback"]):
-        said = {"inference": job.id, "model": job.input["model"], "state": job.state, "url": url}
+        said = {"job": job.id, "model": job.input["model"], "state": job.state, "url": url}
         add(connection, Task(kind=CALLBACK, input=said, title=f"callback of {job.id}", by=job.by))
     if job.schedule and job.due is not None:
         outcome: Mapping[str, Any] = job.result or job.error or {"error": f"it was {job.state}"}

@@ -55,14 +55,14 @@ def asking(settings: Settings, server: ServerLink | None = None) -> AskKind:
 def runner_of(settings: Settings, server: ServerLink | None = None) -> JobRunner:
     """What runs the jobs of the settings' catalogue; `server` is the one beside this process."""
     from bascule.app import open_catalogue, open_keys
-    from bascule.jobs import JobRunner, Payloads
-    from bascule.kinds.deferred import serves_of
+    from bascule.jobs import JobRunner
+    from bascule.kinds.deferred import payloads_of, serves
     from bascule.kinds.kind_table import KINDS
 
     keys = cache(partial(open_keys, settings))
     return JobRunner(
         open_catalogue(settings), KINDS, asking(settings, server), lambda: keys().in_force(),
-        serves_of(settings, server), Payloads(settings.deferred, settings.home).sweep,
+        partial(serves, settings, server), payloads_of(settings).sweep,
     )  # fmt: skip
 
 

@@ -128,7 +128,7 @@ def control_app(
     submissions = Submissions(context.jobs, authorise, places)
     add_batch(app, submissions, context.schedules)
     add_jobs(app, submissions)
-    add_inferences(app, context, authorise)
+    add_inferences(app, context, submissions)
     add_ledger(app, context.predictions, authorise)
     add_usage(app, context)
     add_privacy(app, context.jobs, authorise)
