@@ -91,7 +91,7 @@ class Caller:
         self.key, self.keys, self.server = key, keys, server
         base = f"http://127.0.0.1:{server.control_port}/api/v1/"
         headers = {"Authorization": f"Bearer {token}"}
-        self.http = stack.enter_context(httpx.Client(base_url=base, headers=headers))
+        self.http = stack.enter_context(httpx.Client(base_url=base, headers=headers, timeout=60))
         self.client = stack.enter_context(
             bascule.Client(
                 f"http://127.0.0.1:{server.port}", model="slow", key=token,
@@ -101,7 +101,7 @@ class Caller:
 
     def plain(self, content, end="infer"):
         url = f"http://127.0.0.1:{self.server.port}/v2/models/slow/{end}"
-        return httpx.post(url, json=content, headers=dict(self.http.headers))
+        return httpx.post(url, json=content, headers=dict(self.http.headers), timeout=60)
 
     def post(self, content, *, headers=None, **query):
         return self.http.post("models/slow/inferences", json=content, params=query, headers=headers)

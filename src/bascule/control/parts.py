@@ -52,7 +52,7 @@ class Parts:
         open_alerts: Opens the alerts, in the catalogue.
         open_jobs: Opens what runs jobs, each in a process of its own.
         payloads: Where requests that are answered later are.
-        callbacks: The addresses that are told of their end.
+        callbacks: The addresses that callers may name for a message at the end.
         places: Where batch jobs of callers with keys may read and write.
         sessions: The sessions of people, in the catalogue.
         shown: What the settings say, without secrets.

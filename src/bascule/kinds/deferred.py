@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import (
@@ -68,7 +69,7 @@ class Waiting:
 def payloads_of(settings: Settings) -> Payloads:
     """Where requests and answers are."""
     chosen = settings.deferred
-    folder = chosen.folder or settings.home / "deferred"
+    folder = Path(chosen.folder or settings.home / "deferred")
     return Payloads(folder, timedelta(hours=chosen.kept_hours))
 
 
@@ -123,7 +124,7 @@ def infer(settings: Settings, job: Job, live: Waiting) -> dict[str, Any]:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
-    """Trusts the server's own certificate alone, whatever its name: the address is this host's."""
+    """Trusts the server's own certificate alone, under any name: the address is this host's."""
     if not settings.serving.tls_certificate:
         return None
     context = ssl.create_default_context(cafile=settings.serving.tls_certificate)
@@ -138,7 +139,7 @@ def _wake(connection: DeadlineConnection) -> None:
         connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def _kept(answer: http.client.HTTPResponse, file: Any) -> dict[str, Any]:
+def _kept(answer: http.client.HTTPResponse, file: Path) -> dict[str, Any]:
     told = {name.lower(): value for name, value in answer.headers.items()}
     if answer.status != 200:
         raise error_of(Reply(answer.status, told, answer.read(_MAX_ERROR_BYTES)))
@@ -179,7 +180,7 @@ def _pause_s(most_s: float) -> Callable[[int], float]:
 
 
 _LONGER = timedelta(days=14)
-"""Than any answer: one that is gone is told from one that never was."""
+"""Than any answer is kept: until then the job says that the answer is gone."""
 INFER = Kind(
     name=INFERENCE, run=infer, right="infer", places=16, retries=20, kept=_LONGER,
     again=_pause_s(60.0), max_of_caller=16, is_of_server=True, is_private=True,
