@@ -415,7 +415,7 @@ def _choose(
     compilations: Iterable[Compilation], subject: ImportedModel, rows: Rows | None, request: Request
 ) -> _Choice:
     """The first compilation that is equal to the original on all rows, or the original."""
-    if subject.saved_format in _SERVED_AS_SAVED:
+    if subject.saved_format in _SERVED_AS_SAVED and "pooling" not in subject.frame:
         request.tell("the original itself answers, in a process of its own")
         served = subject.reopened or subject.original
         _check_company(subject, served, request)
