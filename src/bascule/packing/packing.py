@@ -30,7 +30,7 @@ from bascule.bundle import (
 from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
 from bascule.bundle.explaining import EXPLAINING_KIND, IMPORTANCE_KIND
 from bascule.bundle.features import Features, features_of
-from bascule.bundle.originals import is_inspected, is_isolated, open_archive
+from bascule.bundle.originals import is_inspected, is_isolated, open_archive, retrieval
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
 from bascule.bundle.statements import (
     CALIBRATION_KIND,
@@ -88,7 +88,7 @@ from bascule.packing.statements import (
 
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"
-_SERVED_AS_SAVED = ("python", "transformers")
+_SERVED_AS_SAVED = ("python", "transformers", retrieval.FORMAT)
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
 _DRAWN_ROWS = 48
@@ -418,7 +418,8 @@ def _choose(
     if subject.saved_format in _SERVED_AS_SAVED and "pooling" not in subject.frame:
         request.tell("the original itself answers, in a process of its own")
         served = subject.reopened or subject.original
-        _check_company(subject, served, request)
+        if subject.saved_format != retrieval.FORMAT:  # which searches for each row on its own
+            _check_company(subject, served, request)
         itself = replace(
             parity.exact(rows=0, tolerance=request.tolerance),
             program=disk.ORIGINAL,
@@ -757,7 +758,8 @@ def _measure(
 ) -> Cost:
     show = getattr(request.tell, "step", lambda *_: None)
     columns = parity.sample(_example_rows(subject))
-    if subject.saved_format != "python":  # whose code may refuse rows that never were
+    # Code of the author's and an index may refuse rows that never were.
+    if subject.saved_format not in ("python", retrieval.FORMAT):
         columns = cost.rows_to_time(columns)
     programs = {disk.ORIGINAL: subject.reopened or subject.original}
     if choice.compilation is not None:

@@ -24,6 +24,11 @@ from .onnx import (
     open_tokenized as open_tokenized,
     without_missing_text as without_missing_text,
 )
-from .tokenized import METADATA as METADATA, TOKENS as TOKENS
+from .tokenized import (
+    METADATA as METADATA,
+    TOKENS as TOKENS,
+    TokenizedProgram as TokenizedProgram,
+    text_fields as text_fields,
+)
 from .trees import FEATURES as FEATURES, SUMS as SUMS, TreesProgram as TreesProgram
 from .unknowns import count_unknowns as count_unknowns

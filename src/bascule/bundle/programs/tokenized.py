@@ -63,7 +63,10 @@ class TokenizedProgram(Program):
         encode = self._tokenizer.encode
         pairs = zip(texts, seconds or [None] * len(texts), strict=True)
         try:
-            return [encode(text.strip(), None if second is None else second.strip()) for text, second in pairs]
+            return [
+                encode(text.strip(), None if second is None else second.strip())
+                for text, second in pairs
+            ]
         except UnicodeEncodeError as problem:
             half = problem.object[problem.start]
             raise Invalid(f"a text holds {half!r}, half of a surrogate pair") from None
@@ -74,7 +77,8 @@ class TokenizedProgram(Program):
         """The inputs of the graph, each of shape (rows, tokens of the longest)."""
         shape = len(rows), max(1, *(len(row.ids) for row in rows))
         made = {
-            name: np.full(shape, self._pad.get(name, 0), dtype) for name, dtype in self._reads.items()
+            name: np.full(shape, self._pad.get(name, 0), dtype)
+            for name, dtype in self._reads.items()
         }
         for place, row in enumerate(rows):
             parts = zip(TOKENS, (row.ids, row.attention_mask, row.type_ids), strict=True)
@@ -129,8 +133,10 @@ def texts_of(session: Any, file: str) -> tuple[tuple[str, ...], Any] | None:
         tokenizer = Tokenizer.from_str(parts["tokenizer"])
         if strange or not 1 <= len(columns) <= 2 or not tokenizer.padding:
             raise ValueError(f"its graph reads {strange or columns}")
-        if not 1 <= tokenizer.truncation["max_length"] <= MAX_TOKENS:
+        if not 1 <= (tokenizer.truncation or {}).get("max_length", 0) <= MAX_TOKENS:
             raise ValueError(f"it takes more than {MAX_TOKENS} tokens")
     except Exception as problem:  # the library raises plain exceptions
-        raise Untrusted(f"{file} has a tokenizer that cannot be used: {problem}", file=file) from None
+        raise Untrusted(
+            f"{file} has a tokenizer that cannot be used: {problem}", file=file
+        ) from None
     return columns, tokenizer

@@ -230,7 +230,12 @@ def _adder(model: Any, shapes: dict[str, list[int]]) -> Any:
 
 
 def _finished(
-    model: Any, tokenizer: Any, columns: tuple[str, ...], name: str, answer: str, shape: tuple[int, ...]
+    model: Any,
+    tokenizer: Any,
+    columns: tuple[str, ...],
+    name: str,
+    answer: str,
+    shape: tuple[int, ...],
 ) -> bytes:
     import onnx
 
