@@ -181,6 +181,8 @@ def answers_of(pipeline: Any, texts: list[str]) -> Columns:
     _check_lengths(pipeline, texts)
     if pipeline.task == "feature-extraction":
         pooling = pooling_of(pipeline)
+        if pooling:  # sentence-transformers cuts spaces off
+            texts = [text.strip() for text in texts]
         return {"embedding": np.stack([_pooled(pipeline(text)[0], pooling) for text in texts])}
     labels = labels_of(pipeline)
     rows = [{each["label"]: each["score"] for each in pipeline(text, top_k=None)} for text in texts]

@@ -161,9 +161,11 @@ def embedding(
     width = hidden.type.tensor_type.shape.dim[2].dim_value or width
     if not width:
         raise Invalid("the graph does not say how long a vector is", hint="set hidden_size")
-    add = _adder(model, {"across": [0, 1, -1], "down": [0, -1, 1], "row": [0, width]})
+    means = {"across": [0, 1, -1], "down": [0, -1, 1], "least": 1e-9}
+    is_mean = pooling["mode"] == "mean"
+    add = _adder(model, {"row": [0, width], **(means if is_mean else {"first": 0})})
     vectors = add("Cast", hidden.name, to=1)
-    if pooling["mode"] == "mean":
+    if is_mean:
         mask = add("Cast", "attention_mask", to=1)
         across, down = add("Reshape", mask, "across"), add("Reshape", mask, "down")
         count = add("Max", add("MatMul", across, down), "least")
@@ -209,20 +211,19 @@ def _output(model: Any, rank: int) -> Any:
     )
 
 
-def _adder(model: Any, shapes: dict[str, list[int]]) -> Any:
-    """What adds a node and gives the name of its answer; `shapes` are constants by name."""
+def _adder(model: Any, constants: dict[str, Any]) -> Any:
+    """What adds a node and gives the name of its answer; `constants` are put into the graph."""
     import numpy as np
     import onnx
 
     prefix, graph = "bascule.", model.graph
-    held = {name: np.array(shape, np.int64) for name, shape in shapes.items()}
-    held |= {"least": np.array(1e-9, np.float32), "first": np.array(0, np.int64)}
-    for name, values in held.items():
+    for name, value in constants.items():
+        values = np.array(value, np.float32 if isinstance(value, float) else np.int64)
         graph.initializer.append(onnx.numpy_helper.from_array(values, prefix + name))
 
     def add(kind: str, *inputs: str, **attributes: Any) -> str:
         answer = f"{prefix}{len(graph.node)}"
-        reads = [prefix + name if name in held else name for name in inputs]
+        reads = [prefix + name if name in constants else name for name in inputs]
         graph.node.append(onnx.helper.make_node(kind, reads, [answer], **attributes))
         return answer
 
