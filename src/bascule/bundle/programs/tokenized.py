@@ -68,11 +68,10 @@ class TokenizedProgram(Program):
                 encode(text.strip(), None if second is None else second.strip())
                 for text, second in pairs
             ]
-        except UnicodeEncodeError as problem:
-            half = problem.object[problem.start]
-            raise Invalid(f"a text holds {half!r}, half of a surrogate pair") from None
-        except (AttributeError, TypeError):
-            raise Invalid("a text is missing", hint="send an empty text") from None
+        except (AttributeError, TypeError, UnicodeEncodeError):
+            raise Invalid(
+                "a text is missing, or holds half of a surrogate pair", hint="send an empty text"
+            ) from None
 
     def _padded(self, rows: Sequence[Any]) -> Columns:
         """The inputs of the graph, each of shape (rows, tokens of the longest)."""

@@ -60,7 +60,10 @@ def tokenizer_of(folder: Path) -> Any:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as problem:  # the library raises plain exceptions
-        raise Invalid(f"{folder}/tokenizer.json cannot be read: {first_line(problem)}") from None
+        raise Invalid(
+            f"{folder}/tokenizer.json cannot be read: {first_line(problem)}",
+            hint="save it again: tokenizer.save_pretrained(FOLDER)",
+        ) from None
     settings = _json(folder / "tokenizer_config.json")
     limits = (
         _json(folder / "sentence_bert_config.json").get("max_seq_length"),
