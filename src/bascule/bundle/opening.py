@@ -10,10 +10,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bascule.bundle.choosing import pinned
-from bascule.bundle.disk import ORIGINAL, Manifest, read_file, read_manifest, read_statements
-from bascule.bundle.programs import Refused, open_kind, runnable
+from bascule.bundle.disk import (
+    ORIGINAL,
+    Manifest,
+    parse,
+    parse_manifest,
+    read_file,
+    read_manifest,
+    read_statements,
+)
+from bascule.bundle.programs import COMPOSITION, Refused, open_kind, runnable
 from bascule.bundle.statements import Cost
-from bascule.core import Columns, Invalid, NotFound, Program
+from bascule.core import Columns, Invalid, NotFound, Program, Untrusted
+
+
+PARTS = "parts"
+"""The folder of the parts of a composition, each a bundle without what only packing needs."""
 
 
 def open_program(
@@ -45,6 +57,8 @@ def open_program(
     if name == ORIGINAL:
         return open_original(path, manifest, threads=threads, isolated=isolated)
     entry = manifest.program(name)
+    if entry is not None and entry.kind == COMPOSITION:
+        return open_composition(path, manifest, threads=threads, isolated=isolated)
     if entry is None:
         known = ", ".join([*(entry.name for entry in manifest.programs), ORIGINAL])
         raise NotFound(f"bundle {path} has no program {name!r}", hint=f"it has {known}")
@@ -85,6 +99,8 @@ def open_original(
     """
     from bascule.bundle.originals import is_isolated
 
+    if manifest.original.format == COMPOSITION:
+        return open_composition(path, manifest, threads=threads, isolated=isolated)
     if isolated and not is_isolated(manifest.original.format):
         from bascule.bundle.originals import inputs_of
         from bascule.bundle.programs import of_bundle
@@ -95,6 +111,68 @@ def open_original(
     from bascule.bundle.originals import open_saved
 
     return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)
+
+
+def open_composition(
+    path: str | Path, manifest: Manifest, *, threads: int = 1, isolated: bool = False
+) -> Program:
+    """A composition with the programs of its parts, which are bundles in `parts/NAME`.
+
+    Args:
+        path: The bundle's folder.
+        manifest: Its manifest.
+        threads: How many each part may use.
+        isolated: Whether originals among the parts run in processes of their own. One that a
+            library reads with code of its own does in any case.
+
+    Raises:
+        Untrusted: A part is not the bundle that was packed, or they do not fit together.
+    """
+    from bascule.bundle.compositions import CompositionProgram, make_plan, read_document
+    from bascule.bundle.originals import is_inspected
+
+    file = manifest.original.file
+    said = parse(read_file(path, manifest, file), file, what="a composition")
+    try:
+        document = read_document(said)
+        folders = {part.name: Path(path) / PARTS / part.name for part in document.parts}
+        parts = {
+            part.name: _part_of(folders[part.name], part.digest)
+            for part in document.parts
+            if part.model
+        }
+        plan = make_plan(document, parts)
+    except Invalid as problem:
+        raise Untrusted(f"{file} is no composition: {problem.message}", file=file) from None
+    if plan.signature != manifest.signature:
+        raise Untrusted(f"{file} has another signature than its manifest", file=file)
+    programs: dict[str, Program] = {}
+    try:
+        for part in document.parts:
+            if part.model:
+                known, folder = parts[part.name], folders[part.name]
+                programs[part.name] = open_program(
+                    folder, known, name=_runnable_program(known, part.program), threads=threads,
+                    isolated=isolated or not is_inspected(known.original),
+                )  # fmt: skip
+    except BaseException:
+        for program in programs.values():
+            program.close()
+        raise
+    return CompositionProgram(COMPOSITION, plan, programs)
+
+
+def _part_of(folder: Path, digest: str) -> Manifest:
+    manifest = parse_manifest(folder)
+    if manifest.digest != digest:
+        raise Untrusted(f"{folder} is not the part that was packed", file=str(folder))
+    return manifest
+
+
+def _runnable_program(manifest: Manifest, name: str) -> str:
+    """The program that was packed, or where this machine cannot run it, the one that all can."""
+    entry = manifest.program(name)
+    return name if entry is None or runnable([entry]) else manifest.serves
 
 
 def original_of(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from bascule.bundle import Texts
-from bascule.bundle.disk import Target
+from bascule.bundle.disk import ProgramEntry, Target
 from bascule.core import Columns, Field, Program, Signature
 
 Truth = NDArray[Any]
@@ -57,6 +57,9 @@ class ImportedModel:
         reopened: What answers where the original is served, if it may round otherwise than the
             model that was handed in, or runs in a process of its own; else None.
         is_network: Whether numbers much larger than the real ones overflow on the way.
+        own_program: What a manifest says of a model that is its own program, but is no graph.
+        files: Further files of the bundle, by name, which that program needs.
+        example: Rows for the example request, where they are not of `test` or `train`.
         decide: Asks the model for its `decision_function` of rows in the signature's dtypes; None
             for a flavor whose models have none.
     """
@@ -77,6 +80,9 @@ class ImportedModel:
     ask: Callable[[Any], Columns] | None = None
     reopened: Program | None = None
     is_network: bool = False
+    own_program: ProgramEntry | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    example: Columns | None = None
     decide: Callable[[Columns], NDArray[Any] | None] | None = None
 
 

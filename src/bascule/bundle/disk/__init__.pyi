@@ -10,6 +10,7 @@ from .examples import columns_of as columns_of, example_body as example_body
 from .folder import (
     digest_of as digest_of,
     drafting as drafting,
+    parse_manifest as parse_manifest,
     read_file as read_file,
     read_manifest as read_manifest,
     read_statements as read_statements,
