@@ -23,7 +23,6 @@ from bascule.bundle.programs import COMPOSITION, Refused, open_kind, runnable
 from bascule.bundle.statements import Cost
 from bascule.core import Columns, Invalid, NotFound, Program, Untrusted
 
-
 PARTS = "parts"
 """The folder of the parts of a composition, each a bundle without what only packing needs."""
 

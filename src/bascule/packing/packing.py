@@ -571,7 +571,7 @@ def _own_original(
         invariant = parity.is_batch_invariant(subject.original, given.columns)
     found = parity.exact(rows=0 if given is None else len(given), tolerance=request.tolerance)
     if own is not None:
-        found = replace(found, program=own.name)
+        found = replace(found, program=disk.ORIGINAL)
     request.tell(found.reason)
     return _Choice(found, compilation, subject.original, invariant)
 

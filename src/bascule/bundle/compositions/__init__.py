@@ -1,4 +1,4 @@
-"""Compositions: a bundle whose program runs the programs of other bundles, and rules around them."""
+"""Compositions: a bundle whose program runs those of other bundles, with rules around them."""
 
 from lazy_loader import attach_stub
 

@@ -5,4 +5,4 @@ from .document import (
     read_document as read_document,
 )
 from .planning import Plan as Plan, make_plan as make_plan
-from .running import CompositionProgram as CompositionProgram, PartCounts as PartCounts
+from .running import CompositionProgram as CompositionProgram

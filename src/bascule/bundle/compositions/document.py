@@ -123,7 +123,9 @@ def read_document(value: Any) -> Document:
     document = _converted(_as_lists(value), Document, "composition")
     names = [part.name for part in document.parts]
     if not 1 <= len(names) <= MAX_PARTS:
-        raise Invalid(f"parts: a composition has 1 to {MAX_PARTS} of them, and here are {len(names)}")
+        raise Invalid(
+            f"parts: a composition has 1 to {MAX_PARTS} of them, and here are {len(names)}"
+        )
     for name in names:
         if not _NAME.fullmatch(name):
             raise Invalid(
@@ -152,7 +154,7 @@ def _as_lists(value: Any) -> Any:
     if isinstance(inputs := made.get("inputs"), Mapping):
         made["inputs"] = {
             name: {"dtype": said} if isinstance(said, str) else said
-            for name, said in inputs.items()
+            for name, said in sorted(inputs.items())
         }
     return made
 
@@ -193,7 +195,9 @@ def _check_kind(part: Part) -> None:
         for place, row in enumerate(rows, 1):
             is_last = place == len(rows)
             if is_last == bool(row.when):
-                said = "the last row has no `when`" if is_last else "only the last row has no `when`"
+                said = (
+                    "the last row has no `when`" if is_last else "only the last row has no `when`"
+                )
                 raise Invalid(
                     f"{at}.{key}[{place}]: {said}: it is for all that is left",
                     hint="so that every row of a request has an answer",

@@ -184,16 +184,19 @@ class _Parser:
         label: str | int | None = None
         inner = node
         if isinstance(node, ast.Subscript):
-            if not isinstance(node.slice, ast.Constant) or type(node.slice.value) not in (str, int):
+            place_said = node.slice.value if isinstance(node.slice, ast.Constant) else None
+            if not isinstance(place_said, str | int):
                 raise Invalid(f"{ast.unparse(node)}: a place is a class or a whole number")
-            inner, label = node.value, node.slice.value
+            inner, label = node.value, place_said
         part, name = _names(inner)
         column = self._resolve(part, name, label)
         field, key = column.field, column.key
         if column.place is not None:
             place = column.place
             plain = Field("", field.dtype, nullable=field.nullable)
-            return Expression(ast.unparse(node), plain, (key,), lambda values: values[key][:, place])
+            return Expression(
+                ast.unparse(node), plain, (key,), lambda values: values[key][:, place]
+            )
         return Expression(ast.unparse(node), field, (key,), lambda values: values[key])
 
     def _compared(self, node: ast.Compare) -> Expression:
@@ -253,7 +256,9 @@ class _Parser:
         runs = [one.run for one in parts]
         is_constant = all(one.is_constant for one in parts)
         return _truth(
-            reads, lambda values: reduce(join, [run(values) for run in runs]), is_constant=is_constant
+            reads,
+            lambda values: reduce(join, [run(values) for run in runs]),
+            is_constant=is_constant,
         )
 
     def _computed(self, compute: Any, left: Expression, right: Expression) -> Expression:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.compositions.document import Document, Formula, Part
+from bascule.bundle.compositions.document import Document, Formula, Part, Route, Rule
 from bascule.bundle.compositions.expressions import (
     Column,
     Expression,
@@ -238,14 +238,18 @@ class _Planner:
             return Feed(field=field, dtype=dtype, sources=(source,), is_checked=False)
         texts = [said] if isinstance(said, str) else said
         sources = tuple(parse(text, self._find, at) for text in texts)
-        if isinstance(said, list) and (field.shape != (len(said),) or any(s.field.shape for s in sources)):
+        if isinstance(said, list) and (
+            field.shape != (len(said),) or any(s.field.shape for s in sources)
+        ):
             raise Invalid(
                 f"{at}: takes {_shape(field)} in a row, and {len(said)} columns are given"
             )
         for source in sources:
             _check_takes(field, source, at, is_list=isinstance(said, list))
         # What comes from the request as it is has been checked by the composition's own signature.
-        return Feed(field=field, dtype=dtype, sources=sources, is_checked=_is_strict(field, sources))
+        return Feed(
+            field=field, dtype=dtype, sources=sources, is_checked=_is_strict(field, sources)
+        )
 
     def _ensemble(self, part: Part, at: str) -> EnsembleStep:
         members = [self._member(name, f"{at}.ensemble") for name in part.ensemble]
@@ -254,7 +258,9 @@ class _Planner:
         if first.classes is not None:
             output = "label" if part.how == "vote" else "probabilities"
         elif part.how == "vote":
-            raise Invalid(f"{at}.how: {first.name!r} gives no labels to vote on", hint="how = 'mean'")
+            raise Invalid(
+                f"{at}.how: {first.name!r} gives no labels to vote on", hint="how = 'mean'"
+            )
         fields = [_output(one, output, f"{at}.ensemble") for one in members]
         for other, field in zip(others, fields[1:], strict=True):
             if other.classes != first.classes or field.shape != fields[0].shape:
@@ -262,7 +268,7 @@ class _Planner:
                     f"{at}.ensemble: {other.name!r} and {first.name!r} predict different things",
                     hint="members have the same classes, and outputs of one shape",
                 )
-        outputs = (replace(fields[0], dtype=DType.FP64),)
+        outputs: tuple[Field, ...] = (replace(fields[0], dtype=DType.FP64),)
         if first.classes is not None:
             shares = Field("probabilities", DType.FP64, (len(first.classes),))
             outputs = (_output(first, "label", at), shares)
@@ -277,7 +283,9 @@ class _Planner:
 
     def _member(self, name: str, at: str) -> Step:
         if name in self._chosen:
-            raise Invalid(f"{at}: {name!r} answers only the rows that {self._chosen[name]!r} gives it")
+            raise Invalid(
+                f"{at}: {name!r} answers only the rows that {self._chosen[name]!r} gives it"
+            )
         return self._steps[name]
 
     def _router(self, part: Part, at: str) -> RouterStep:
@@ -391,7 +399,9 @@ class _Planner:
         said = [(one.name, one.value) for one in self._document.outputs]
         if not said and last.name in self._chosen:
             last = self._steps[self._chosen[last.name]]
-        made = [self._named(name, parse(text, self._find, f"outputs.{name}")) for name, text in said]
+        made = [
+            self._named(name, parse(text, self._find, f"outputs.{name}")) for name, text in said
+        ]
         if not said:
             made = [self._of_part(last, field) for field in last.outputs]
         names = [one.field.name for one in made]
@@ -418,7 +428,7 @@ def _texts(part: Part) -> list[str]:
     made: list[str] = []
     for said in part.inputs.values():
         made += [said] if isinstance(said, str) else said
-    rows = [*part.router, *part.rules]
+    rows: list[Route | Rule] = [*part.router, *part.rules]
     made += [row.when for row in rows if row.when]
     for rule in part.rules:
         made += [cell.value for cell in rule.then.values() if isinstance(cell, Formula)]
@@ -482,9 +492,7 @@ def _is_strict(field: Field, sources: Iterable[Expression]) -> bool:
     return may_miss and not field.nullable
 
 
-def _place(
-    label: str | int | None, field: Field, classes: tuple[Any, ...] | None
-) -> int | None:
+def _place(label: str | int | None, field: Field, classes: tuple[Any, ...] | None) -> int | None:
     if label is None:
         return None
     width = field.shape[0] if len(field.shape) == 1 else 0
@@ -545,5 +553,5 @@ def _dtype(name: str, at: str) -> DType:
         raise Invalid(f"{at}: no type {name!r}", hint=f"types are {', '.join(DType)}") from None
 
 
-def _run_nothing(name: str, values: Any, rows: int) -> Any:
+def _run_nothing(name: str, *_: Any) -> Any:
     raise AssertionError(name)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -26,6 +25,7 @@ from bascule.core import (
     Columns,
     Field,
     ModelFailed,
+    PartCounts,
     Program,
     TimedOut,
 )
@@ -35,16 +35,6 @@ _WORTH_A_THREAD_S = 5e-4
 _DIGEST_CHARACTERS = 19
 
 
-@dataclass(slots=True)
-class PartCounts:
-    """What one part has done in this process: runs, rows, failures, and time."""
-
-    runs: int = 0
-    rows: int = 0
-    failures: int = 0
-    duration_ns: int = 0
-
-
 class CompositionProgram(Program):
     """See `Program`. Its inputs are those of the signature of its plan."""
 
@@ -52,7 +42,7 @@ class CompositionProgram(Program):
         """`programs`: by part that is a model."""
         self.name = name
         self.inputs, self.outputs = plan.signature.inputs, plan.signature.outputs
-        self.counts = {part: PartCounts() for part in plan.steps}
+        self._counts = dict.fromkeys(plan.steps, PartCounts())
         self._plan = plan
         self._programs = programs
         self._recorded = [
@@ -113,6 +103,10 @@ class CompositionProgram(Program):
         ]
 
     @property
+    def part_counts(self) -> Mapping[str, PartCounts]:
+        return self._counts
+
+    @property
     def may_block(self) -> bool:
         return any(one.may_block for one in self._programs.values())
 
@@ -154,6 +148,13 @@ class CompositionProgram(Program):
                         values[part, name] = column
         return values, run.took_s
 
+    def _count(self, part: str, rows: int, *, failures: int, took_s: float) -> None:
+        old = self._counts[part]
+        self._counts[part] = PartCounts(
+            old.runs + 1, old.rows + rows, old.failures + failures,
+            old.duration_ns + int(took_s * 1e9),
+        )  # fmt: skip
+
     def _of_level(
         self, run: _Run, level: tuple[str, ...], values: Values, rows: int
     ) -> list[tuple[str, Columns]]:
@@ -162,9 +163,7 @@ class CompositionProgram(Program):
             return [(part, run.part(part, values, rows)) for part in level]
         if self._threads is None:
             self._threads = ThreadPoolExecutor(len(self._plan.steps), f"bascule-{self.name}")
-        asked = {
-            part: self._threads.submit(run.part, part, values, rows) for part in slow[1:]
-        }
+        asked = {part: self._threads.submit(run.part, part, values, rows) for part in slow[1:]}
         try:
             made = {part: run.part(part, values, rows) for part in level if part not in asked}
         finally:
@@ -187,7 +186,6 @@ class _Run:
         of, began_s = self._of, time.perf_counter()
         if of._interrupted_at > self._started_s or began_s - self._started_s > of._bound_s:
             raise TimedOut(f"no time is left for part {name}", hint="allow more time", part=name)
-        counts = of.counts[name]
         step = of._plan.steps[name]
         try:
             if isinstance(step, ModelStep):
@@ -195,13 +193,11 @@ class _Run:
             else:
                 answered = step.run(values, rows, self.part)
         except Exception as problem:
-            counts.failures += 1
+            of._count(name, 0, failures=1, took_s=time.perf_counter() - began_s)
             raise _named(name, problem) from problem
         took_s = time.perf_counter() - began_s
         of._last_s[name] = self.took_s[name] = took_s
-        counts.runs += 1
-        counts.rows += rows
-        counts.duration_ns += int(took_s * 1e9)
+        of._count(name, rows, failures=0, took_s=took_s)
         return answered
 
 
@@ -210,7 +206,10 @@ def _named(part: str, problem: Exception) -> BasculeError:
     if not isinstance(problem, BasculeError):
         said = f"part {part}: {place_of(problem)}"
         return ModelFailed(f"part {part} failed: {problem}", reason=said, part=part)
-    facts = {**problem.facts, "part": f"{part}.{problem.facts['part']}" if "part" in problem.facts else part}
+    facts = {
+        **problem.facts,
+        "part": f"{part}.{problem.facts['part']}" if "part" in problem.facts else part,
+    }
     if isinstance(problem, ModelFailed):
         reason = problem.facts.get("reason") or place_of(problem.__cause__ or problem)
         facts["reason"] = f"part {part}: {reason}"

@@ -49,7 +49,9 @@ _NOT_OF_PARTS = ("data/", "environment.txt")
 class Composition:
     """A model for `pack`: what a composition says, and the bundles that it names."""
 
-    def __init__(self, said: str | Path | Mapping[str, Any], open_model: Callable[[str], Bundle]) -> None:
+    def __init__(
+        self, said: str | Path | Mapping[str, Any], open_model: Callable[[str], Bundle]
+    ) -> None:
         """Read a composition, and open its models.
 
         Args:
@@ -144,7 +146,10 @@ class Compositions:
 
 
 def _opened(
-    part: str, reference: str, said: str | Path | Mapping[str, Any], open_model: Callable[[str], Bundle]
+    part: str,
+    reference: str,
+    said: str | Path | Mapping[str, Any],
+    open_model: Callable[[str], Bundle],
 ) -> Bundle:
     beside = reference
     if not isinstance(said, Mapping) and (Path(said).parent / reference / MANIFEST).is_file():
