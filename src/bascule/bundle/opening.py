@@ -18,10 +18,11 @@ from bascule.bundle.disk import (
     read_file,
     read_manifest,
     read_statements,
+    reading,
 )
 from bascule.bundle.programs import COMPOSITION, Refused, open_kind, runnable
 from bascule.bundle.statements import Cost
-from bascule.core import Columns, Invalid, NotFound, Program, Untrusted
+from bascule.core import Columns, Invalid, NotFound, Program
 
 PARTS = "parts"
 """The folder of the parts of a composition, each a bundle without what only packing needs."""
@@ -132,40 +133,28 @@ def open_composition(
 
     file = manifest.original.file
     said = parse(read_file(path, manifest, file), file, what="a composition")
-    try:
-        document = read_document(said)
-        folders = {part.name: Path(path) / PARTS / part.name for part in document.parts}
-        parts = {
-            part.name: _part_of(folders[part.name], part.digest)
-            for part in document.parts
-            if part.model
-        }
-        plan = make_plan(document, parts)
-    except Invalid as problem:
-        raise Untrusted(f"{file} is no composition: {problem.message}", file=file) from None
-    if plan.signature != manifest.signature:
-        raise Untrusted(f"{file} has another signature than its manifest", file=file)
+    with reading(file, what="a composition", also=(Invalid,)):
+        parts = {part.name: part for part in read_document(said).parts if part.model}
+        folders = {name: Path(path) / PARTS / name for name in parts}
+        manifests = {name: parse_manifest(folder) for name, folder in folders.items()}
+        digests = {name: known.digest for name, known in manifests.items()}
+        if digests != {name: part.digest for name, part in parts.items()}:
+            raise ValueError("a part is not the bundle that was packed")
+        plan = make_plan(read_document(said), manifests)
+        if plan.signature != manifest.signature:
+            raise ValueError("its manifest has another signature")
     programs: dict[str, Program] = {}
     try:
-        for part in document.parts:
-            if part.model:
-                known, folder = parts[part.name], folders[part.name]
-                programs[part.name] = open_program(
-                    folder, known, name=_runnable_program(known, part.program), threads=threads,
-                    isolated=isolated or not is_inspected(known.original),
-                )  # fmt: skip
+        for name, known in manifests.items():
+            programs[name] = open_program(
+                folders[name], known, name=_runnable_program(known, parts[name].program),
+                threads=threads, isolated=isolated or not is_inspected(known.original),
+            )  # fmt: skip
     except BaseException:
         for program in programs.values():
             program.close()
         raise
-    return CompositionProgram(COMPOSITION, plan, programs)
-
-
-def _part_of(folder: Path, digest: str) -> Manifest:
-    manifest = parse_manifest(folder)
-    if manifest.digest != digest:
-        raise Untrusted(f"{folder} is not the part that was packed", file=str(folder))
-    return manifest
+    return CompositionProgram(COMPOSITION, plan, programs, digests)
 
 
 def _runnable_program(manifest: Manifest, name: str) -> str:

@@ -90,7 +90,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def folder(table, tmp_path_factory):
-    """Bundles risk and other (classifiers), loss and price (regressors; price reads two numbers)."""
+    """Bundles: risk and other (classifiers), loss, and price, which reads two numbers."""
     folder = tmp_path_factory.mktemp("parts")
     labels = np.where(table.amount + 10 * (table.country == "IT") > 110, "bad", "ok")
     for name, strength in (("risk", 1.0), ("other", 0.001)):
@@ -147,7 +147,10 @@ def changed(**parts):
 def by_hand(folder, row):
     """What the parts of `CHAIN` give for a row, each asked by itself."""
     asked = {name: load(folder / name) for name in ("risk", "other", "loss", "price")}
-    rows = {name: np.array([value], float if name != "country" else object) for name, value in row.items()}
+    rows = {
+        name: np.array([value], float if name != "country" else object)
+        for name, value in row.items()
+    }
     risk, other = asked["risk"].predict(rows), asked["other"].predict(rows)
     loss = asked["loss"].predict(rows)["prediction"]
     bad = asked["risk"].classes.index("bad")
@@ -215,7 +218,10 @@ def test_the_order_of_its_tables_does_not_change_its_digest_and_another_part_doe
     labels = np.where(table.amount > 90, "bad", "ok")
     newer = make_pipeline(prepared(), LogisticRegression()).fit(table, labels)
     pack(newer, "newer", table, folder)
-    assert composed(changed(risk={"model": "newer"}), "chain", to=tmp_path / "newer").digest != chain.digest
+    assert (
+        composed(changed(risk={"model": "newer"}), "chain", to=tmp_path / "newer").digest
+        != chain.digest
+    )
 
 
 def test_one_that_ends_in_a_classifier_is_judged_by_the_rows_that_are_held_out(composed, table):
@@ -247,7 +253,7 @@ def test_a_part_that_is_served_as_its_original_keeps_a_process_of_its_own(
     try:
         assert program.may_block
         assert program.run({"x": np.array([1.5])})["y"] == [6.0]
-        with pytest.raises(bascule.BasculeError, match="^part first: .*failed") as failed:
+        with pytest.raises(bascule.BasculeError, match=r"^part first: .*failed") as failed:
             program.run({"x": np.array([-1.0])})
         assert failed.value.facts["part"] == "first"
         assert program.part_counts["first"].failures == 1
@@ -309,19 +315,19 @@ def test_the_program_tells_the_ledger_what_each_part_answered(chain, folder):
 
 
 REFUSED = [
-    (changed(price={"inputs": {"p_bad": "risk.probabilities['bad']", "loss": "decision.fee"}}), "circle"),
-    (changed(both={"ensemble": ["risk", "nobody"]}), r"parts\.both\.ensemble: there is no part 'nobody'"),
+    (changed(price={"inputs": {"p_bad": "1.0", "loss": "decision.fee"}}), "circle"),
+    (changed(both={"ensemble": ["risk", "nobody"]}), r"parts\.both: .* no part 'nobody'"),
     (changed(price={"inputs": {"p_bad": "risk.nothing"}}), "has no output 'nothing'"),
-    (changed(price={"inputs": {"p_bad": "risk.label"}}), r"parts\.price\.inputs\.p_bad: takes FP64"),
+    (changed(price={"inputs": {"p_bad": "risk.label"}}), r"price\.inputs\.p_bad: takes FP64"),
     (changed(price={"inputs": {"p_bad": "risk.probabilities"}}), "of shape"),
-    (changed(price={"inputs": {"p_bad": "risk.probabilities['good']"}}), "no class 'good'"),
+    (changed(price={"inputs": {"p_bad": "risk.probabilities['good']"}}), "no value 'good'"),
     (changed(price={"inputs": {"nothing": "amount"}}), "no such input"),
     (changed(price={"inputs": {"p_bad": "income"}}), "no part and no model's input is 'income'"),
-    (changed(price={"inputs": {"p_bad": "dear.prediction"}}), "only the rows that 'by_country' gives"),
+    (changed(price={"inputs": {"p_bad": "dear.prediction"}}), "only the rows that"),
     (changed(both={"ensemble": ["risk", "loss"]}), "different things|no output"),
     (changed(both={"ensemble": ["loss", "dear"]}), "only the rows"),
-    (changed(votes={"ensemble": ["loss", "price"]}), "no labels to vote on"),
-    (changed(both={"weights": [1]}), "one number"),
+    (changed(votes={"ensemble": ["loss", "price"]}), "has no output 'label'"),
+    (changed(both={"weights": [1]}), "a weight of 0 or more"),
     (changed(by_country={"router": [{"part": "risk"}]}), "only the rows|other outputs|answers"),
     (changed(price={"model": ""}), "has one of model"),
     (changed(risk={"weights": [1]}), "is of a part with ensemble"),
@@ -332,7 +338,7 @@ REFUSED = [
     ({"parts": {"risk": {"model": "risk"}}, "inputs": {"x": "FP65"}}, "no type 'FP65'"),
     ({"parts": {"risk": {"model": "risk"}}, "inputs": {"x": "FP64"}}, "nothing reads it"),
     ({"parts": {"risk": {"model": "risk"}}, "outputs": {"one": "1"}}, "constant"),
-    ({"parts": {"price": {"model": "price"}, "risk": {"model": "risk", "inputs": {"age": "loss + 'x'"}}}}, "text"),
+    (changed(price={"inputs": {"p_bad": "amount + 'x'"}}), "text"),
 ]  # fmt: skip
 
 
@@ -361,12 +367,12 @@ def rules(rows, **more):
             changed(decision={"examples": [{"given": {"age": "x"}, "then": {"fee": 7}}]}),
             "'x' is no value of age",
         ),
-        (rules([{"when": "age > 1", "then": {"a": 1}}]), "the last row has no `when`"),
-        (rules([{"then": {"a": 1}}, {"then": {"a": 1}}]), "only the last row"),
+        (rules([{"when": "age > 1", "then": {"a": 1}}]), "the last row, and no other"),
+        (rules([{"then": {"a": 1}}, {"then": {"a": 1}}]), "the last row, and no other"),
         (rules([{"when": "age > 1", "then": {"a": 1}}, {"then": {"b": 1}}]), "same outputs"),
-        (rules([{"when": "age > 1", "then": {"a": 1}}, {"then": {"a": "x"}}]), "in different rows"),
-        (rules([{"when": "age", "then": {"a": 1}}, {"then": {"a": 1}}]), "true or false"),
-        (rules([{"when": "age > 'x'", "then": {"a": 1}}, {"then": {"a": 1}}]), "a number, and"),
+        (rules([{"when": "age > 1", "then": {"a": 1}}, {"then": {"a": "x"}}]), "INT64 and BYTES"),
+        (rules([{"when": "age", "then": {"a": 1}}, {"then": {"a": 1}}]), "a number in a row"),
+        (rules([{"when": "age > 'x'", "then": {"a": 1}}, {"then": {"a": 1}}]), "a text in a row"),
         (
             rules([{"when": "country > 'x'", "then": {"a": 1}}, {"then": {"a": 1}}]),
             "== , !=|==, !=",
@@ -383,8 +389,8 @@ def test_a_rule_table_that_is_not_whole_or_fails_its_examples_is_refused(compose
     [
         "__import__('os').system('true')", "().__class__", "age.__class__", "lambda: 1", "[age]",
         "age if age else age", "age ** 9", "f'{age}'", "open('x')", "age; age", "", "missing(1)",
-        "(" * 60 + "age" + ")" * 60 + "[", "-" * 900 + "age", "not " * 200 + "(age > 1)", "age > 1j",
-        "age in age", "country[0] == 'x'", "x := age", "age > None",
+        "(" * 60 + "age" + ")" * 60 + "[", "-" * 900 + "age", "not " * 200 + "(age > 1)",
+        "age > 1j", "age in age", "country[0] == 'x'", "x := age", "age > None",
     ],
 )  # fmt: skip
 def test_an_expression_may_say_nothing_else(composed, text):
@@ -420,7 +426,7 @@ def test_a_column_that_no_model_reads_is_declared(composed, table):
     }
     said = {
         "parts": parts,
-        "inputs": {"vip": "BOOL", "days since": {"dtype": "FP64", "nullable": True}},
+        "inputs": {"vip": "BOOL", "days since": "FP64"},
     }
     made = composed(said, "declared")
     rows = table.head(3).assign(vip=[True, True, False], **{"days since": [3.0, np.nan, 3.0]})
@@ -435,7 +441,7 @@ def test_a_bundle_whose_parts_were_exchanged_is_not_opened(chain, folder, tmp_pa
     with pytest.raises(Untrusted):
         load(place)
     manifest = disk.read_manifest(chain.path)
-    with pytest.raises(Untrusted, match="risk"):
+    with pytest.raises(Untrusted, match="not the bundle that was packed"):
         bascule.bundle.open_program(place, manifest)
 
 

@@ -3,7 +3,7 @@
 A small part of Python's grammar, parsed by `ast.parse` and never evaluated as Python: each node of
 the tree is one of those below, or the expression is refused.
 
-    amount   late.prediction   late.probabilities['yes']   column('a name with spaces')
+    amount   late.prediction   late.probabilities['yes']   column('a name')   column('part.a name')
     + - * /   == != < <= > >=   in [...]   and or not   missing(x)   12 'text' true
 
 A comparison with a missing value is false, `!=` too; `missing(x)` asks. Arithmetic is in FP64.
@@ -14,8 +14,9 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,14 +25,13 @@ from numpy.typing import NDArray
 from bascule.bundle.tables import is_missing
 from bascule.core import DType, Field, Invalid
 
-_MAX_DEPTH = 40
-_TEXTS, _NUMBERS, _TRUTHS = "text", "number", "truth value"
+_MAX_NODES = 200
+_HINT = "such as late.prediction > 0.8 and weekday in [6, 7]"
 
 Key = tuple[str, str]
 """A column: the part that gives it, empty for the request, and its name."""
 Values = Mapping[Key, NDArray[Any]]
-Run = Callable[[Values], Any]
-"""The values of an expression by row; a single value for a constant."""
+Label = str | int | None
 
 
 class Column(NamedTuple):
@@ -42,276 +42,211 @@ class Column(NamedTuple):
     place: int | None = None
 
 
-Resolve = Callable[[str, str, "str | int | None"], Column]
-"""By part (empty: unknown), name and label: the column. Raises `Invalid`."""
+Find = Callable[[str, str, Label], Column]
+"""By part (empty: the request), name and label: the column. Raises `Invalid`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """Something to compute.
+    """Something to compute: its type, the columns that it reads, and `run`, by row.
 
-    Attributes:
-        text: As it is written.
-        field: Type and shape of its values.
-        reads: The columns that it needs.
-        run: Computes it.
-        is_constant: Whether `run` gives a single value.
+    `run` gives a single value, or one that is of all rows, where it reads nothing.
     """
 
     text: str
     field: Field
     reads: tuple[Key, ...]
-    run: Run
-    is_constant: bool = False
+    run: Callable[[Values], Any]
 
     @property
     def kind(self) -> str:
-        if self.field.dtype is DType.BYTES:
-            return _TEXTS
-        return _TRUTHS if self.field.dtype is DType.BOOL else _NUMBERS
+        dtype = self.field.dtype
+        return {DType.BYTES: "text", DType.BOOL: "truth value"}.get(dtype, "number")
 
     def of(self, values: Values, rows: int) -> NDArray[Any]:
         """Its values for so many rows."""
         found = self.run(values)
-        if self.is_constant:
-            return np.full(rows, found, self.field.dtype.numpy)
-        return np.asarray(found)
+        return np.asarray(found) if self.reads else np.full(rows, found, self.field.dtype.numpy)
 
 
-def parse(text: str, resolve: Resolve, at: str) -> Expression:
+def parse(text: str, find: Find, at: str, *, is_condition: bool = False) -> Expression:
     """Read an expression.
 
     Args:
         text: The expression.
-        resolve: Finds columns.
+        find: Finds columns.
         at: Where it is written, for messages.
+        is_condition: Whether it must be true or false of each row.
 
     Raises:
         Invalid: It says what none may say, names no column, or its types do not fit.
     """
+    tree = _tree(text)
+    if tree is None:
+        raise Invalid(f"{at}: {text!r} is no expression", hint=_HINT)
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise Invalid(f"{at}: {text!r} is no expression", hint=_HINT) from None
-    try:
-        return replace(_Parser(resolve).read(tree), text=text)
+        made = replace(_Reader(find).read(tree), text=text)
+        return _checked(made, "truth value") if is_condition else made
     except Invalid as problem:
         raise Invalid(f"{at}: {problem.message}", hint=problem.hint or _HINT) from None
 
 
-def condition(text: str, resolve: Resolve, at: str) -> Expression:
-    """Read an expression that is true or false of each row. Raises as `parse`."""
-    made = parse(text, resolve, at)
-    if made.kind != _TRUTHS or made.field.shape:
-        raise Invalid(
-            f"{at}: {text!r} is a {made.kind}, and a condition is true or false",
-            hint="compare it: amount > 100",
-        )
-    return made
-
-
 def owners(text: str) -> list[str]:
     """What stands before a point in an expression: its parts. Nothing where it is none."""
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
-    nodes = (node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-    return [node.id for node in nodes if isinstance(node, ast.Name)]
+    tree = _tree(text)
+    found = []
+    for node in () if tree is None else ast.walk(tree):
+        with suppress(Invalid):
+            found.append(_names(node)[0])
+    return found
 
 
 def constant(value: str | bool | int | float) -> Expression:
     """A value as an expression."""
-    if isinstance(value, str):
-        dtype = DType.BYTES
-    elif isinstance(value, bool):
-        dtype = DType.BOOL
-    else:
-        dtype = DType.INT64 if isinstance(value, int) and abs(value) < 2**63 else DType.FP64
-    return Expression(repr(value), Field("", dtype), (), lambda _: value, is_constant=True)
+    types = {str: DType.BYTES, bool: DType.BOOL, int: DType.INT64, float: DType.FP64}
+    dtype = types[type(value)]
+    if dtype is DType.INT64 and abs(value) >= 2**63:  # type: ignore[arg-type]  # a whole number
+        dtype = DType.FP64
+    return Expression(repr(value), Field("", dtype), (), lambda _: value)
 
 
-_HINT = "such as late.prediction > 0.8 and weekday in [6, 7]"
-_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+def _tree(text: str) -> ast.expr | None:
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return tree if sum(1 for _ in ast.walk(tree)) <= _MAX_NODES else None
+
+
+_ARITHMETIC: dict[type, Any] = {
     ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide,
 }  # fmt: skip
-_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+_COMPARISONS: dict[type, Any] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
     ast.Gt: operator.gt, ast.GtE: operator.ge,
 }  # fmt: skip
-_WORDS = {"true": True, "false": False}
 
 
-class _Parser:
-    def __init__(self, resolve: Resolve) -> None:
-        self._resolve = resolve
-        self._depth = 0
+class _Reader:
+    def __init__(self, find: Find) -> None:
+        self._find = find
 
-    def read(self, node: ast.expr) -> Expression:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise Invalid(f"it is nested more than {_MAX_DEPTH} deep")
-        try:
-            return self._read(node)
-        finally:
-            self._depth -= 1
+    def read(self, node: ast.expr, kind: str = "") -> Expression:
+        return _checked(replace(self._read(node), text=ast.unparse(node)), kind)
 
     def _read(self, node: ast.expr) -> Expression:
         match node:
             case ast.Constant(value=bool() | int() | float() | str() as value):
                 return constant(value)
-            case ast.Name(id=name) if name in _WORDS:
-                return constant(_WORDS[name])
+            case ast.Name(id="true" | "false" as name):
+                return constant(name == "true")
             case ast.BoolOp():
                 join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
-                return self._joined(join, [self._truth(one) for one in node.values])
+                return _of(DType.BOOL, join, [self.read(one, "truth value") for one in node.values])
             case ast.UnaryOp(op=ast.Not()):
-                inner = self._truth(node.operand)
+                inner = self.read(node.operand, "truth value")
                 return replace(inner, run=lambda values: np.logical_not(inner.run(values)))
             case ast.UnaryOp(op=ast.USub()):
-                zero = constant(0)
-                return self._computed(np.subtract, zero, self._number(node.operand))
+                sides = [constant(0), self.read(node.operand, "number")]
+                return _of(DType.FP64, partial(np.subtract, dtype=np.float64), sides)
             case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
-                left, right = self._number(node.left), self._number(node.right)
-                return self._computed(_ARITHMETIC[type(op)], left, right)
+                sides = [self.read(one, "number") for one in (node.left, node.right)]
+                return _of(DType.FP64, partial(_ARITHMETIC[type(op)], dtype=np.float64), sides)
             case ast.Compare():
                 return self._compared(node)
             case ast.Call(func=ast.Name(id="missing"), args=[inner], keywords=[]):
-                return self._missing(self.read(inner))
+                column = self._reference(inner)
+                _checked(column, column.kind)
+                return replace(
+                    column,
+                    field=Field("", DType.BOOL),
+                    run=lambda values: is_missing(column.run(values)),
+                )
         return self._reference(node)
 
     def _reference(self, node: ast.expr) -> Expression:
-        label: str | int | None = None
-        inner = node
-        if isinstance(node, ast.Subscript):
-            place_said = node.slice.value if isinstance(node.slice, ast.Constant) else None
-            if not isinstance(place_said, str | int):
-                raise Invalid(f"{ast.unparse(node)}: a place is a class or a whole number")
-            inner, label = node.value, place_said
-        part, name = _names(inner)
-        column = self._resolve(part, name, label)
-        field, key = column.field, column.key
-        if column.place is not None:
-            place = column.place
-            plain = Field("", field.dtype, nullable=field.nullable)
-            return Expression(
-                ast.unparse(node), plain, (key,), lambda values: values[key][:, place]
-            )
-        return Expression(ast.unparse(node), field, (key,), lambda values: values[key])
+        label: Label = None
+        match node:
+            case ast.Subscript(value=inner, slice=ast.Constant(value=str() | int() as said)):
+                node, label = inner, said
+        key, field, place = self._find(*_names(node), label)
+        if place is None:
+            return Expression("", field, (key,), lambda values: values[key])
+        plain = replace(field, name="", shape=())
+        return Expression("", plain, (key,), lambda values: values[key][:, place])
 
     def _compared(self, node: ast.Compare) -> Expression:
-        sides = [node.left, *node.comparators]
-        found = []
-        for op, left, right in zip(node.ops, sides, node.comparators, strict=False):
+        found, left = [], node.left
+        for op, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(op, ast.In | ast.NotIn):
-                found.append(self._among(self._value(left), right, is_in=isinstance(op, ast.In)))
+                is_in = isinstance(op, ast.In)
+                single = ast.Eq() if is_in else ast.NotEq()
+                join = np.logical_or if is_in else np.logical_and
+                values = right.elts if isinstance(right, ast.List) else []
+                if not values or any(self.read(one).reads for one in values):
+                    raise Invalid("`in` needs a list of constants", hint="weekday in [6, 7]")
+                found.append(
+                    _of(DType.BOOL, join, [self._pair(single, left, one) for one in values])
+                )
             else:
-                found.append(self._pair(op, self._value(left), self._value(right)))
-        return self._joined(np.logical_and, found)
+                found.append(self._pair(op, left, right))
+            left = right
+        return _of(DType.BOOL, np.logical_and, found)
 
-    def _pair(self, op: ast.cmpop, left: Expression, right: Expression) -> Expression:
+    def _pair(self, op: ast.cmpop, left: ast.expr, right: ast.expr) -> Expression:
+        sides = [self.read(left), self.read(right)]
+        kind = _checked(sides[0], sides[0].kind).kind
+        _checked(sides[1], kind)
         compare = _COMPARISONS.get(type(op))
-        _check_same(left, right)
-        if compare is None or (left.kind != _NUMBERS and not isinstance(op, ast.Eq | ast.NotEq)):
-            raise Invalid(f"{left.kind}s are compared with ==, != and in")
-        reads = (*left.reads, *right.reads)
-        guarded = [one for one in (left, right) if one.field.nullable]
+        is_equality = isinstance(op, ast.Eq | ast.NotEq)
+        if compare is None or (kind != "number" and not is_equality):
+            raise Invalid(f"a {kind} is compared with ==, != and in")
+        made = _of(DType.BOOL, compare, sides)
         # NaN answers false by itself, but to !=; None is equal to None.
-        needs_guard = isinstance(op, ast.NotEq) or left.kind == _TEXTS
+        guarded = [one for one in sides if one.field.nullable or one.field.dtype.is_float]
+        if not guarded or not is_equality or (kind == "number" and isinstance(op, ast.Eq)):
+            return made
 
         def run(values: Values) -> Any:
-            held = compare(left.run(values), right.run(values))
-            if needs_guard:
-                for one in guarded:
-                    held = np.logical_and(held, ~is_missing(np.asarray(one.run(values))))
-            return held
+            there = [~is_missing(np.asarray(one.run(values))) for one in guarded]
+            return reduce(np.logical_and, there, made.run(values))
 
-        return _truth(reads, run, is_constant=left.is_constant and right.is_constant)
-
-    def _among(self, left: Expression, right: ast.expr, *, is_in: bool) -> Expression:
-        if not isinstance(right, ast.List | ast.Tuple) or not right.elts:
-            raise Invalid("`in` needs a list of constants", hint="weekday in [6, 7]")
-        pairs = [self._pair(ast.Eq(), left, self._constant(one)) for one in right.elts]
-        held = self._joined(np.logical_or, pairs)
-        if is_in:
-            return held
-        other = [self._pair(ast.NotEq(), left, self._constant(one)) for one in right.elts]
-        return self._joined(np.logical_and, other)
-
-    def _constant(self, node: ast.expr) -> Expression:
-        made = self._value(node)
-        if not made.is_constant:
-            raise Invalid("`in` needs a list of constants", hint="weekday in [6, 7]")
-        return made
-
-    def _missing(self, inner: Expression) -> Expression:
-        if inner.field.shape or inner.is_constant:
-            raise Invalid(f"missing() is asked of a column, and {inner.text} is none")
-        return _truth(inner.reads, lambda values: is_missing(inner.run(values)))
-
-    def _joined(self, join: Any, parts: list[Expression]) -> Expression:
-        if len(parts) == 1:
-            return parts[0]
-        reads = tuple(key for one in parts for key in one.reads)
-        runs = [one.run for one in parts]
-        is_constant = all(one.is_constant for one in parts)
-        return _truth(
-            reads,
-            lambda values: reduce(join, [run(values) for run in runs]),
-            is_constant=is_constant,
-        )
-
-    def _computed(self, compute: Any, left: Expression, right: Expression) -> Expression:
-        def run(values: Values) -> Any:
-            return compute(left.run(values), right.run(values), dtype=np.float64)
-
-        nullable = left.field.nullable or right.field.nullable or compute is np.divide
-        made = Field("", DType.FP64, nullable=nullable)
-        both = left.is_constant and right.is_constant
-        return Expression("", made, (*left.reads, *right.reads), run, is_constant=both)
-
-    def _value(self, node: ast.expr) -> Expression:
-        made = self.read(node)
-        if made.field.shape:
-            raise Invalid(
-                f"{made.text} has several values in a row", hint="name one: probabilities['yes']"
-            )
-        return made
-
-    def _number(self, node: ast.expr) -> Expression:
-        made = self._value(node)
-        if made.kind != _NUMBERS:
-            raise Invalid(f"{ast.unparse(node)} is a {made.kind}, and a number is needed")
-        return made
-
-    def _truth(self, node: ast.expr) -> Expression:
-        made = self._value(node)
-        if made.kind != _TRUTHS:
-            raise Invalid(f"{ast.unparse(node)} is a {made.kind}, and a condition is needed")
-        return made
+        return replace(made, run=run)
 
 
-def _names(node: ast.expr) -> tuple[str, str]:
+def _names(node: ast.AST) -> tuple[str, str]:
     """The part, or nothing, and the column that a reference names."""
-    names: list[str] = []
-    inner = node
-    while isinstance(inner, ast.Attribute):
-        names.insert(0, inner.attr)
-        inner = inner.value
-    match inner:
+    match node:
         case ast.Name(id=name):
-            names.insert(0, name)
-            return (names[0], ".".join(names[1:])) if len(names) > 1 else ("", name)
+            return "", name
         case ast.Call(func=ast.Name(id="column"), args=[ast.Constant(value=str() as name)]):
-            if not names and not inner.keywords:
-                return "", name
+            part, point, output = name.partition(".")
+            return (part, output) if point else ("", name)
+        case ast.Attribute(value=ast.Name(id=part), attr=name):
+            return part, name
+        case ast.Attribute(value=ast.Attribute() as inner, attr=name):  # an output of one target
+            part, first = _names(inner)
+            return part, f"{first}.{name}"
     raise Invalid(f"{ast.unparse(node)!r} is not something that an expression may say")
 
 
-def _check_same(left: Expression, right: Expression) -> None:
-    if left.kind != right.kind:
-        raise Invalid(f"{left.text or 'a sum'} is a {left.kind}, and {right.text} a {right.kind}")
+def _checked(made: Expression, kind: str) -> Expression:
+    """Raise `Invalid` unless it is one value of that kind in each row; any shape if empty."""
+    if kind and (made.field.shape or made.kind != kind):
+        found = f"{list(made.field.shape)} values" if made.field.shape else f"a {made.kind}"
+        raise Invalid(f"{made.text} is {found} in a row, and a {kind} is needed")
+    return made
 
 
-def _truth(reads: tuple[Key, ...], run: Run, *, is_constant: bool = False) -> Expression:
-    return Expression("", Field("", DType.BOOL), reads, run, is_constant=is_constant)
+def _of(dtype: DType, compute: Any, parts: list[Expression]) -> Expression:
+    """What a function of two makes of parts, from the left to the right."""
+    runs = [one.run for one in parts]
+    reads = tuple(dict.fromkeys(key for one in parts for key in one.reads))
+    nullable = dtype is not DType.BOOL and any(one.field.nullable for one in parts)
+    field = Field("", dtype, nullable=nullable)
+    if len(runs) == 2:
+        left, right = runs
+        return Expression("", field, reads, lambda values: compute(left(values), right(values)))
+    return Expression(
+        "", field, reads, lambda values: reduce(compute, [run(values) for run in runs])
+    )

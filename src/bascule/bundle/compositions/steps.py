@@ -1,193 +1,152 @@
-"""The parts of a composition, ready to run: from columns by key to the columns of their outputs.
+"""What the parts of a composition do: from columns by key to the columns of their outputs.
 
-A step is made by `planning`, which has checked types, and keeps no state.
+Made by `planning`, which has checked types. Nothing here keeps state.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.compositions.expressions import Expression, Key, Values
+from bascule.bundle.compositions.expressions import Expression, Values
 from bascule.bundle.disk import Label, Target
 from bascule.bundle.tables import as_dtype, conform
-from bascule.core import Columns, DType, Field, Invalid, Program, Signature
+from bascule.core import Columns, DType, Field, Signature
 
-RunPart = Callable[[str, Values, int], Columns]
-"""Runs the part of a name."""
+
+class Running(Protocol):
+    """A run of a composition."""
+
+    def part(self, name: str, values: Values, rows: int) -> Columns:
+        """What a part answers."""
+
+    def program(self, name: str, columns: Columns) -> Columns:
+        """What the program of a part that is a model answers."""
+
+
+Run = Callable[[Values, int, Running], Columns]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step(ABC):
-    """One part.
-
-    Attributes:
-        name: Of the part.
-        outputs: What it gives.
-        task: As in a manifest.
-        classes: As in a manifest.
-        targets: As in a manifest.
-        reads: The columns that it needs.
-        notes: What it tells the ledger beside its outputs: a text or number for each row.
-    """
+class Step:
+    """A part: what it gives, what is recorded beside (`notes`), and how; see `Manifest`."""
 
     name: str
+    run: Run
     outputs: tuple[Field, ...]
     task: str = "other"
     classes: tuple[Label, ...] | None = None
     targets: tuple[Target, ...] = ()
-    reads: tuple[Key, ...] = ()
     notes: tuple[Field, ...] = ()
 
-    @abstractmethod
-    def run(self, values: Values, rows: int, run_part: RunPart) -> Columns:
-        """Its outputs, and its notes, for so many rows."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Feed:
-    """An input of a model: the expressions that give it, several for the columns of a matrix."""
+    """An input of a model: the expression that gives it, and the type that its program reads."""
 
     field: Field
     dtype: DType
-    sources: tuple[Expression, ...]
+    source: Expression
     is_checked: bool
 
     def of(self, values: Values, rows: int) -> NDArray[Any]:
-        """As the program reads it. Raises `Invalid` for a value that the model does not take."""
-        if self.field.shape and not self.sources[0].field.shape:
-            found = np.column_stack([one.of(values, rows) for one in self.sources])
-        else:
-            found = self.sources[0].of(values, rows)
-        found = as_dtype(found, self.field.dtype)
+        """Raises `Invalid` for a value that the model does not take."""
+        found = as_dtype(self.source.of(values, rows), self.field.dtype)
         if self.is_checked:
             self._check(found)
         return as_dtype(found, self.dtype)
 
     def _check(self, found: NDArray[Any]) -> None:
-        bounds, categories = self.field.bounds, self.field.categories
-        if found.dtype.kind == "f" and categories is None:
-            least, most = bounds or (-np.inf, np.inf)
+        if found.dtype.kind == "f" and self.field.categories is None:
+            least, most = self.field.bounds or (-np.inf, np.inf)
             if ((found >= least) & (found <= most)).all():
                 return
         data = found if self.field.shape else {self.field.name: found}
         conform(data, Signature((self.field,), ()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelStep(Step):
-    """Runs the program of a bundle."""
-
-    feeds: tuple[Feed, ...]
-    digest: str
-
-    def run(self, values: Values, rows: int, run_part: RunPart) -> Columns:
-        raise NotImplementedError  # a program is bound by `bound`
-
-    def run_program(self, program: Program, values: Values, rows: int) -> Columns:
-        columns = {feed.field.name: feed.of(values, rows) for feed in self.feeds}
-        answered = program.run(columns)
-        for field in self.outputs:
-            if len(answered[field.name]) != rows:
-                raise Invalid(f"it answers {len(answered[field.name])} rows for {rows}")
-        return answered
+def ask_model(name: str, feeds: Sequence[Feed]) -> Run:
+    """Asks the program of a bundle."""
+    return lambda values, rows, running: running.program(
+        name, {feed.field.name: feed.of(values, rows) for feed in feeds}
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnsembleStep(Step):
+def average(
+    members: Sequence[str], weights: Sequence[float], fields: Sequence[Field],
+    classes: Sequence[Any] | None, *, is_vote: bool,
+) -> Run:  # fmt: skip
     """The weighted mean of members, or the label with the most weight; the first of equals."""
+    labels = None if classes is None else np.array(classes, fields[0].dtype.numpy)
+    output = "prediction" if labels is None else "label" if is_vote else "probabilities"
 
-    members: tuple[str, ...]
-    weights: tuple[float, ...]
-    how: str
-
-    def run(self, values: Values, rows: int, run_part: RunPart) -> Columns:  # noqa: ARG002
-        if self.classes is None:
-            return {"prediction": self._mean(values, "prediction").astype(np.float64, copy=False)}
-        labels = np.array(self.classes, self.outputs[0].dtype.numpy)
-        if self.how == "vote":
-            total = np.zeros((rows, len(labels)))
-            for member, weight in zip(self.members, self.weights, strict=True):
-                total += weight * (values[member, "label"][:, None] == labels)
-            shares = total / sum(self.weights)
-        else:
-            shares = self._mean(values, "probabilities")
-        made = {"label": labels[np.argmax(shares, axis=1)], "probabilities": shares}
-        return {field.name: as_dtype(made[field.name], field.dtype) for field in self.outputs}
-
-    def _mean(self, values: Values, output: str) -> NDArray[Any]:
+    def run(values: Values, _rows: int, _running: Running) -> Columns:
         total: Any = 0.0
-        for member, weight in zip(self.members, self.weights, strict=True):
-            total = total + weight * values[member, output].astype(np.float64, copy=False)
-        return np.asarray(total / sum(self.weights))
+        for member, weight in zip(members, weights, strict=True):
+            given = values[member, output]
+            given = given[:, None] == labels if is_vote else given
+            total = total + weight * given.astype(np.float64, copy=False)
+        mean = total / sum(weights)
+        if labels is None:
+            return {"prediction": mean}
+        return {"label": labels[np.argmax(mean, axis=1)], "probabilities": mean}
+
+    return run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouterStep(Step):
+def route(conditions: Sequence[Expression], parts: Sequence[str], outputs: Sequence[Field]) -> Run:
     """Has one part answer each row: of the first condition that holds, or the last part."""
+    # A part may stand in several rows of the table: it runs once.
+    names = list(dict.fromkeys(parts))
+    numbers = np.array([names.index(name) for name in parts])
 
-    conditions: tuple[Expression, ...]
-    parts: tuple[str, ...]
-
-    def run(self, values: Values, rows: int, run_part: RunPart) -> Columns:
-        chosen = first_true(self.conditions, values, rows)
-        made: Columns = {}
-        # A part may stand in several rows of the table: it runs once.
-        parts = list(dict.fromkeys(self.parts))
-        place = np.array([parts.index(name) for name in self.parts])[chosen]
-        for number, name in enumerate(parts):
-            mine = place == number
+    def run(values: Values, rows: int, running: Running) -> Columns:
+        chosen = numbers[first_true(conditions, values, rows)]
+        made: Columns = {"part": np.array(names, object)[chosen]}
+        for number in np.unique(chosen).tolist():
+            mine = chosen == number
             count = int(mine.sum())
-            if count == rows:
-                made = {one.name: found for one, found in self._asked(name, values, rows, run_part)}
-                break
-            if not count:
-                continue
-            few = {key: column[mine] for key, column in values.items()}
-            for one, found in self._asked(name, few, count, run_part):
-                if one.name not in made:
-                    made[one.name] = np.empty((rows, *found.shape[1:]), found.dtype)
-                made[one.name][mine] = found
-        made["part"] = np.array(parts, object)[place]
+            few = values if count == rows else {key: all_[mine] for key, all_ in values.items()}
+            answered = running.part(names[number], few, count)
+            for field in outputs:
+                found = answered[field.name]
+                if field.name not in made:
+                    made[field.name] = np.empty((rows, *found.shape[1:]), found.dtype)
+                made[field.name][mine] = found
         return made
 
-    def _asked(
-        self, name: str, values: Values, rows: int, run_part: RunPart
-    ) -> list[tuple[Field, NDArray[Any]]]:
-        answered = run_part(name, values, rows)
-        return [(one, answered[one.name]) for one in self.outputs]
+    return run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RulesStep(Step):
-    """A rule table with hit policy *first* (DMN 1.3, section 8.2.8): the first row that holds.
+def decide(
+    conditions: Sequence[Expression], then: Mapping[str, Sequence[Expression]],
+    outputs: Sequence[Field],
+) -> Run:  # fmt: skip
+    """A rule table with hit policy *first* (DMN 1.3, section 8.2.8): the first row that holds."""
+    tables = {
+        field.name: np.array([cell.run({}) for cell in then[field.name]], field.dtype.numpy)
+        for field in outputs
+        if not any(cell.reads for cell in then[field.name])
+    }
 
-    `then`: by output, the value of each row of the table.
-    """
-
-    conditions: tuple[Expression, ...]
-    then: Mapping[str, tuple[Expression, ...]]
-
-    def run(self, values: Values, rows: int, run_part: RunPart) -> Columns:  # noqa: ARG002
-        hit = first_true(self.conditions, values, rows)
-        made: Columns = {}
-        for field in self.outputs:
-            cells = self.then[field.name]
-            if all(cell.is_constant for cell in cells):
-                table = np.array([cell.run(values) for cell in cells], field.dtype.numpy)
-                made[field.name] = table[hit]
+    def run(values: Values, rows: int, _running: Running) -> Columns:
+        hit = first_true(conditions, values, rows)
+        made: Columns = {"rule": hit + 1}
+        for field in outputs:
+            if field.name in tables:
+                made[field.name] = tables[field.name][hit]
                 continue
             made[field.name] = column = np.empty(rows, field.dtype.numpy)
             for number in np.unique(hit).tolist():
                 mine = hit == number
-                column[mine] = cells[number].of(values, rows)[mine]
-        made["rule"] = hit + 1
+                column[mine] = then[field.name][number].of(values, rows)[mine]
         return made
+
+    return run
 
 
 def first_true(conditions: Sequence[Expression], values: Values, rows: int) -> NDArray[np.int64]:

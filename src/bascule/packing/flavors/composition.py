@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+from msgspec import structs, to_builtins
 
 from bascule.bundle import (
     PARTS,
@@ -19,13 +19,7 @@ from bascule.bundle import (
     pinned_program,
     read_truth,
 )
-from bascule.bundle.compositions import (
-    CompositionProgram,
-    Document,
-    Plan,
-    make_plan,
-    read_document,
-)
+from bascule.bundle.compositions import CompositionProgram, Output, make_plan, read_document
 from bascule.bundle.disk import (
     EXAMPLE,
     MANIFEST,
@@ -38,7 +32,7 @@ from bascule.bundle.disk import (
     read_file,
 )
 from bascule.bundle.programs import COMPOSITION
-from bascule.core import BasculeError, Columns, Invalid, Untrusted, canonical_json
+from bascule.core import BasculeError, Columns, Invalid, Signature, Untrusted, canonical_json
 from bascule.packing.imported import Compilation, ImportedModel, Rows
 from bascule.packing.probing import drawn
 
@@ -60,35 +54,36 @@ class Composition:
 
         Raises:
             Invalid: It says what no composition may; the message names the place.
-            NotFound: There is no such file, or no such model.
+            NotFound: There is no such model.
         """
-        value: Any = said
+        value, home = said, None
         if not isinstance(said, Mapping):
+            home = Path(said).parent
             try:
                 value = tomllib.loads(Path(said).read_text(encoding="utf-8"))
             except (OSError, ValueError) as problem:
-                raise Invalid(f"{said} is no composition: {problem}", hint="write TOML") from None
+                raise Invalid(f"{said} is no TOML: {problem}", hint="check the file") from None
         document = read_document(value)
         self.bundles: dict[str, Bundle] = {}
-        self.references: dict[str, str] = {}
-        parts = []
-        for part in document.parts:
+        self.references = {part.name: part.model for part in document.parts if part.model}
+        for place, part in enumerate(document.parts):
             if part.digest or part.program:
                 raise Invalid(
                     f"parts.{part.name}: digest and program are found when it is packed",
                     hint="name the version: model = 'late/3'",
                 )
             if part.model:
-                bundle = self.bundles[part.name] = _opened(part.name, part.model, said, open_model)
-                self.references[part.name] = part.model
-                part = msgspec.structs.replace(
+                bundle = _opened(part.name, part.model, home, open_model)
+                self.bundles[part.name] = bundle
+                document.parts[place] = structs.replace(
                     part, model=bundle.name, digest=bundle.digest,
                     program=pinned_program(bundle.path, bundle.manifest),
                 )  # fmt: skip
-            parts.append(part)
         manifests = {name: bundle.manifest for name, bundle in self.bundles.items()}
-        self.document: Document = msgspec.structs.replace(document, parts=parts)
-        self.plan: Plan = make_plan(self.document, manifests)
+        self.plan = make_plan(document, manifests)
+        # Explicit, because canonical JSON does not keep the order of a rule table's outputs.
+        outputs = [Output(one.field.name, one.text) for one in self.plan.outputs]
+        self.document = structs.replace(document, outputs=outputs)
 
 
 class Compositions:
@@ -100,43 +95,38 @@ class Compositions:
         return isinstance(model, Composition)
 
     def read(self, model: Composition, train: Any, test: Any) -> ImportedModel:
-        plan, final = model.plan, model.plan.final
+        final, signature, bundles = model.plan.final, model.plan.signature, model.bundles
         task = "other" if final is None else final.task
-        programs = {
-            part.name: open_program(
-                model.bundles[part.name].path, model.bundles[part.name].manifest,
-                name=part.program, isolated=True,
+        ran = {part.name: part.program for part in model.document.parts if part.model}
+        programs, requires, are_invariant = {}, dict[str, str](), True
+        for name, bundle in bundles.items():
+            entry = bundle.manifest.program(ran[name])
+            programs[name] = open_program(
+                bundle.path, bundle.manifest, name=ran[name], isolated=True
             )
-            for part in model.document.parts
-            if part.model
-        }  # fmt: skip
-        requires: dict[str, str] = {}
-        for bundle in model.bundles.values():
-            if bundle.manifest.served is None:
+            are_invariant &= entry is not None and entry.batch_invariant
+            if entry is None:
                 requires |= bundle.manifest.original.requires
-        count = len(model.document.parts)
+        digests = {name: bundle.digest for name, bundle in bundles.items()}
         return ImportedModel(
             task=task,
             classes=None if final is None else final.classes,
             targets=() if final is None else final.targets,
-            signature=plan.signature,
-            original=CompositionProgram(COMPOSITION, plan, programs),
-            saved=canonical_json(msgspec.to_builtins(model.document)),
+            signature=signature,
+            original=CompositionProgram(COMPOSITION, model.plan, programs, digests),
+            saved=canonical_json(to_builtins(model.document)),
             saved_file=_FILE,
             saved_format=COMPOSITION,
             requires=requires,
-            train=_rows(train, plan, task),
-            test=_rows(test, plan, task),
-            parameters={
-                name: f"{said}, {model.bundles[name].digest}"
-                for name, said in model.references.items()
-            },
+            train=_rows(train, signature, task),
+            test=_rows(test, signature, task),
+            parameters={name: f"{model.references[name]}, {digests[name]}" for name in bundles},
             own_program=ProgramEntry(
-                name=COMPOSITION, kind=COMPOSITION, file=_FILE, inputs=plan.signature.inputs,
-                batch_invariant=all(_is_invariant(model, part) for part in model.bundles),
-                tolerance=0.0, precision=f"{count} part{'s' * (count > 1)}",
+                name=COMPOSITION, kind=COMPOSITION, file=_FILE, inputs=signature.inputs,
+                batch_invariant=are_invariant, tolerance=0.0,
+                precision=f"{len(model.document.parts)} parts",
             ),
-            files=_files(model),
+            files=_files(bundles, ran),
             example=_example(model),
         )  # fmt: skip
 
@@ -146,62 +136,48 @@ class Compositions:
 
 
 def _opened(
-    part: str,
-    reference: str,
-    said: str | Path | Mapping[str, Any],
-    open_model: Callable[[str], Bundle],
+    part: str, reference: str, home: Path | None, open_model: Callable[[str], Bundle]
 ) -> Bundle:
-    beside = reference
-    if not isinstance(said, Mapping) and (Path(said).parent / reference / MANIFEST).is_file():
-        beside = str(Path(said).parent / reference)
+    if home is not None and (home / reference / MANIFEST).is_file():
+        reference = str(home / reference)
     try:
-        return open_model(beside)
+        return open_model(reference)
     except BasculeError as problem:
-        said_so = f"parts.{part}.model: {problem.message}"
-        raise type(problem)(said_so, hint=problem.hint, **problem.facts) from None
+        said = f"parts.{part}.model: {problem.message}"
+        raise type(problem)(said, hint=problem.hint, **problem.facts) from None
 
 
-def _is_invariant(model: Composition, name: str) -> bool:
-    part = next(one for one in model.document.parts if one.name == name)
-    entry = model.bundles[name].manifest.program(part.program)
-    return entry is not None and entry.batch_invariant
-
-
-def _files(model: Composition) -> dict[str, bytes]:
+def _files(bundles: Mapping[str, Bundle], ran: Mapping[str, str]) -> dict[str, bytes]:
     """Of each part what its programs need; of one that its original answers, all."""
     made: dict[str, bytes] = {}
-    for part in model.document.parts:
-        if not part.model:
-            continue
-        bundle = model.bundles[part.name]
-        manifest, folder = bundle.manifest, f"{PARTS}/{part.name}"
-        if digest_of(bundle.path) != part.digest:
+    for name, bundle in bundles.items():
+        manifest, folder = bundle.manifest, f"{PARTS}/{name}"
+        if digest_of(bundle.path) != bundle.digest:
             raise Untrusted(f"the bundle at {bundle.path} is another one now", hint="pack again")
         made[f"{folder}/{MANIFEST}"] = (bundle.path / MANIFEST).read_bytes()
         for file in manifest.files:
-            if part.program == ORIGINAL or _is_needed(file, manifest):
+            if ran[name] == ORIGINAL or _is_needed(file, manifest):
                 made[f"{folder}/{file}"] = read_file(bundle.path, manifest, file)
     return made
 
 
 def _is_needed(file: str, manifest: Manifest) -> bool:
     """Whether compiled programs need it: not the rows, nor the original, unless steps of it run."""
-    entries = manifest.programs
     if file == manifest.original.file:
-        return any(entry.file == file or entry.features is not None for entry in entries)
+        return any(one.file == file or one.features is not None for one in manifest.programs)
     return not file.startswith(_NOT_OF_PARTS)
 
 
 def _example(model: Composition) -> Columns:
     """Rows of the examples of the parts; what no model reads is made up."""
     found: Columns = {}
-    for name, bundle in model.bundles.items():
-        part = next(one for one in model.document.parts if one.name == name)
-        fields = bundle.signature.inputs
-        held = columns_of(read_file(bundle.path, bundle.manifest, EXAMPLE), fields)
-        for field, column in held.items():
-            if field not in part.inputs:
-                found.setdefault(field, column)
+    for part in model.document.parts:
+        if part.model:
+            bundle = model.bundles[part.name]
+            body = read_file(bundle.path, bundle.manifest, EXAMPLE)
+            for field, column in columns_of(body, bundle.signature.inputs).items():
+                if field not in part.inputs:
+                    found.setdefault(field, column)
     count = min((len(column) for column in found.values()), default=1)
     random = np.random.default_rng(0)
     return {
@@ -212,10 +188,10 @@ def _example(model: Composition) -> Columns:
     }
 
 
-def _rows(data: Any, plan: Plan, task: str) -> Rows | None:
+def _rows(data: Any, signature: Signature, task: str) -> Rows | None:
     if data is None:
         return None
     table, truth = data if isinstance(data, tuple) else (data, None)
     if truth is not None:
         truth = read_truth(truth, TRUTHS.get(task, ()))
-    return Rows(conform(table, plan.signature), truth)
+    return Rows(conform(table, signature), truth)

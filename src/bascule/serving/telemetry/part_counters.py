@@ -23,7 +23,7 @@ class PartTotals(NamedTuple):
 
 
 class PartCounters:
-    """A region for each worker, of slots for the labels of `Counters`; parts have their names there."""
+    """A region for each worker, of a slot for each label of `Counters`, with the names of parts."""
 
     def __init__(self, memory: memoryview, workers: int, labels: int) -> None:
         self._words = memory.cast("Q")
