@@ -474,8 +474,8 @@ class Engine:
     __slots__ = (
         "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_hurried",
         "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop",
-        "_noted_runs", "_past_inline_runs", "_runs", "_was_interrupted", "batcher", "by", "inline_rows",
-        "pace", "parts", "placement", "program", "size_bytes",
+        "_noted_parts", "_noted_runs", "_past_inline_runs", "_runs", "_was_interrupted", "batcher",
+        "by", "inline_rows", "pace", "parts", "placement", "program", "size_bytes",
     )  # fmt: skip
 
     def __init__(
