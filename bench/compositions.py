@@ -1,8 +1,8 @@
 """What a composition adds to its parts: `python -m bench.compositions`.
 
-Three models in a chain, one row: the program of the composition, as the batch engine calls it
-(`run`) and as a server does (`complete`, then `run`), beside its parts' programs called one after
-the other in the same process, and by hand with the same casts. Medians of interleaved rounds.
+Three models in a chain, one row: the program of the composition as batches call it (`run`), and as
+a server does (`complete`, then `run`), beside the programs of its parts, called one after the other
+in this process. Medians of interleaved rounds, of processor time.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def measured(calls: list[Callable[[], Columns]]) -> list[float]:
     found: list[list[float]] = [[] for _ in calls]
     for _ in range(ROUNDS):
         for place, call in enumerate(calls):
-            before_s = time.perf_counter()
+            before_s = time.process_time()
             for _ in range(CALLS):
                 call()
-            found[place].append((time.perf_counter() - before_s) / CALLS * 1e6)
+            found[place].append((time.process_time() - before_s) / CALLS * 1e6)
     return [statistics.median(one) for one in found]
 
 
