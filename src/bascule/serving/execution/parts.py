@@ -132,6 +132,7 @@ class _Run:
     """The thread has ended, with `_error` or without."""
     _error: BasculeError | None = None
     _since_s: float = 0.0
+    queue_ns: int = 0
     _timer: asyncio.TimerHandle = field(init=False)
 
     def __post_init__(self) -> None:
@@ -178,6 +179,7 @@ class _Run:
     # -- on the event loop --
 
     def begin(self) -> None:
+        self.queue_ns = round(1e9 * (self._runner.loop.time() - self._since_s))
         name = f"bascule-parts-{self.by.name}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         try:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bascule.core import Unavailable
+from bascule.serving.telemetry import texts
 from bascule.serving.telemetry.arms import ArmCounters
 
 
@@ -67,7 +68,7 @@ _RUNS = _OUTCOMES + 1
 _OPEN = _RUNS + 1
 _PARTS = _OPEN + 1
 _ENDINGS = _PARTS + 1
-REFUSALS = ("rate", "budget", "catalogue", "outlier")
+REFUSALS = ("rate", "budget", "catalogue", "outlier", "text")
 """Why a policy refuses a call; `catalogue`: the budget of its caller could not be reserved."""
 _REFUSALS = _ENDINGS + len(Ending)
 _HISTOGRAMS = _REFUSALS + len(REFUSALS)
@@ -85,7 +86,8 @@ _OF_PROTOCOL = {
 _OF_STATUS = {
     status: STATUS_CLASSES.index(f"{status // 100}xx") * _HISTOGRAM_WORDS for status in STATUSES
 }
-_SLOT_WORDS = _HISTOGRAMS + len(_KINDS) * _HISTOGRAM_WORDS
+_TEXTS = _HISTOGRAMS + len(_KINDS) * _HISTOGRAM_WORDS
+_SLOT_WORDS = _TEXTS + texts.WORDS
 
 _KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _CONTROL_BEAT, _CONTROL_RESTARTS = 1, 2, 3, 4, 5
 _AWAY_NS = 6
@@ -145,6 +147,14 @@ class MetricSeries:
         self._words[self._base + _PARTS] += parts
         self._words[self._base + _ENDINGS + _ENDING_INDEX[ending]] += 1
 
+    def count_text(self, figures: texts.TextFigures) -> None:
+        """Note a generated answer."""
+        texts.count_text(self._words, self._base + _TEXTS, figures)
+
+    def count_check(self, check: tuple[str, str, str], ns: int) -> None:
+        """Note what a check of texts did and cost; see `texts.count_check`."""
+        texts.count_check(self._words, self._base + _TEXTS, check, ns)
+
     def note_work(self, runs: int, open_calls: int) -> None:
         """Note so many more runs of the program, and how many calls wait or run now."""
         self._words[self._base + _RUNS] += runs
@@ -189,6 +199,7 @@ class Totals:
         parts: Parts of answers in parts that were sent.
         endings: Answers in parts by how they ended, only those seen.
         refusals: Calls that policies refused, by reason, only those seen.
+        texts: Of generated answers; None where there are none.
     """
 
     by_status: dict[int, int]
@@ -204,6 +215,7 @@ class Totals:
     parts: int = 0
     endings: Mapping[str, int] = field(default_factory=dict)
     refusals: Mapping[str, int] = field(default_factory=dict)
+    texts: texts.TextTotals | None = None
 
     @property
     def requests(self) -> int:
@@ -421,6 +433,7 @@ class Counters:
                 for index, reason in enumerate(REFUSALS)
                 if sums[_REFUSALS + index]
             },
+            texts=texts.totals_of(sums[_TEXTS:]),
         )
 
 

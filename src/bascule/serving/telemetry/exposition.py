@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bascule.serving.telemetry.arms import SHADOW_ARM, ArmTotals
 from bascule.serving.telemetry.counters import BUCKETS_S, MetricLabels, Pulse, Totals
+from bascule.serving.telemetry.texts import TextTotals
 
 SHOWN_PLANS = 3
 """Of each endpoint, so many of its last plans have metrics: every change of a plan makes series."""
@@ -32,7 +33,9 @@ def prometheus_text(
     others = [total for label, total in both if not label.model]
     families = (*_of_versions(served, others), *_of_arms(_last_plans(arms)), *_of(pulse or Pulse()))
     lines = [line for family in families for line in _lines(family)]
-    return "\n".join([*lines, *_durations(served), ""])
+    texts = [(names, total.texts) for names, total in served if total.texts]
+    texts += [(_arm_labels(arm), arm.texts) for arm in _last_plans(arms) if arm.texts]
+    return "\n".join([*lines, *_durations(served), *_of_texts(texts), ""])
 
 
 def _lines(family: _Family) -> Iterator[str]:
@@ -103,12 +106,53 @@ def _durations(served: Sequence[tuple[str, Totals]]) -> Iterator[str]:
     for names, total in served:
         for one in total.histograms:
             labels = f'{names},protocol="{one.protocol}",status_class="{one.status_class}"'
-            running = 0
-            for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], one.buckets, strict=True):
-                running += count
-                yield f'{name}_bucket{{{labels},le="{bound}"}} {running}'
-            yield f"{name}_sum{{{labels}}} {one.duration_s}"
-            yield f"{name}_count{{{labels}}} {running}"
+            yield from _histogram(name, labels, BUCKETS_S, one.buckets, one.duration_s)
+
+
+def _of_texts(texts: Sequence[tuple[str, TextTotals]]) -> Iterator[str]:
+    """Of generated answers: by version, and again by arm under names of its own."""
+    for prefix, of_arms in (("bascule", False), ("bascule_arm", True)):
+        each = [(names, total) for names, total in texts if ('arm="' in names) == of_arms]
+        if not each:
+            continue
+        for name in each[0][1].counts:
+            samples = [(names, total.counts[name]) for names, total in each]
+            about = f"Of generated answers: {name.replace('_', ' ')}."
+            yield from _lines((f"{prefix}_{name}_total", "counter", about, samples))
+        for name, about, field, labels in (
+            ("generations", "Generated answers, by how they ended.", "finishes", ("finish",)),
+            ("text_checks", "What checks of texts did.", "checks", ("side", "kind", "action")),
+            ("text_check_seconds", "What checks of texts cost.", "check_s", ("side", "kind")),
+        ):
+            found = [
+                (f"{names},{_labelled(labels, key)}", value)
+                for names, total in each
+                for key, value in getattr(total, field).items()
+            ]
+            yield from _lines((f"{prefix}_{name}_total", "counter", about, found))
+        for at, shown in enumerate(each[0][1].histograms):
+            name = f"{prefix}_{shown.name}"
+            yield f"# HELP {name} {shown.about}"
+            yield f"# TYPE {name} histogram"
+            for names, total in each:
+                one = total.histograms[at]
+                yield from _histogram(name, names, one.bounds, one.buckets, one.total)
+
+
+def _labelled(labels: Sequence[str], key: str | tuple[str, ...]) -> str:
+    values = (key,) if isinstance(key, str) else key
+    return ",".join(f'{label}="{value}"' for label, value in zip(labels, values, strict=True))
+
+
+def _histogram(
+    name: str, labels: str, bounds: Sequence[float], buckets: Sequence[int], total: float
+) -> Iterator[str]:
+    running = 0
+    for bound, count in zip([*map(str, bounds), "+Inf"], buckets, strict=True):
+        running += count
+        yield f'{name}_bucket{{{labels},le="{bound}"}} {running}'
+    yield f"{name}_sum{{{labels}}} {total}"
+    yield f"{name}_count{{{labels}}} {running}"
 
 
 def _last_plans(arms: Sequence[ArmTotals]) -> list[ArmTotals]:

@@ -38,6 +38,7 @@ from bascule.monitoring.ledger import (
 )
 from bascule.serving.calls import Answer, AnsweredBy, Call, Context
 from bascule.serving.telemetry.counters import MetricLabels
+from bascule.serving.telemetry.texts import RULES
 
 _BLOCK_REQUESTS = 64
 _BLOCK_ROWS = 1_024
@@ -299,6 +300,13 @@ class LedgerRecorder:
             if of.room > self._max_rows // 2:
                 of.share = min(self._keep, of.share * 2)
             of.room = self._max_rows
+
+    def keep_private(self, model: str, key: bytes) -> None:
+        """Keep of the texts of a model what `texts.RULES` says, unless the settings say more."""
+        self._private = {f"{model}.{name}": rule for name, rule in RULES.items()} | {
+            **self._private
+        }
+        self._key = b"" if self._is_anonymous else key
 
     def new_figures(self) -> tuple[int, int, float]:
         """Requests kept and dropped since the last call, and the lag of the scribe in seconds."""

@@ -36,6 +36,7 @@ from bascule.serving.telemetry import (
     Counters,
     MetricLabels,
     labels_of,
+    makes_texts,
 )
 
 _UnderPolicies = dict[tuple[Any, ...], Predictor]
@@ -135,7 +136,9 @@ class PlannedEndpoints:
         for name, arm in arms.items():
             _count_answers(arm.series, arm.by, versions[name])
         candidate, current = arms.get(CANDIDATE), versions.get(CURRENT)
-        if candidate is not None and current is not None:
+        if candidate is None or current is None:
+            return
+        if not makes_texts(current.signature):  # generating each answer twice costs too much
             candidate.pairs = PairRunner(current, candidate.series, self._loop, share=PAIRS_SHARE)
 
     def tick(self) -> None:

@@ -62,6 +62,7 @@ from bascule.serving.telemetry import (
     Counters,
     RequestLog,
     RequestLogConfig,
+    makes_texts,
     open_recorder,
     start_logging,
 )
@@ -208,6 +209,9 @@ class _Worker:
 
     def _take(self, models: Iterable[Predictor]) -> None:
         """Serve these from now on."""
+        models = list(models)
+        if self._ledger is not None:
+            _keep_texts_private(self._ledger, self._config.serving.ledger, models)
         self._site.serve(self._plane.serve(models), self._plane.asked_headers)
         for keep_headers in self._keep_headers:
             keep_headers(self._plane.asked_headers)
@@ -290,6 +294,22 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
         key=key,
         is_anonymous=config.is_anonymous,
     )
+
+
+def _keep_texts_private(
+    ledger: LedgerRecorder, config: LedgerConfig | None, models: Iterable[Predictor]
+) -> None:
+    names = {
+        model.service.path and model.by.model for model in models if makes_texts(model.signature)
+    }
+    if not names:
+        return
+    from bascule.monitoring.ledger import hash_key
+
+    assert config is not None
+    key = hash_key(config.home)
+    for name in names:
+        ledger.keep_private(name, key)
 
 
 def _open_request_log(config: RequestLogConfig, worker: int) -> RequestLog:
