@@ -56,7 +56,10 @@ if TYPE_CHECKING:
     from bascule.kinds import run_job as run_job
     from bascule.monitoring.ledger import outcome_draw as outcome_draw
     from bascule.packing import pack as pack, rebuild as rebuild
-    from bascule.packing.flavors import PythonModel as PythonModel
+    from bascule.packing.flavors import (
+        PythonModel as PythonModel,
+        TextGeneration as TextGeneration,
+    )
     from bascule.registry import Registry as Registry
     from bascule.release import Criterion as Criterion
     from bascule.training import pipeline as pipeline
@@ -75,7 +78,7 @@ _NAMES = {
     ),
     "bascule.kinds": "run_job",
     "bascule.monitoring.ledger": "outcome_draw",
-    "bascule.packing": "PythonModel pack rebuild",
+    "bascule.packing": "PythonModel TextGeneration pack rebuild",
     "bascule.registry": "Registry",
     "bascule.release": "Criterion",
     "bascule.training": "pipeline",

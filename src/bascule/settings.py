@@ -57,7 +57,7 @@ _SERVING_FILES = (
     "tls_certificate", "tls_key", "tls_client_authority", "unix_socket", "feature_store",
 )  # fmt: skip
 
-ProtocolName = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
+ProtocolName = Literal["oip", "tfserving", "invocations", "vertex", "azureml", "openai"]
 
 _Port = Annotated[int, Ge(0), Le(65_535)]
 

@@ -14,6 +14,7 @@ from typing import Any
 from bascule.bundle.choosing import Roles, roles
 from bascule.bundle.disk import (
     CLASSIFICATIONS,
+    GENERATION,
     ISOLATED,
     ORIGINAL,
     OUTLIERS,
@@ -231,6 +232,7 @@ def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         REGRESSIONS: f"estimates {len(manifest.targets)} numbers for each",
         RANKING: "orders the rows of a query by a number, the largest first",
         SURVIVAL: "estimates which ends first (risk), or when (time)",
+        GENERATION: "is a prompt or a conversation, and a text answers it",
     }.get(manifest.task, "answers each")
     trained = ""
     if said.training:

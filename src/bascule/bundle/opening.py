@@ -85,6 +85,10 @@ def open_original(
     """
     from bascule.bundle.originals import is_isolated
 
+    if manifest.original.format == "generation":
+        from bascule.bundle.generation import open_generation
+
+        return open_generation(Path(path), manifest, threads=threads)
     if isolated and not is_isolated(manifest.original.format):
         from bascule.bundle.originals import inputs_of
         from bascule.bundle.programs import of_bundle

@@ -47,6 +47,11 @@ class Program(ABC):
         """
         yield self.run(columns, outputs)
 
+    @property
+    def most_parts(self) -> int | None:
+        """How many answers in parts it gives at once; None for any number."""
+        return None
+
     def complete(self, calls: Sequence[Columns]) -> Sequence[Columns]:
         """The columns of calls with what is looked up for them; `run` looks it up otherwise."""
         return calls
@@ -82,6 +87,10 @@ class AroundProgram(Program):
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         return self._program.run(columns, outputs)
+
+    @property
+    def most_parts(self) -> int | None:
+        return self._program.most_parts
 
     @property
     def may_block(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ class ImportedModel:
         saved: The bytes of the original in the safest form that its framework has.
         saved_file: Where they go in the bundle.
         saved_format: How they are to be read.
+        saved_beside: Further files of the original, by their names in the bundle, such as weights
+            that are too large for memory.
         requires: Distributions that the original needs, with their versions.
         frame: How to rebuild the container that the model was trained on.
         train: The training rows; empty for a flavor that needs none.
@@ -57,6 +60,7 @@ class ImportedModel:
         reopened: What answers where the original is served, if it may round otherwise than the
             model that was handed in, or runs in a process of its own; else None.
         is_network: Whether numbers much larger than the real ones overflow on the way.
+        example: A row for requests, where there are no rows.
         decide: Asks the model for its `decision_function` of rows in the signature's dtypes; None
             for a flavor whose models have none.
     """
@@ -68,6 +72,7 @@ class ImportedModel:
     saved: bytes
     saved_file: str
     saved_format: str
+    saved_beside: Mapping[str, Path] = field(default_factory=dict)
     requires: Mapping[str, str] = field(default_factory=dict)
     frame: Mapping[str, Any] = field(default_factory=dict)
     train: Rows | None
@@ -77,6 +82,7 @@ class ImportedModel:
     ask: Callable[[Any], Columns] | None = None
     reopened: Program | None = None
     is_network: bool = False
+    example: Columns = field(default_factory=dict)
     decide: Callable[[Columns], NDArray[Any] | None] | None = None
 
 

@@ -88,7 +88,7 @@ from bascule.packing.statements import (
 
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"
-_SERVED_AS_SAVED = ("python", "transformers")
+_SERVED_AS_SAVED = ("generation", "python", "transformers")
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
 _DRAWN_ROWS = 48
@@ -418,7 +418,8 @@ def _choose(
     if subject.saved_format in _SERVED_AS_SAVED:
         request.tell("the original itself answers, in a process of its own")
         served = subject.reopened or subject.original
-        _check_company(subject, served, request)
+        if subject.saved_format != "generation":  # which draws its answers, each for itself
+            _check_company(subject, served, request)
         itself = replace(
             parity.exact(rows=0, tolerance=request.tolerance),
             program=disk.ORIGINAL,
@@ -687,6 +688,8 @@ def _write(
     outputs = subject.signature.outputs if made is None else made.outputs
     signature = replace(subject.signature, outputs=outputs)
     files = {subject.saved_file: disk.write_file(draft, subject.saved_file, subject.saved)}
+    for file, source in subject.saved_beside.items():
+        files[file] = disk.copy_file(draft, file, source)
     programs: tuple[ProgramEntry, ...] = ()
     if made is not None:
         files[_PROGRAM_FILE] = disk.write_file(draft, _PROGRAM_FILE, made.data)
@@ -743,6 +746,8 @@ def _example_rows(subject: ImportedModel) -> Columns:
     rows = subject.test or subject.train
     if rows is not None:
         return rows.columns
+    if subject.example:
+        return subject.example
     made: Columns = {}
     for read in subject.signature.inputs:
         shape = (1, *(1 if length < 0 else length for length in read.shape))
@@ -757,7 +762,7 @@ def _measure(
 ) -> Cost:
     show = getattr(request.tell, "step", lambda *_: None)
     columns = parity.sample(_example_rows(subject))
-    if subject.saved_format != "python":  # whose code may refuse rows that never were
+    if subject.saved_format not in ("generation", "python"):  # may refuse rows that never were
         columns = cost.rows_to_time(columns)
     programs = {disk.ORIGINAL: subject.reopened or subject.original}
     if choice.compilation is not None:

@@ -8,6 +8,8 @@ from .diff import (
 )
 from .examples import columns_of as columns_of, example_body as example_body
 from .folder import (
+    check_file as check_file,
+    copy_file as copy_file,
     digest_of as digest_of,
     drafting as drafting,
     read_file as read_file,
@@ -49,6 +51,7 @@ from .manifest import (
     EXPLAINING as EXPLAINING,
     EXPLAINING_ARRAYS as EXPLAINING_ARRAYS,
     FEATURES as FEATURES,
+    GENERATION as GENERATION,
     ISOLATED as ISOLATED,
     MANIFEST as MANIFEST,
     ORIGINAL as ORIGINAL,

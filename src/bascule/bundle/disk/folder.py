@@ -230,6 +230,22 @@ def write_file(draft: Path, name: str, data: bytes) -> FileEntry:
     return FileEntry(sha256_bytes(data), len(data))
 
 
+def copy_file(draft: Path, name: str, source: Path) -> FileEntry:
+    """Put a copy of a file into a draft, however large it is; returns its entry."""
+    target = draft / name
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return FileEntry(sha256_file(target), target.stat().st_size)
+
+
+def check_file(path: str | Path, manifest: Manifest, name: str) -> None:
+    """Raise `Untrusted` where a file is not the one that the manifest names; it is not kept."""
+    _check_file(Path(path), name, entry := manifest.files[name])
+    if sha256_file(Path(path) / name) != entry.sha256:
+        raise _altered(Path(path), name)
+
+
 def write_manifest(draft: Path, manifest: Manifest) -> None:
     """Seal a draft: from here on its digest is known."""
     with writing(draft / MANIFEST):

@@ -29,9 +29,10 @@ CLASSIFICATIONS = "multioutput-classification"
 REGRESSIONS = "multioutput-regression"
 RANKING = "ranking"
 SURVIVAL = "survival"
+GENERATION = "generation"
 TASKS = (
     "classification", "regression", OUTLIERS, CLASSIFICATIONS, REGRESSIONS, RANKING, SURVIVAL,
-    "other",
+    GENERATION, "other",
 )  # fmt: skip
 """What a model is for; scikit-learn's words."""
 TRUTHS = {RANKING: ("relevance", "group"), SURVIVAL: ("time", "event")}

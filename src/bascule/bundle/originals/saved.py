@@ -29,7 +29,7 @@ _BOOSTED = ("catboost", "lightgbm", "xgboost", "xgboost-cpu")
 
 def is_isolated(original_format: str) -> bool:
     """Whether an original of that format holds code, and always opens in a process of its own."""
-    return original_format in ("python", "sklearn-pickle")
+    return original_format in ("generation", "python", "sklearn-pickle")
 
 
 def is_as_saved(original: OriginalEntry) -> bool:

@@ -256,10 +256,11 @@ def die_with(parent: int) -> None:
         os._exit(3)
 
 
-def _of_function(place: str, *arguments: str) -> tuple[Predict, None]:
+def _of_function(place: str, *arguments: str) -> tuple[Predict, PredictStream | None]:
     """What a function of the project gives; named by text, for this file imports nothing of it."""
     module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)(*arguments), None
+    made = getattr(importlib.import_module(module), name)(*arguments)
+    return made, getattr(made, "stream", None)
 
 
 def _of_class(folder: str, entry: str) -> tuple[Predict, PredictStream | None]:

@@ -548,9 +548,10 @@ class Engine:
         outputs: tuple[str, ...] | None,
         allowed_s: float,
         deliver: DeliverParts,
+        caller: str,
     ) -> Cancel:
         """Begin an answer in parts; see `Predictor.answer_in_parts`."""
-        return self.parts.run(columns, outputs, allowed_s, deliver, self.by)
+        return self.parts.run(columns, outputs, allowed_s, deliver, self.by, caller)
 
     def _run_gathered(self) -> None:
         """Run what has come in this turn of the loop; its callers may have gone, or be late."""

@@ -2,9 +2,13 @@
 
 The rules:
 - an answer in parts is running from its call until it has ended, and counts among the calls of its
-  model for as long; `MAX_RUNNING` of one model have a thread, and others wait for their turn;
+  model for as long; `MAX_RUNNING` of one model, or as many as its program gives at once, have a
+  thread, and others wait for their turn;
+- the next turn is for the caller that has had the least of the program's time (start-time fair
+  queueing, Goyal et al. 1996): a token of a prompt or an answer costs what it takes;
 - between thread and loop are at most `MAX_PARTS` parts or `MAX_PARTS_BYTES`, one part in any case:
-  the thread waits while the receiver has no room;
+  the thread waits while the receiver has no room. Where turns are few there is room for an answer
+  of usual length, and the thread waits for `STALL_S` only: a slow reader must not hold others up;
 - the first part has the time of its caller, each further one `Limits.deadline_s`; the time in which
   the receiver has no room does not count;
 - a caller that goes away ends the thread at its next part; a program that looks at `cancelled`
@@ -30,6 +34,7 @@ from bascule.serving.limits import Limits
 MAX_RUNNING = 64
 MAX_PARTS = 16
 MAX_PARTS_BYTES = 1 << 20
+MAX_PARTS_OF_FEW, STALL_S = 4_096, 5.0
 _SWITCH_S = 1e-3
 """How soon the loop gets the interpreter from programs that compute in Python."""
 
@@ -48,7 +53,8 @@ class PartsRunner:
         self.limits = limits
         self.loop = loop
         self._held = held
-        self._waiting: deque[_Run] = deque()
+        self._turns = _Turns()
+        self._waiting: list[_Run] = []
         self._running = 0
         self._ended: Callable[[], None] | None = None
 
@@ -68,6 +74,7 @@ class PartsRunner:
         allowed_s: float,
         deliver: DeliverParts,
         by: AnsweredBy,
+        caller: str = "",
     ) -> Cancel:
         """Begin an answer; see `Predictor.answer_in_parts`."""
         size_bytes = held_bytes(columns)
@@ -81,8 +88,9 @@ class PartsRunner:
                     retry_after_s=1,
                 )
         self._held.bytes += size_bytes
-        run = _Run(self, columns, outputs, allowed_s, deliver, by, size_bytes)
+        run = _Run(self, columns, outputs, allowed_s, deliver, by, caller, size_bytes)
         self._waiting.append(run)
+        self._turns.add(caller)
         self._begin_next()
         return run.cancel
 
@@ -94,6 +102,7 @@ class PartsRunner:
     def let_go(self, run: _Run, *, was_running: bool) -> None:
         """An answer has ended: its turn is for the next."""
         self._held.bytes -= run.size_bytes
+        self._turns.remove(run.caller, self.loop.time() - run.began_s if was_running else 0.0)
         if was_running:
             self._running -= 1
         else:
@@ -101,12 +110,41 @@ class PartsRunner:
         self._begin_next()
 
     def _begin_next(self) -> None:
-        while self._waiting and self._running < MAX_RUNNING:
+        most = self.program.most_parts or MAX_RUNNING
+        while self._waiting and self._running < most:
             self._running += 1
-            self._waiting.popleft().begin()
+            run = min(self._waiting, key=lambda run: self._turns.used_s[run.caller])
+            self._waiting.remove(run)
+            self._turns.begin(run.caller)
+            run.begin()
         if not self._running and self._ended is not None:
             ended, self._ended = self._ended, None
             ended()
+
+
+class _Turns:
+    """The time that callers have had, of those that wait or run; new ones begin with the least."""
+
+    def __init__(self) -> None:
+        self.used_s: dict[str, float] = {}
+        self._calls: dict[str, int] = {}
+        self._least_s = 0.0
+
+    def add(self, caller: str) -> None:
+        self.used_s.setdefault(caller, self._least_s)
+        self._calls[caller] = self._calls.get(caller, 0) + 1
+
+    def begin(self, caller: str) -> None:
+        self._least_s = max(self._least_s, self.used_s[caller])
+
+    def remove(self, caller: str, took_s: float) -> None:
+        self.used_s[caller] += took_s
+        self._calls[caller] -= 1
+        if not self._calls[caller]:
+            del self._calls[caller]
+        for other in [name for name, used_s in self.used_s.items() if used_s <= self._least_s]:
+            if other not in self._calls:
+                del self.used_s[other]
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +157,9 @@ class _Run:
     _allowed_s: float
     _deliver: DeliverParts | None
     by: AnsweredBy
+    caller: str
     size_bytes: int
+    began_s: float = 0.0
     _thread: threading.Thread | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _room: threading.Condition = field(default_factory=threading.Condition)
@@ -162,8 +202,10 @@ class _Run:
             raise ModelFailed("the outputs of a part have not the same rows")
         size = held_bytes(part)
         with self._room:
-            while self._buffer and not self._cancelled.is_set() and self._is_full(size):
-                self._room.wait()
+            few = self._runner.program.most_parts is not None
+            while self._buffer and not self._cancelled.is_set() and self._is_full(size, few):
+                if not self._room.wait(STALL_S if few else None):
+                    raise TimedOut(f"the answer was not read for {STALL_S:g} s", hint="read faster")
             if self._cancelled.is_set():
                 return False
             self._buffer.append((part, size))
@@ -172,14 +214,15 @@ class _Run:
             self._runner.loop.call_soon_threadsafe(self._push)
         return True
 
-    def _is_full(self, more: int) -> bool:
-        buffer = self._buffer
-        return len(buffer) >= MAX_PARTS or more + sum(n for _, n in buffer) > MAX_PARTS_BYTES
+    def _is_full(self, more: int, few: bool) -> bool:
+        buffer, most = self._buffer, MAX_PARTS_OF_FEW if few else MAX_PARTS
+        return len(buffer) >= most or more + sum(n for _, n in buffer) > MAX_PARTS_BYTES
 
     # -- on the event loop --
 
     def begin(self) -> None:
-        self.queue_ns = round(1e9 * (self._runner.loop.time() - self._since_s))
+        self.began_s = self._runner.loop.time()
+        self.queue_ns = round(1e9 * (self.began_s - self._since_s))
         name = f"bascule-parts-{self.by.name}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from bascule.bundle import Places
@@ -118,19 +119,20 @@ class ServedModel:
     def answer_in_parts(
         self,
         call: Call,
-        context: Context,  # noqa: ARG002
+        context: Context,
         allowed_s: float,
         deliver: DeliverParts,
     ) -> Cancel:
         """See `Predictor.answer_in_parts`."""
         self.extras.check_none(call.extras)
         self.last_used_s = self._loop.time()
-        engine = self.engine
+        engine, caller = self.engine, context.caller or context.address
         if engine is None:
             cancel = self._wait(call, call.outputs, allowed_s, deliver)
-            self._waiting[-1].is_in_parts = True
+            self._waiting[-1].asks_in_parts_as = caller
             return cancel
-        return engine.run_in_parts(call.columns, call.rows, call.outputs, allowed_s, deliver)
+        run = engine.run_in_parts
+        return run(call.columns, call.rows, call.outputs, allowed_s, deliver, caller)
 
     def answer_as(
         self, by: AnsweredBy, call: Call, allowed_s: float, deliver: Deliver
@@ -164,7 +166,9 @@ class ServedModel:
             if call.is_given_up:
                 continue
             columns, deliver = call.leave()
-            run: Any = engine.run_in_parts if call.is_in_parts else engine.run
+            run: Any = engine.run
+            if (caller := call.asks_in_parts_as) is not None:
+                run = partial(engine.run_in_parts, caller=caller)
             left_s = call.until_s - now_s
             try:
                 call.cancel_run = run(columns, call.rows, call.outputs, left_s, deliver)
@@ -224,7 +228,7 @@ class _Waiting:
     held: BufferBudget
     size_bytes: int
     is_given_up: bool = False
-    is_in_parts: bool = False
+    asks_in_parts_as: str | None = None
     cancel_run: Cancel | None = None
     timer: asyncio.TimerHandle = field(init=False)
 

@@ -321,7 +321,7 @@ class AnswerCounter:
 
     def count_text(self, text: TextFigures) -> None:
         """Count a generated answer; parts come after their totals, see `_WORDS`."""
-        if self._is_current():
+        if self._is_current() and text.is_whole:
             counts = self._counts
             counts[_TEXTS] += 1
             counts[_REFUSED] += text.is_refusal

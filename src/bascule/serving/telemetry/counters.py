@@ -75,7 +75,7 @@ _HISTOGRAMS = _REFUSALS + len(REFUSALS)
 _SUM_NS = len(BUCKETS_S) + 1
 """Of a histogram: behind its buckets."""
 _HISTOGRAM_WORDS = _SUM_NS + 1
-PROTOCOLS = ("oip", "tfserving", "invocations", "vertex", "azureml", "oip-grpc", "")
+PROTOCOLS = ("oip", "tfserving", "invocations", "vertex", "azureml", "openai", "oip-grpc", "")
 """Protocols that have histograms of their own; the last is for answers before a route is known."""
 STATUS_CLASSES = ("2xx", "4xx", "5xx")
 _KINDS = tuple((protocol, kind) for protocol in PROTOCOLS for kind in STATUS_CLASSES)
@@ -151,9 +151,9 @@ class MetricSeries:
         """Note a generated answer."""
         texts.count_text(self._words, self._base + _TEXTS, figures)
 
-    def count_check(self, check: tuple[str, str, str], ns: int) -> None:
+    def count_check(self, side: str, kind: str, action: str, ns: int) -> None:
         """Note what a check of texts did and cost; see `texts.count_check`."""
-        texts.count_check(self._words, self._base + _TEXTS, check, ns)
+        texts.count_check(self._words, self._base + _TEXTS, side, kind, action, ns)
 
     def note_work(self, runs: int, open_calls: int) -> None:
         """Note so many more runs of the program, and how many calls wait or run now."""

@@ -34,8 +34,9 @@ def prometheus_text(
     families = (*_of_versions(served, others), *_of_arms(_last_plans(arms)), *_of(pulse or Pulse()))
     lines = [line for family in families for line in _lines(family)]
     texts = [(names, total.texts) for names, total in served if total.texts]
-    texts += [(_arm_labels(arm), arm.texts) for arm in _last_plans(arms) if arm.texts]
-    return "\n".join([*lines, *_durations(served), *_of_texts(texts), ""])
+    of_arms = [(_arm_labels(arm), arm.texts) for arm in _last_plans(arms) if arm.texts]
+    lines += [*_of_texts(texts, "bascule"), *_of_texts(of_arms, "bascule_arm")]
+    return "\n".join([*lines, *_durations(served), ""])
 
 
 def _lines(family: _Family) -> Iterator[str]:
@@ -109,39 +110,21 @@ def _durations(served: Sequence[tuple[str, Totals]]) -> Iterator[str]:
             yield from _histogram(name, labels, BUCKETS_S, one.buckets, one.duration_s)
 
 
-def _of_texts(texts: Sequence[tuple[str, TextTotals]]) -> Iterator[str]:
-    """Of generated answers: by version, and again by arm under names of its own."""
-    for prefix, of_arms in (("bascule", False), ("bascule_arm", True)):
-        each = [(names, total) for names, total in texts if ('arm="' in names) == of_arms]
-        if not each:
-            continue
-        for name in each[0][1].counts:
-            samples = [(names, total.counts[name]) for names, total in each]
-            about = f"Of generated answers: {name.replace('_', ' ')}."
-            yield from _lines((f"{prefix}_{name}_total", "counter", about, samples))
-        for name, about, field, labels in (
-            ("generations", "Generated answers, by how they ended.", "finishes", ("finish",)),
-            ("text_checks", "What checks of texts did.", "checks", ("side", "kind", "action")),
-            ("text_check_seconds", "What checks of texts cost.", "check_s", ("side", "kind")),
-        ):
-            found = [
-                (f"{names},{_labelled(labels, key)}", value)
-                for names, total in each
-                for key, value in getattr(total, field).items()
-            ]
-            yield from _lines((f"{prefix}_{name}_total", "counter", about, found))
-        for at, shown in enumerate(each[0][1].histograms):
-            name = f"{prefix}_{shown.name}"
-            yield f"# HELP {name} {shown.about}"
-            yield f"# TYPE {name} histogram"
-            for names, total in each:
-                one = total.histograms[at]
-                yield from _histogram(name, names, one.bounds, one.buckets, one.total)
-
-
-def _labelled(labels: Sequence[str], key: str | tuple[str, ...]) -> str:
-    values = (key,) if isinstance(key, str) else key
-    return ",".join(f'{label}="{value}"' for label, value in zip(labels, values, strict=True))
+def _of_texts(texts: Sequence[tuple[str, TextTotals]], prefix: str) -> Iterator[str]:
+    """Of generated answers; nothing where there are none."""
+    for name in texts[0][1].counts if texts else ():
+        samples = [
+            (f"{names},{labels}".rstrip(","), count)
+            for names, total in texts
+            for labels, count in total.counts[name].items()
+        ]
+        about = f"Of generated texts: {name.replace('_', ' ')}."
+        yield from _lines((f"{prefix}_{name}_total", "counter", about, samples))
+    for name in texts[0][1].histograms if texts else ():
+        yield f"# HELP {prefix}_{name} Of generated texts: {name.replace('_', ' ')}."
+        yield f"# TYPE {prefix}_{name} histogram"
+        for names, total in texts:
+            yield from _histogram(f"{prefix}_{name}", names, *total.histograms[name])
 
 
 def _histogram(

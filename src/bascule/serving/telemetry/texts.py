@@ -1,8 +1,7 @@
 """What answers of models that generate text are counted by, in words of the shared file. Pure.
 
-Times and lengths of single answers are in histograms; the same layout counts a version (in its slot
-of `counters`) and an arm (`arms`). Metrics are named as in vLLM and OpenTelemetry's conventions for
-generative models.
+One layout counts a version (in its slot of `counters`) and an arm (`arms`). Metrics are named as in
+vLLM, and histograms have the buckets of OpenTelemetry's conventions for generative models.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ from typing import Any, NamedTuple
 from bascule.core import Columns, DType, Signature
 from bascule.stats import durations as duration_bins
 
-FINISHES = ("stop", "length", "tool_calls", "content_filter", "cancelled", "failed", "other")
-SIDES, KINDS = ("input", "output"), ("length", "pattern", "pii", "schema")
-ACTIONS = ("refuse", "redact", "flag")
 REQUEST, TEXT, CHUNK = "request", "text", "chunk"
 """The input of a model that generates text, and its outputs."""
 RECORD = "first_token_ms"
@@ -27,29 +23,38 @@ RULES = {
     KEPT_PROMPT: "encrypt", KEPT_ANSWER: "encrypt",
 }  # fmt: skip
 """What the ledger keeps of a text model's columns; see `monitoring.private`."""
-_TIMES_S = (
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-)  # fmt: skip
-_TOKENS = tuple(4**power for power in range(9))
+FINISHES = ("stop", "length", "tool_calls", "content_filter", "cancelled", "failed", "other")
+_CHECKS = [(side, kind) for side in ("input", "output")
+           for kind in ("length", "pattern", "pii", "schema")]  # fmt: skip
+
+Counter = tuple[str, str]
+"""The name of a metric, and its labels."""
+
+
+def _check(side: str, kind: str, action: str = "") -> Counter:
+    labels = f'side="{side}",kind="{kind}"'
+    return ("text_checks", f'{labels},action="{action}"') if action else ("text_check_ns", labels)
+
+
+_FIGURES = ("prompt_tokens", "generation_tokens", "cached_prompt_tokens", "refusals",
+            "schema_checked", "schema_invalid")  # fmt: skip
+_COUNTERS: tuple[Counter, ...] = (
+    *((name, "") for name in _FIGURES),
+    *(("generations", f'finish="{finish}"') for finish in FINISHES),
+    *(_check(*of, action) for of in _CHECKS for action in ("refuse", "redact", "flag")),
+    *(_check(*of) for of in _CHECKS),
+)
+_AT = {counter: place for place, counter in enumerate(_COUNTERS)}
+_TIMES_MS = (1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1_000, 2_500, 5_000, 7_500, 10_000)
+_TIMES_NS, _TOKENS = tuple(ms * 1_000_000 for ms in _TIMES_MS), tuple(4**n for n in range(9))
 _HISTOGRAMS = (
-    ("time_to_first_token_seconds", "From a request's last byte to the first text.", _TIMES_S),
-    ("time_per_output_token_seconds", "Mean between the tokens of an answer.", _TIMES_S),
-    ("request_queue_time_seconds", "From a call to the start of its generation.", _TIMES_S),
-    ("request_prompt_tokens", "Tokens of prompts.", _TOKENS),
-    ("request_generation_tokens", "Tokens of answers.", _TOKENS),
-)
-_BOUNDS = tuple(
-    tuple(round(bound * 1e9) if bounds is _TIMES_S else bound for bound in bounds)
-    for *_, bounds in _HISTOGRAMS
-)
-_TOTALS = ("prompt_tokens", "generation_tokens", "cached_prompt_tokens", "refusals",
-           "schema_checked", "schema_invalid")  # fmt: skip
-_FINISHES = len(_TOTALS)
-_CHECKS = _FINISHES + len(FINISHES)
-_CHECK_NS = _CHECKS + len(SIDES) * len(KINDS) * len(ACTIONS)
-_FIRST = _CHECK_NS + len(SIDES) * len(KINDS)
-_PLACES = tuple(_FIRST + sum(len(bounds) + 2 for bounds in _BOUNDS[:at]) for at in range(5))
-WORDS = _PLACES[-1] + len(_BOUNDS[-1]) + 2
+    ("time_to_first_token_seconds", _TIMES_NS), ("time_per_output_token_seconds", _TIMES_NS),
+    ("request_queue_time_seconds", _TIMES_NS), ("request_prompt_tokens", _TOKENS),
+    ("request_generation_tokens", _TOKENS),
+)  # fmt: skip
+_WIDTH = len(_TIMES_NS) + 2
+"""Words of a histogram: its buckets, one for what is above all, and the sum."""
+WORDS = len(_COUNTERS) + len(_HISTOGRAMS) * _WIDTH
 
 
 def makes_texts(signature: Signature) -> bool:
@@ -63,7 +68,7 @@ class TextFigures(NamedTuple):
     """One generated answer.
 
     Attributes:
-        first_token_ns: From the request's last byte to the first text; 0 for no text.
+        first_token_ns: From the request's last byte to the first text; 0 where it is not known.
         token_ns: Mean between the tokens after the first one; 0 for fewer than two.
         queue_ns: From the call to the start of the generation.
         prompt_tokens: As the model has counted them.
@@ -84,120 +89,91 @@ class TextFigures(NamedTuple):
     is_refusal: bool
     is_malformed: bool | None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was neither given up nor failed."""
+        return self.finish not in ("cancelled", "failed")
+
 
 def count_text(words: memoryview, at: int, text: TextFigures) -> None:
-    """Count an answer in `WORDS` words from `at` on."""
-    is_malformed = text.is_malformed
+    """Count an answer in the words from `at` on."""
+    is_checked = text.is_malformed is not None
     for place, count in enumerate((
         text.prompt_tokens, text.completion_tokens, text.cached_tokens, text.is_refusal,
-        is_malformed is not None, bool(is_malformed),
+        is_checked, bool(text.is_malformed),
     )):  # fmt: skip
         words[at + place] += count
-    words[at + _FINISHES + FINISHES.index(text.finish)] += 1
-    values = text.first_token_ns, text.token_ns, text.queue_ns
-    for first, bounds, value, is_known in zip(
-        _PLACES, _BOUNDS, (*values, text.prompt_tokens, text.completion_tokens),
-        (*map(bool, values[:2]), True, True, True), strict=True,
-    ):  # fmt: skip
-        if is_known:
-            words[at + first + bisect_left(bounds, value)] += 1
-            words[at + first + len(bounds) + 1] += value
+    words[at + _AT["generations", f'finish="{text.finish}"']] += 1
+    first = at + len(_COUNTERS)
+    values = *text[:3], text.prompt_tokens, text.completion_tokens
+    for place, (value, (_, bounds)) in enumerate(zip(values, _HISTOGRAMS, strict=True)):
+        if value or place > 1:  # no time to the first token is none
+            words[first + bisect_left(bounds, value)] += 1
+            words[first + _WIDTH - 1] += value
+        first += _WIDTH
 
 
-def count_check(words: memoryview, at: int, check: tuple[str, str, str], ns: int) -> None:
-    """Count what a check has cost, and its action if it took one.
-
-    Args:
-        words: See `count_text`.
-        at: See `count_text`.
-        check: One of `SIDES`, one of `KINDS`, and one of `ACTIONS` or nothing.
-        ns: How long it took.
-    """
-    side, kind, action = check
-    place = SIDES.index(side) * len(KINDS) + KINDS.index(kind)
-    words[at + _CHECK_NS + place] += ns
+def count_check(words: memoryview, at: int, side: str, kind: str, action: str, ns: int) -> None:
+    """Count what a check of a prompt or an answer has cost, and its action if it took one."""
+    words[at + _AT[_check(side, kind)]] += ns
     if action:
-        words[at + _CHECKS + place * len(ACTIONS) + ACTIONS.index(action)] += 1
+        words[at + _AT[_check(side, kind, action)]] += 1
 
 
 def duration_places(text: TextFigures) -> list[int]:
-    """Where an answer is counted for guards of rollouts, below `stats.durations.PLACES`.
-
-    Lengths are counted as durations of a millisecond a token.
-    """
+    """Where an answer is counted for guards of rollouts, below `stats.durations.PLACES`."""
     length = duration_bins.bin_of(text.completion_tokens * 1_000_000)
-    bins = {duration_bins.LENGTH: length, duration_bins.BREVITY: duration_bins.BINS - 1 - length}
-    for of, ns in (
-        (duration_bins.FIRST_TOKEN, text.first_token_ns), (duration_bins.TOKEN, text.token_ns),
-    ):  # fmt: skip
-        if ns:
-            bins[of] = duration_bins.bin_of(ns)
-    return [of * duration_bins.BINS + place for of, place in bins.items()]
-
-
-class TextHistogram(NamedTuple):
-    """`buckets` are not cumulative, the last one above all `bounds`; `total` is in their unit."""
-
-    name: str
-    about: str
-    bounds: tuple[float, ...]
-    buckets: tuple[int, ...]
-    total: float
+    bins = {
+        duration_bins.FIRST_TOKEN: text.first_token_ns and duration_bins.bin_of(text.first_token_ns),
+        duration_bins.TOKEN: text.token_ns and duration_bins.bin_of(text.token_ns),
+        duration_bins.LENGTH: length * text.is_whole,
+        duration_bins.BREVITY: (duration_bins.BINS - 1 - length) * text.is_whole,
+    }  # fmt: skip
+    return [of * duration_bins.BINS + place for of, place in bins.items() if place]
 
 
 class TextTotals(NamedTuple):
     """What was counted of texts.
 
     Attributes:
-        counts: By name: tokens, refusals, answers that were compared with a JSON schema.
-        finishes: Answers by how they ended, only those seen.
-        checks: Actions of checks by side, kind and action, only those seen.
-        check_s: What checks cost, by side and kind, only those seen.
-        histograms: Of times and lengths.
+        counts: By the name of a metric, the values by its labels; nought is left out.
+        histograms: By name: upper bounds, buckets (not cumulative, one more than bounds), and the
+            sum; times in seconds.
     """
 
-    counts: Mapping[str, int]
-    finishes: Mapping[str, int]
-    checks: Mapping[tuple[str, str, str], int]
-    check_s: Mapping[tuple[str, str], float]
-    histograms: tuple[TextHistogram, ...]
+    counts: Mapping[str, Mapping[str, float]]
+    histograms: Mapping[str, tuple[Sequence[float], Sequence[int], float]]
 
 
 def totals_of(words: Sequence[int]) -> TextTotals | None:
     """From `WORDS` numbers; None where no text was counted."""
     if not any(words):
         return None
-    each = [(side, kind) for side in SIDES for kind in KINDS]
-    actions = [(*check, action) for check in each for action in ACTIONS]
-    histograms = []
-    for first, bounds, (name, about, shown) in zip(_PLACES, _BOUNDS, _HISTOGRAMS, strict=True):
-        end = first + len(bounds) + 1
-        total = words[end] / (1e9 if shown is _TIMES_S else 1)
-        buckets = tuple(words[first:end])
-        histograms.append(TextHistogram(name, about, shown, buckets, total))
-    return TextTotals(
-        dict(zip(_TOTALS, words, strict=False)),
-        _seen(FINISHES, words[_FINISHES:_CHECKS]),
-        _seen(actions, words[_CHECKS:_CHECK_NS]),
-        {check: ns / 1e9 for check, ns in _seen(each, words[_CHECK_NS:_FIRST]).items()},
-        tuple(histograms),
-    )
+    counts: dict[str, dict[str, float]] = {name: {} for name, _ in _COUNTERS}
+    for (name, labels), count in zip(_COUNTERS, words, strict=False):
+        if count:
+            counts[name][labels] = count
+    seconds = counts.pop("text_check_ns")
+    counts["text_check_seconds"] = {labels: ns / 1e9 for labels, ns in seconds.items()}
+    histograms = {}
+    first = len(_COUNTERS)
+    for name, bounds in _HISTOGRAMS:
+        unit = 1e9 if bounds is _TIMES_NS else 1
+        shown, buckets = [bound / unit for bound in bounds], words[first:][: len(bounds) + 1]
+        histograms[name] = shown, buckets, words[first + _WIDTH - 1] / unit
+        first += _WIDTH
+    return TextTotals(counts, histograms)
 
 
-def _seen(names: Sequence[Any], counts: Sequence[int]) -> dict[Any, int]:
-    return {name: count for name, count in zip(names, counts, strict=True) if count}
-
-
-def attributes_of(original: Columns | None) -> dict[str, str | int | float | list[str]]:
+def attributes_of(original: Columns | None) -> dict[str, Any]:
     """The attributes of a span (OpenTelemetry's `gen_ai`) from `Answer.original` of a text."""
     if original is None or RECORD not in original:
         return {}
-    of = {name: values[0] for name, values in original.items()}
     return {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "bascule",
-        "gen_ai.usage.input_tokens": int(of["prompt_tokens"]),
-        "gen_ai.usage.output_tokens": int(of["completion_tokens"]),
-        "gen_ai.response.finish_reasons": [str(of["finish"])],
-        "gen_ai.server.time_to_first_token": float(of[RECORD]) / 1e3,
+        "gen_ai.usage.input_tokens": int(original["prompt_tokens"][0]),
+        "gen_ai.usage.output_tokens": int(original["completion_tokens"][0]),
+        "gen_ai.response.finish_reasons": [str(original["finish"][0])],
+        "gen_ai.server.time_to_first_token": float(original[RECORD][0]) / 1e3,
     }

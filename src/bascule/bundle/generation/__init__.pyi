@@ -1,0 +1,18 @@
+from .chunks import Chunk as Chunk, joined as joined
+from .opening import open_generation as open_generation, open_scorer as open_scorer
+from .requests import (
+    EXAMPLE as EXAMPLE,
+    INPUTS as INPUTS,
+    OUTPUTS as OUTPUTS,
+    TextRequest as TextRequest,
+    parse_request as parse_request,
+)
+from .specs import (
+    ENGINES as ENGINES,
+    FILE as FILE,
+    FORMAT as FORMAT,
+    Spec as Spec,
+    check_defaults as check_defaults,
+    spec_of as spec_of,
+)
+from .upstream import UPSTREAMS as UPSTREAMS

@@ -1,0 +1,108 @@
+"""An engine behind the columns of a program; in a process of its own, see `programs.host`."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from bascule.bundle.generation.chunks import Chunk, joined, with_calls
+from bascule.bundle.generation.requests import OUTPUTS, TextRequest, parse_request
+from bascule.bundle.generation.specs import ENGINES, FILE, Spec, spec_of
+from bascule.core import Columns, Invalid, load_named
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Engine(Protocol):
+    """What writes texts. A line in `specs.ENGINES` adds one."""
+
+    def generate(self, request: TextRequest, cancelled: threading.Event) -> Iterator[Chunk]:
+        """The chunks of an answer; some may be empty, the last has `finish` and `usage`.
+
+        Closed when the caller has gone; `cancelled` is set before that. Raises `Invalid` for what
+        the model cannot do.
+        """
+
+    def score(self, text: str) -> tuple[float, int]:
+        """The sum of the natural log probabilities of the tokens of a text, and their number."""
+
+
+class Answering:
+    """Answers requests in columns by an engine: whole, or in parts (`stream`)."""
+
+    def __init__(self, spec: Spec, engine: Engine) -> None:
+        self._spec, self._engine = spec, engine
+
+    def __call__(self, columns: Columns, outputs: Sequence[str] | None) -> Columns:
+        return as_columns([joined(self._chunks(said)) for said in columns["request"]], outputs)
+
+    def stream(
+        self,
+        columns: Columns,
+        outputs: Sequence[str] | None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[Columns]:
+        """The chunks of one request; an empty one has no rows."""
+        for chunk in self._chunks(columns["request"][0], cancelled):
+            yield as_columns([] if chunk == Chunk() else [chunk], outputs)
+
+    def _chunks(
+        self, said: str | bytes, cancelled: threading.Event | None = None
+    ) -> Iterator[Chunk]:
+        request = parse_request(said, self._spec.defaults)
+        chunks = self._engine.generate(request, cancelled or threading.Event())
+        if request.callable:
+            return with_calls(chunks, is_forced=bool(request.forced))
+        return chunks
+
+
+def check_rows(columns: Columns) -> None:
+    """Raise `Invalid` for an answer in parts to more than one request."""
+    if (rows := len(columns["request"])) != 1:
+        raise Invalid(f"request: an answer in parts is to 1 request, and there are {rows}")
+
+
+def chunk_of(part: Columns) -> Chunk:
+    """The chunk in a part with one row."""
+    return msgspec.json.decode(part["chunk"][0], type=Chunk)
+
+
+def as_columns(chunks: Sequence[Chunk], outputs: Sequence[str] | None) -> Columns:
+    columns: Columns = {field.name: np.empty(len(chunks), object) for field in OUTPUTS}
+    columns["text"][:] = [chunk.text for chunk in chunks]
+    columns["chunk"][:] = [_encode(chunk).decode() for chunk in chunks]
+    return columns if outputs is None else {name: columns[name] for name in outputs}
+
+
+def engine_of(path: str | Path, threads: int) -> tuple[Spec, Engine]:
+    """The engine of a bundle whose files were verified, in this process."""
+    folder = Path(path)
+    spec = spec_of((folder / FILE).read_bytes())
+    engine: Engine = load_named(ENGINES[spec.engine])(spec, folder, threads)
+    return spec, engine
+
+
+def hosted(path: str, threads: str) -> Answering:
+    """What `programs.host` calls; the process gets no more memory than the bundle says."""
+    spec, engine = engine_of(path, int(threads))
+    if spec.memory_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (spec.memory_bytes, spec.memory_bytes))
+    return Answering(spec, engine)
+
+
+def scoring(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:
+    """What `programs.host` calls for perplexities: see `opening.open_scorer`."""
+    engine = engine_of(path, int(threads))[1]
+
+    def score(columns: Columns, _: Sequence[str] | None) -> Columns:
+        scored = [engine.score(str(text)) for text in columns["text"]]
+        sums, counts = zip(*scored, strict=True)
+        return {"logprob": np.array(sums, np.float64), "tokens": np.array(counts, np.int64)}
+
+    return score

@@ -1,0 +1,250 @@
+"""llama.cpp in this process, by `llama-cpp-python`: one answer at a time.
+
+A prompt is computed in short pieces, and a piece without text is told after each, so that an answer
+ends soon when its caller has gone. What the prompt has in common with the last one is not computed
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bascule.bundle.generation.chunks import Chunk, Finish, Logprob, TextCutter, Usage
+from bascule.bundle.generation.requests import Function, Message, TextRequest, describe_tools
+from bascule.bundle.generation.specs import Spec
+from bascule.core import Invalid, MissingExtra, ModelFailed, first_line
+
+_PIECE_S = 0.05
+_LEAST_PIECE, _MOST_PIECE = 16, 512
+_MOST_SCHEMA = 1 << 16
+_WINDOW = 512
+
+
+class LlamaEngine:
+    """See `hosting.Engine`."""
+
+    def __init__(self, spec: Spec, folder: Path, threads: int) -> None:
+        try:
+            import llama_cpp
+        except ImportError:
+            raise MissingExtra(
+                "llama_cpp is not installed", hint="pip install 'bascule[llama]'"
+            ) from None
+        self._spec, self._library, self._threads = spec, llama_cpp, threads
+        self._weights, self._scorer = folder / spec.weights, cast("Any", None)
+        adapter = str(folder / spec.adapter) if spec.adapter else None
+        try:
+            self._llama = llama_cpp.Llama(
+                str(self._weights), n_ctx=spec.context_tokens, n_threads=threads,
+                n_threads_batch=threads, n_batch=_MOST_PIECE, lora_path=adapter, verbose=False,
+            )  # fmt: skip
+        except (ValueError, RuntimeError, OSError) as problem:
+            raise ModelFailed(f"llama.cpp cannot load the weights: {first_line(problem)}") from None
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self._llama.model)
+        self._template = spec.template or self._llama.metadata.get("tokenizer.chat_template", "")
+        self._formatter: Any = None
+        if self._template:
+            from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+            self._formatter = Jinja2ChatFormatter(
+                template=self._template,
+                eos_token=self._special(self._llama.token_eos()),
+                bos_token=self._special(self._llama.token_bos()),
+            )
+        self._piece_tokens = _LEAST_PIECE
+
+    def generate(
+        self,
+        request: TextRequest,
+        cancelled: threading.Event,  # noqa: ARG002 -- looked at between the chunks
+    ) -> Iterator[Chunk]:
+        """The chunks of an answer; those of the pieces of a prompt have no text."""
+        llama, tokens = self._llama, self._tokens(request)
+        room = llama.n_ctx() - len(tokens)
+        if room <= 0:
+            raise Invalid(
+                f"messages: the prompt has {len(tokens):,} tokens; with its answer, "
+                f"{llama.n_ctx():,} may be",
+                field="messages",
+                hint="send less, or pack the model with more context_tokens",
+            )
+        if not tokens:
+            raise Invalid("prompt: is empty, and the model begins no text", field="prompt")
+        grammar, logits = self._grammar(request), list[NDArray[np.float32]]()
+        cached = yield from self._prepare(tokens)
+        seed = self._library.LLAMA_DEFAULT_SEED if request.seed is None else request.seed
+        llama.set_seed(seed & 0xFFFFFFFF)
+        most = min(room, request.most_tokens or room)
+        cutter, logprobs, made = TextCutter(request.stops), list[Logprob](), 0
+        finish: Finish = "length"
+        text, is_stopped = "", False
+        for token in llama.generate(
+            tokens, top_k=0, top_p=request.top_p, min_p=0.0, temp=request.temperature,
+            frequency_penalty=request.frequency_penalty, presence_penalty=request.presence_penalty,
+            logits_processor=self._processors(request, logits), grammar=grammar,
+        ):  # fmt: skip
+            text = ""
+            if self._library.llama_vocab_is_eog(self._vocabulary, token):
+                finish = "stop"
+                break
+            made += 1
+            data = llama.detokenize([token], prev_tokens=tokens[-1:])
+            if request.others >= 0:
+                logprobs.append(self._logprob(token, data, logits.pop(), request.others))
+            text, is_stopped = cutter.add(data)
+            if is_stopped:
+                finish = "stop"
+            if is_stopped or made == most:
+                break
+            if text:
+                yield Chunk(text, logprobs=logprobs or None)
+                logprobs = []
+        if not is_stopped:
+            text += cutter.rest()
+        usage = Usage(len(tokens), made, cached)
+        yield Chunk(text, logprobs=logprobs or None, finish=finish, usage=usage)
+
+    def score(self, text: str) -> tuple[float, int]:
+        """The sum of the log probabilities of the tokens behind the first, and how many they are.
+
+        Each window of `_WINDOW` tokens is seen alone, as perplexities are told.
+        """
+        if self._scorer is None:
+            self._scorer = self._library.Llama(
+                str(self._weights), n_ctx=_WINDOW, n_threads=self._threads, n_batch=_WINDOW,
+                logits_all=True, verbose=False,
+            )  # fmt: skip
+        scorer, total, count = self._scorer, 0.0, 0
+        tokens = scorer.tokenize(text.encode(), add_bos=True, special=False)
+        for begin in range(0, len(tokens), _WINDOW):
+            window = tokens[begin : begin + _WINDOW]
+            if len(window) > 1:
+                scorer.reset()
+                scorer.eval(window)
+                logits = scorer.scores[: len(window) - 1].astype(np.float64)
+                logits -= logits.max(axis=1, keepdims=True)
+                chosen = logits[np.arange(len(logits)), window[1:]]
+                total += float((chosen - np.log(np.exp(logits).sum(axis=1))).sum())
+                count += len(logits)
+        return total, count
+
+    def _prepare(self, tokens: list[int]) -> Generator[Chunk, None, int]:
+        """Compute all of a prompt but its last token; gives how many tokens were there before."""
+        llama = self._llama
+        known = llama.input_ids[: llama.n_tokens]
+        most = min(len(known), len(tokens) - 1)
+        equal = np.asarray(tokens[:most]) == known[:most]
+        cached = at = most if equal.all() else int(equal.argmin())
+        llama.n_tokens = at
+        while at < len(tokens) - 1:
+            piece = tokens[at : min(at + self._piece_tokens, len(tokens) - 1)]
+            before = time.perf_counter()
+            llama.eval(piece)
+            wanted = len(piece) * _PIECE_S / max(time.perf_counter() - before, 1e-9)
+            self._piece_tokens = int(min(max(wanted, _LEAST_PIECE), _MOST_PIECE))
+            at += len(piece)
+            yield Chunk()
+        return cached
+
+    def _tokens(self, request: TextRequest) -> list[int]:
+        llama = self._llama
+        if request.prompt is not None:
+            prompt = request.prompt.encode()
+            return list(llama.tokenize(prompt, add_bos=True, special=True))
+        if self._formatter is None:
+            raise Invalid(
+                "messages: the model has no chat template",
+                field="messages",
+                hint="ask for completions of a prompt, or pack it with a template",
+            )
+        messages = [_as_template_has_it(message) for message in request.messages or ()]
+        tools = [msgspec.to_builtins(tool) for tool in request.callable] or None
+        system = [self._spec.system] if self._spec.system else []
+        if messages and messages[0]["role"] == "system":
+            system = [messages.pop(0)["content"]]
+        if tools and "tools" not in self._template:
+            system.append(describe_tools(request.callable))
+        if system:
+            messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
+        try:
+            prompt = self._formatter(messages=messages, tools=tools).prompt
+        except Exception as problem:  # a template raises whatever it likes
+            raise Invalid(
+                f"messages: the chat template refuses them: {first_line(problem)}", field="messages"
+            ) from None
+        return list(llama.tokenize(prompt.encode(), add_bos=False, special=True))
+
+    def _grammar(self, request: TextRequest) -> Any:
+        schema = request.schema
+        if request.forced:
+            calls = [_call_of(tool.function) for tool in request.forced]
+            schema = calls[0] if len(calls) == 1 else {"oneOf": calls}
+        if schema is None:
+            return None
+        from llama_cpp.llama_grammar import LlamaGrammar
+
+        said = json.dumps(schema)
+        try:
+            if len(said) > _MOST_SCHEMA:
+                raise ValueError(f"it has {len(said):,} characters; {_MOST_SCHEMA:,} may be")
+            return LlamaGrammar.from_json_schema(said, verbose=False)
+        except Exception as problem:  # its converter raises whatever a schema makes it
+            raise Invalid(
+                f"response_format: the schema cannot be followed: {first_line(problem)}",
+                field="response_format",
+            ) from None
+
+    def _processors(self, request: TextRequest, kept: list[NDArray[np.float32]]) -> Any:
+        """What looks at the numbers of all tokens before one is drawn; None for nothing."""
+        bias = {int(token): change for token, change in (request.logit_bias or {}).items()}
+
+        def look(_: NDArray[np.intc], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+            if request.others >= 0:
+                kept[:] = [np.array(logits)]
+            for token, change in bias.items():
+                logits[token] += change
+            return logits
+
+        if request.others < 0 and not bias:
+            return None
+        return self._library.LogitsProcessorList([look])
+
+    def _logprob(
+        self, token: int, data: bytes, logits: NDArray[np.float32], others: int
+    ) -> Logprob:
+        scores = logits.astype(np.float64) - float(logits.max())
+        scores -= np.log(np.exp(scores).sum())
+        best = np.argsort(-scores, kind="stable")[:others].tolist()
+        top = [_told(self._llama.detokenize([other]), float(scores[other])) for other in best]
+        return msgspec.structs.replace(_told(data, float(scores[token])), top_logprobs=top)
+
+    def _special(self, token: int) -> str:
+        return self._llama.detokenize([token], special=True).decode() if token >= 0 else ""
+
+
+def _told(data: bytes, logprob: float) -> Logprob:
+    return Logprob(data.decode(errors="replace"), list(data), logprob)
+
+
+def _as_template_has_it(message: Message) -> dict[str, Any]:
+    role = "system" if message.role == "developer" else message.role
+    given = msgspec.to_builtins(message)
+    return {**given, "role": role, "content": message.text}
+
+
+def _call_of(function: Function) -> dict[str, Any]:
+    name, arguments = {"const": function.name}, function.parameters or {"type": "object"}
+    names = ["name", "arguments"]
+    return {
+        "type": "object", "properties": {"name": name, "arguments": arguments}, "required": names,
+        "additionalProperties": False,
+    }  # fmt: skip

@@ -1,0 +1,139 @@
+"""Opens the model of a bundle that writes texts, as a program."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from bascule.bundle.disk import Manifest, check_file
+from bascule.bundle.generation.chunks import joined
+from bascule.bundle.generation.hosting import (
+    Answering,
+    as_columns,
+    check_rows,
+    chunk_of,
+    engine_of,
+)
+from bascule.bundle.generation.requests import INPUTS, OUTPUTS
+from bascule.bundle.generation.specs import FILE, spec_of
+from bascule.bundle.programs import ChildProgram
+from bascule.core import Columns, DType, Field, Program
+
+_HOST = "bascule.bundle.generation.hosting"
+_OWN = "original/"
+_START_TIMEOUT_S = 600.0
+_SCORES = (Field("logprob", DType.FP64, ()), Field("tokens", DType.INT64, ()))
+
+
+def open_generation(path: Path, manifest: Manifest | None, *, threads: int = 1) -> Program:
+    """The model, in a process of its own unless it is an upstream.
+
+    Args:
+        path: The bundle's folder, or one with the same files below `original`.
+        manifest: What the files must be; None for files of the caller's own.
+        threads: How many it may use.
+
+    Raises:
+        Untrusted: A file is not that of the manifest.
+        ModelFailed, MissingExtra, Unavailable: The engine cannot be started.
+    """
+    if manifest is not None:
+        for name in manifest.files:
+            if name.startswith(_OWN):
+                check_file(path, manifest, name)
+    if spec_of((path / FILE).read_bytes()).engine == "upstream":
+        return UpstreamProgram(Answering(*engine_of(path, threads)))
+    return OneAtATime(_child(path, "hosted", threads, INPUTS, OUTPUTS))
+
+
+def open_scorer(path: Path, *, threads: int = 1) -> ChildProgram:
+    """A program that tells how likely a model finds texts, in a process of its own.
+
+    From the column `text` to `logprob`, the sum of the natural logarithms of the probabilities of
+    its tokens, and `tokens`, their number.
+    """
+    return _child(path, "scoring", threads, (Field("text", DType.BYTES, ()),), _SCORES)
+
+
+def _child(
+    path: Path, function: str, threads: int, inputs: tuple[Field, ...], outputs: tuple[Field, ...]
+) -> ChildProgram:
+    return ChildProgram(
+        ["call", f"{_HOST}:{function}", str(path.resolve()), str(threads)],
+        name="original", inputs=inputs, outputs=outputs, threads=threads,
+        start_timeout_s=_START_TIMEOUT_S,
+    )  # fmt: skip
+
+
+class OneAtATime(Program):
+    """A process that writes one text at a time: its turn is taken here, and no run is interrupted.
+
+    A whole answer is asked for in parts as well: so each piece has the time that a run may take.
+    """
+
+    def __init__(self, child: ChildProgram) -> None:
+        self.name, self.inputs, self.outputs = child.name, child.inputs, child.outputs
+        self._child, self._turn = child, threading.Lock()
+
+    @property
+    def most_parts(self) -> int:
+        return 1
+
+    @property
+    def may_block(self) -> bool:
+        return True
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        never = threading.Event()
+        whole = [
+            joined(map(chunk_of, self.run_in_parts({"request": said}, None, never)))
+            for said in columns["request"].reshape(-1, 1)
+        ]
+        return as_columns(whole, outputs)
+
+    def run_in_parts(
+        self, columns: Columns, outputs: Sequence[str] | None, cancelled: threading.Event
+    ) -> Generator[Columns, None, None]:
+        """The chunks of an answer to one request; see `core.programs.Program`."""
+        check_rows(columns)
+        with self._turn, closing(self._child.run_in_parts(columns, None, cancelled)) as parts:
+            for part in parts:
+                if cancelled.is_set():
+                    return
+                if len(part["text"]):
+                    yield part if outputs is None else {name: part[name] for name in outputs}
+
+    def bound_runs(self, timeout_s: float) -> None:
+        self._child.bound_runs(timeout_s)
+
+    def close(self) -> None:
+        self._child.close()
+
+
+class UpstreamProgram(Program):
+    """A server elsewhere as a program; it is asked from this process."""
+
+    name, inputs, outputs = "original", INPUTS, OUTPUTS
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+
+    @property
+    def may_block(self) -> bool:
+        return True
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        return self._answering(columns, outputs)
+
+    def run_in_parts(
+        self, columns: Columns, outputs: Sequence[str] | None, cancelled: threading.Event
+    ) -> Generator[Columns, None, None]:
+        """The chunks of an answer to one request; see `core.programs.Program`."""
+        check_rows(columns)
+        yield from self._answering.stream(columns, outputs, cancelled)

@@ -1,0 +1,216 @@
+"""What is asked of a model that writes texts: the fields of the OpenAI API, checked. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from bascule.core import DType, Field, Invalid
+
+INPUTS = (Field("request", DType.BYTES, ()),)
+OUTPUTS = (Field("text", DType.BYTES, ()), Field("chunk", DType.BYTES, ()))
+EXAMPLE = '{"max_tokens":8,"messages":[{"content":"Say hello.","role":"user"}]}'
+MOST_REQUEST_BYTES = 4 << 20
+_MOST_STOPS, _MOST_TOOLS = 16, 128
+
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+
+
+class Function(msgspec.Struct, frozen=True):
+    """A function that a model may call; `parameters` is a JSON schema."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A tool as a request names it."""
+
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message of a conversation; `content` may be parts, of which only texts are known."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The texts of the message in one."""
+        if isinstance(self.content, list):
+            return "".join(str(part["text"]) for part in self.content)
+        return self.content or ""
+
+
+class TextRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One request; the defaults are those of the OpenAI API, but for the length.
+
+    Attributes:
+        messages: A conversation; None where `prompt` is continued.
+        prompt: A text that is continued as it stands, without the chat template.
+        logprobs: Whether the log probability of each token is told; a number means so many others
+            beside it, as the older of the two APIs has it.
+        response_format: `text`, `json_object`, or a `json_schema` that the answer follows.
+    """
+
+    messages: list[Message] | None = None
+    prompt: str | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
+    top_p: Share = 1.0
+    stop: str | list[str] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    logprobs: bool | Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How many tokens the answer may have; None for as many as there is room for."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which the answer ends."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def others(self) -> int:
+        """How many other tokens are told beside each; -1 where no log probability is."""
+        if self.logprobs is None or self.logprobs is False:
+            return -1
+        return self.top_logprobs or (0 if self.logprobs is True else self.logprobs)
+
+    @property
+    def forced(self) -> tuple[Tool, ...]:
+        """The tools of which one must be called."""
+        tools = tuple(self.tools or ())
+        if isinstance(self.tool_choice, dict):
+            name = self.tool_choice["function"]["name"]
+            return tuple(tool for tool in tools if tool.function.name == name)
+        return tools if self.tool_choice == "required" else ()
+
+    @property
+    def callable(self) -> tuple[Tool, ...]:
+        """The tools of which any may be called."""
+        return () if self.tool_choice == "none" else tuple(self.tools or ())
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer follows; of any object for `json_object`."""
+        wanted = self.response_format or {}
+        if wanted.get("type") == "json_object":
+            return {"type": "object"}
+        schema: dict[str, Any] | None = wanted.get("json_schema", {}).get("schema")
+        return schema
+
+
+def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRequest:
+    """The request in a text; what does not begin a JSON object is the message of a user.
+
+    Args:
+        said: A value of the column `request`.
+        defaults: Values of fields that are not given.
+
+    Raises:
+        Invalid: A field is wrong, or not known; `field` names it.
+    """
+    text = said.decode() if isinstance(said, bytes) else str(said)
+    if len(text) > MOST_REQUEST_BYTES:
+        raise _wrong("request", f"has {len(text):,} characters; {MOST_REQUEST_BYTES:,} may be")
+    given: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
+    if text.lstrip().startswith("{"):
+        try:
+            given = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError) as problem:
+            raise _wrong("request", f"is no JSON: {problem}") from None
+    given = {name: value for name, value in given.items() if value is not None}
+    if "max_completion_tokens" in given:
+        defaults = {name: value for name, value in defaults.items() if name != "max_tokens"}
+    try:
+        request = msgspec.convert({**defaults, **given}, TextRequest)
+    except msgspec.ValidationError as problem:
+        reason, _, place = str(problem).partition(" - at `$.")
+        name = place.rstrip("`") or (
+            reason.split("`")[1] if "unknown field" in reason else "request"
+        )
+        raise _wrong(name, reason) from None
+    _check(request)
+    return request
+
+
+def _check(request: TextRequest) -> None:
+    if (request.messages is None) == (request.prompt is None):
+        raise _wrong("messages", "or `prompt` has to be given, and not both")
+    if request.messages is not None:
+        if not request.messages:
+            raise _wrong("messages", "is empty")
+        for place, message in enumerate(request.messages):
+            for part in message.content if isinstance(message.content, list) else ():
+                if part.get("type") not in ("text", "refusal") or not isinstance(
+                    part.get("text"), str
+                ):
+                    kind = part.get("type")
+                    raise _wrong(
+                        f"messages[{place}].content", f"has a part of type {kind!r}; texts may be"
+                    )
+    if len(request.stops) > _MOST_STOPS or "" in request.stops:
+        raise _wrong("stop", f"has more than {_MOST_STOPS} texts, or an empty one")
+    tools, names = request.tools or [], [tool.function.name for tool in request.tools or ()]
+    if len(tools) > _MOST_TOOLS or len({*names}) < len(names):
+        raise _wrong("tools", f"are more than {_MOST_TOOLS}, or two have one name")
+    choice = request.tool_choice
+    if isinstance(choice, dict):
+        named = choice.get("function")
+        if not isinstance(named, dict) or named.get("name") not in names:
+            raise _wrong("tool_choice", f"names none of the tools {', '.join(names)}")
+    elif choice not in (None, "none", "auto", "required"):
+        raise _wrong("tool_choice", f"is {choice!r}, and neither none, auto, required nor a tool")
+    elif choice == "required" and not tools:
+        raise _wrong("tool_choice", "asks for a call, and there are no tools")
+    wanted = request.response_format or {"type": "text"}
+    if wanted.get("type") not in ("text", "json_object", "json_schema"):
+        raise _wrong("response_format", f"has the type {wanted.get('type')!r}")
+    described = wanted.get("json_schema")
+    if wanted["type"] == "json_schema" and not (
+        isinstance(described, dict) and isinstance(described.get("schema"), dict)
+    ):
+        raise _wrong("response_format", "has no json_schema.schema")
+
+
+def _wrong(field: str, reason: str) -> Invalid:
+    return Invalid(f"{field}: {reason}", field=field, hint="see docs/reference/openai.md")
+
+
+def as_json(request: TextRequest) -> dict[str, Any]:
+    """The fields that are not those of an empty request."""
+    plain = msgspec.to_builtins(TextRequest())
+    given = msgspec.to_builtins(request)
+    return {name: value for name, value in given.items() if value != plain[name]}
+
+
+def describe_tools(tools: tuple[Tool, ...]) -> str:
+    """What a model is told of its tools where its template knows none (Hermes' format)."""
+    listed = "\n".join(json.dumps(msgspec.to_builtins(tool)) for tool in tools)
+    return (
+        f"You may call these functions:\n<tools>\n{listed}\n</tools>\nFor a call, answer only:\n"
+        '<tool_call>\n{"name": NAME, "arguments": OBJECT}\n</tool_call>'
+    )
