@@ -267,9 +267,9 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
     if guard.harmed:
         how = {"length": "answers at more length", "brevity": "answers at less length"}
         return (
-            f"{rollout.candidate} {how.get(guard.name, 'is slower')} than {rollout.current} by more than {guard} allows: "
-            f"at {verdict.worst}, {verdict.candidate:.2%} of its answers are over the limit, and "
-            f"{verdict.current:.2%} may be"
+            f"{rollout.candidate} {how.get(guard.name, 'is slower')} than {rollout.current} by "
+            f"more than {guard} allows: at {verdict.worst}, {verdict.candidate:.2%} of its answers are "
+            f"over the limit, and {verdict.current:.2%} may be"
         )
     if guard.is_on_outcomes:
         return _outcomes_said(rollout, verdict)

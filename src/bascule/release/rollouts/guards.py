@@ -9,9 +9,11 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `p95 +20 %` | an answer slower than 1.2 T | an answer slower than T |
 | `latency +20 %` | the same from p25 to p99.9, evidence averaged; shown at p50 and p95 | |
 | `accuracy -2 pp`, `mae +5 %`... | the loss by an outcome (see `losses`, `stats.late`) | the same |
-| `first_token +20 %`, `tokens_per_s -20 %` | as `p95`, of the time to the first token, between tokens | |
-| `length +50 %`, `brevity +50 %` | as `p95`, of the tokens of an answer: more; fewer | |
-| `refusals +5 pp`, `malformed +2 pp` | a text that refuses, that breaks the JSON schema asked for | |
+| `first_token +20 %` | as `p95`, of the time to the first token of a text | |
+| `tokens_per_s -20 %` | as `p95`, of the time between tokens | |
+| `length +50 %`, `brevity +50 %` | as `p95`, of the tokens of an answer: more, or fewer | |
+| `refusals +5 pp` | a text that begins as refusals do | the same |
+| `malformed +2 pp` | a text that breaks the JSON schema that was asked for | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
 | `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
 

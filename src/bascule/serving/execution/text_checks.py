@@ -8,7 +8,7 @@ digits are right (Luhn 1960; ISO 13616).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter_ns
@@ -21,11 +21,12 @@ from bascule.core import MissingExtra
 Span = tuple[int, int, str]
 """Where a match begins and ends, and what is put in its place."""
 Note = Callable[[str, str, int], None]
-"""Told of a check: its kind, what it did for the first time in a text or nothing, nanoseconds."""
+"""Takes the kind of a check, its action at its first match in a text or nothing, and its cost in
+ns."""
 _CONTEXT = 8
 """Characters before a piece that patterns may look at."""
-_MAX_SCHEMA_BYTES, _MAX_SCHEMA_PARTS = 32_768, 2_000
-_SLOW_KEYWORDS = frozenset({"pattern", "patternProperties", "uniqueItems", "$dynamicRef"})
+_MAX_SCHEMA_BYTES = 32_768
+_SLOW = re.compile(r'"(pattern|patternProperties|uniqueItems|\$ref|\$dynamicRef)"')
 _HINT = "pip install 'bascule[texts]'"
 
 
@@ -67,6 +68,13 @@ class TextCheck:
         kinds = {"pattern": self.pattern, "pii": self.pii, "schema": self.json_schema}
         return next((kind for kind, value in kinds.items() if value), "length")
 
+    @property
+    def said(self) -> str:
+        """What matches, in words."""
+        if self.max_characters:
+            return f"more than {self.max_characters:,} characters"
+        return ", ".join(self.pii) or f"a match of its {self.kind}"
+
     def spans(self, text: str, start: int = 0) -> Iterator[Span]:
         """Matches of patterns and personal data from `start` on."""
         if self.pattern:
@@ -96,7 +104,7 @@ class TextFilter:
         ended_by: The check that ends the text; None while there is none.
     """
 
-    def __init__(self, checks: tuple[TextCheck, ...], hold: int, note: Note) -> None:
+    def __init__(self, checks: Sequence[TextCheck], hold: int, note: Note) -> None:
         self._spans = [check for check in checks if check.pattern or check.pii]
         self._spans = [check for check in self._spans if check.action != "flag"]
         self._lengths = [check for check in checks if check.max_characters]
@@ -245,8 +253,8 @@ def _personal(name: str, text: str, start: int) -> Iterator[Span]:
 def schema_check(schema: str, *, is_trusted: bool) -> Callable[[str], bool] | None:
     """Whether a text is JSON that is valid under a schema; None where that cannot be said.
 
-    References to other documents are not followed. Of a schema that is not trusted, none whose
-    keywords, or whose size with its references put in their places, may take long.
+    References to other documents are not followed. One that is not trusted, as it comes with a
+    request, has none of the keywords that may take long.
     """
     try:
         from jsonschema.validators import Draft202012Validator, validator_for
@@ -257,7 +265,7 @@ def schema_check(schema: str, *, is_trusted: bool) -> Callable[[str], bool] | No
         return None
     try:
         read = msgspec.json.decode(schema)
-        if not is_trusted and (len(schema) > _MAX_SCHEMA_BYTES or not _is_quick(read)):
+        if not is_trusted and (len(schema) > _MAX_SCHEMA_BYTES or _SLOW.search(schema)):
             return None
         kind = validator_for(read, default=Draft202012Validator)
         kind.check_schema(read)
@@ -272,32 +280,3 @@ def schema_check(schema: str, *, is_trusted: bool) -> Callable[[str], bool] | No
             return False
 
     return is_valid
-
-
-def _is_quick(schema: Any) -> bool:
-    """Whether few parts remain when every reference is put in its place."""
-    left = _MAX_SCHEMA_PARTS
-    waiting = [(schema, frozenset[str]())]
-    while waiting:
-        part, within = waiting.pop()
-        left -= 1
-        if left < 0:
-            return False
-        if isinstance(part, list):
-            waiting += [(item, within) for item in part]
-        elif isinstance(part, dict):
-            target = part.get("$ref")
-            if _SLOW_KEYWORDS & part.keys() or target in within:
-                return False
-            if isinstance(target, str):
-                waiting.append((_at(schema, target), within | {target}))
-            waiting += [(item, within) for key, item in part.items() if key != "$defs"]
-    return True
-
-
-def _at(schema: Any, pointer: str) -> Any:
-    """What a reference within the document points to (RFC 6901); raises where there is nothing."""
-    for name in pointer.removeprefix("#").split("/")[1:]:
-        name = name.replace("~1", "/").replace("~0", "~")
-        schema = schema[int(name) if isinstance(schema, list) else name]
-    return schema

@@ -122,14 +122,15 @@ def count_check(words: memoryview, at: int, side: str, kind: str, action: str, n
 
 def duration_places(text: TextFigures) -> list[int]:
     """Where an answer is counted for guards of rollouts, below `stats.durations.PLACES`."""
-    length = duration_bins.bin_of(text.completion_tokens * 1_000_000)
-    bins = {
-        duration_bins.FIRST_TOKEN: text.first_token_ns and duration_bins.bin_of(text.first_token_ns),
-        duration_bins.TOKEN: text.token_ns and duration_bins.bin_of(text.token_ns),
+    bin_of, bins = duration_bins.bin_of, duration_bins.BINS
+    length = bin_of(text.completion_tokens * 1_000_000)
+    places = {
+        duration_bins.FIRST_TOKEN: text.first_token_ns and bin_of(text.first_token_ns),
+        duration_bins.TOKEN: text.token_ns and bin_of(text.token_ns),
         duration_bins.LENGTH: length * text.is_whole,
-        duration_bins.BREVITY: (duration_bins.BINS - 1 - length) * text.is_whole,
-    }  # fmt: skip
-    return [of * duration_bins.BINS + place for of, place in bins.items() if place]
+        duration_bins.BREVITY: (bins - 1 - length) * text.is_whole,
+    }
+    return [of * bins + place for of, place in places.items() if place]
 
 
 class TextTotals(NamedTuple):

@@ -210,8 +210,9 @@ class _Worker:
     def _take(self, models: Iterable[Predictor]) -> None:
         """Serve these from now on."""
         models = list(models)
-        if self._ledger is not None:
-            _keep_texts_private(self._ledger, self._config.serving.ledger, models)
+        for model in models:
+            if self._ledger is not None and makes_texts(model.signature):
+                self._ledger.keep_private(model.by.model)
         self._site.serve(self._plane.serve(models), self._plane.asked_headers)
         for keep_headers in self._keep_headers:
             keep_headers(self._plane.asked_headers)
@@ -281,7 +282,8 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
 
     try:
         spool = SpoolWriter(config.home)
-        key = hash_key(config.home) if "hash" in config.private.values() else b""
+        open_key = partial(hash_key, config.home)
+        key = open_key() if "hash" in config.private.values() else b""
     except OSError as error:
         log.warning("no answer is recorded: %s cannot be written: %s", config.home, error)
         return None
@@ -292,24 +294,9 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
         max_values_per_row=config.max_values_per_row,
         private=config.private,
         key=key,
+        open_key=open_key,
         is_anonymous=config.is_anonymous,
     )
-
-
-def _keep_texts_private(
-    ledger: LedgerRecorder, config: LedgerConfig | None, models: Iterable[Predictor]
-) -> None:
-    names = {
-        model.service.path and model.by.model for model in models if makes_texts(model.signature)
-    }
-    if not names:
-        return
-    from bascule.monitoring.ledger import hash_key
-
-    assert config is not None
-    key = hash_key(config.home)
-    for name in names:
-        ledger.keep_private(name, key)
 
 
 def _open_request_log(config: RequestLogConfig, worker: int) -> RequestLog:
