@@ -45,6 +45,8 @@ NAME = "openai"
 _PREFIXES = (b"/v1", b"/openai/v1")
 _EVENTS_TYPE = b"text/event-stream"
 _MODELS = "GET /v1/models lists the models"
+_TURN_S = 120.0
+"""How long a text may take to begin, where the caller says nothing: others have their turn."""
 _MAX_CALLS = 128
 """Calls of tools in one answer, as many as OpenAI takes tools."""
 _MAX_ANSWER_BYTES = 16 << 20
@@ -156,6 +158,8 @@ class OpenAi:
 
     def _handler(self, plane: DataPlane, kind: _Kind, able: Predictor) -> Handler:
         deadline_s = able.limits.deadline_s  # that of all models
+        if generates(able):
+            deadline_s = max(deadline_s, _TURN_S)
 
         def read(body: bytes, parser: JsonParser) -> _Body:
             return by_row.an_object(parser.plain(body), '{"model": "NAME", ...}')
