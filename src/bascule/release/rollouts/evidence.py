@@ -253,7 +253,7 @@ def _slow(arm: ArmCounts, limits: Mapping[int, Sequence[int]]) -> ArmCounts:
     return msgspec.structs.replace(arm, durations=(), slow=tuple(row for row in slow if row[1]))
 
 
-MAX_LIMITS = 32
+MAX_LIMITS = 16
 _SLOW = len(FIELDS)
 _CLASS = 1 + MAX_LIMITS
 _ARM = len(FIELDS) + duration_bins.CLASSES * _CLASS

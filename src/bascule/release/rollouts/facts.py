@@ -268,8 +268,8 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
         how = {"length": "answers at more length", "brevity": "answers at less length"}
         return (
             f"{rollout.candidate} {how.get(guard.name, 'is slower')} than {rollout.current} by "
-            f"more than {guard} allows: at {verdict.worst}, {verdict.candidate:.2%} of its answers are "
-            f"over the limit, and {verdict.current:.2%} may be"
+            f"more than {guard} allows: at {verdict.worst}, {verdict.candidate:.2%} of its answers "
+            f"are over the limit, and {verdict.current:.2%} may be"
         )
     if guard.is_on_outcomes:
         return _outcomes_said(rollout, verdict)

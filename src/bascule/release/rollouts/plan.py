@@ -245,7 +245,7 @@ def check_rollout(rollout: Rollout) -> Rollout:
         guard.harmed or guard.is_of_texts for guard in rollout.guards
     ):
         raise Invalid(
-            "the latency and the texts of a shadow are not those of an answer to a client",
+            "the latency of a shadow, and its texts, are not those of an answer to a client",
             hint="use --strategy canary, or guard errors and disagreement",
         )
     if rollout.strategy == "shadow" and {"errors", "disagreement"}.isdisjoint(names):

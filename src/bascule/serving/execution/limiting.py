@@ -387,7 +387,7 @@ class LimitedPredictor(AroundPredictor):
         self.model.series.count_refusal(reason)
         return error
 
-    def _caller(self, context: Context) -> _Caller:
+    def _caller(self, context: Context) -> Caller:
         name = context.caller or context.address
         caller = self._known.get(name)
         if caller is None or not all(metered.meter.is_current for metered in caller.counted):

@@ -224,10 +224,14 @@ def _is_iban(text: str) -> bool:
     return 15 <= len(compact) <= 34 and int("".join(str(int(c, 36)) for c in turned)) % 97 == 1
 
 
+_CARD_LENGTHS = {2: (16,), 3: (14, 15, 16), 4: (13, 16, 19), 5: (16,), 6: (16, 17, 18, 19)}
+"""By the first digit, of the networks that have it."""
+
+
 def _is_card(text: str) -> bool:
     digits = [int(c) for c in text if c.isdigit()][::-1]
     total = sum(digits[::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])
-    return 13 <= len(digits) <= 19 and total % 10 == 0 and any(digits)
+    return len(digits) in _CARD_LENGTHS.get(digits[-1], ()) and total % 10 == 0
 
 
 _IS: Mapping[str, Callable[[str], bool]] = {
@@ -237,12 +241,12 @@ _IS: Mapping[str, Callable[[str], bool]] = {
 
 def _personal(name: str, text: str, start: int) -> Iterator[Span]:
     while match := _COMPILED[name].search(text, start):
-        # What follows a number may have been taken for a part of it.
-        found = match.group()
-        while found and not _IS[name](found):
-            found = found[: max(found.rfind(" "), found.rfind("-"), 0)]
-        start = match.start() + max(len(found), 1)
-        if found:
+        found, start = match.group(), match.end()
+        if name in ("iban", "card"):  # what stands beside a number may have been taken for a part
+            while found and not _IS[name](found):
+                found = found[: max(found.rfind(" "), found.rfind("-"), 0)]
+            start = match.start() + max(len(found), 1)
+        if found and _IS[name](found):
             yield match.start(), match.start() + len(found), f"[{name}]"
 
 
