@@ -18,7 +18,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from bascule.bundle.disk import read_manifest
+from bascule.bundle.disk import generates_text, read_manifest
 from bascule.bundle.programs import ONNX, count_unknowns
 from bascule.core import BasculeError, Overloaded, Refused, TooLarge, Unavailable
 from bascule.serving.calls import Call, Cancel, Context, Deliver, DeliverParts
@@ -66,6 +66,9 @@ class LimitSettings:
         on_suspicious_queries: What becomes of a caller whose queries look like a search for the
             model: nothing, an alert, or also `throttled_rate` for as long as the alert fires.
         throttled_rate: As `rate`.
+        tokens_per_minute: Tokens of prompts and answers that one caller gets of a text model, at
+            once those of a minute.
+        tokens_per_day: The same in a day, in UTC, of all servers.
     """
 
     rate: str = ""
@@ -78,6 +81,8 @@ class LimitSettings:
     group_budget_unknowns_per_day: float = 0.0
     on_suspicious_queries: Literal["ignore", "alert", "throttle"] = "ignore"
     throttled_rate: str = "1/s"
+    tokens_per_minute: int = 0
+    tokens_per_day: int = 0
 
     def __post_init__(self) -> None:
         for name in ("rate", "group_rate", "throttled_rate"):
@@ -144,7 +149,7 @@ class _Metered(NamedTuple):
     who: str
 
 
-class _Caller:
+class Caller:
     """A caller's counters, and its calls that this worker has admitted and not noted yet.
 
     Attributes:
@@ -163,6 +168,11 @@ class _Caller:
 class LimitedPredictor(AroundPredictor):
     """One version whose callers are bounded. On the event loop only."""
 
+    unit, counter = "rows", ""
+    """What is limited, and what the names of its counters begin with."""
+    budget_key, rate_key = "{}budget_*_per_day", "{}rate"
+    """The settings, of a caller or a group."""
+
     def __init__(self, model: Predictor, settings: LimitSettings, facts: PolicyFacts) -> None:
         super().__init__(model)
         assert facts.callers is not None
@@ -176,7 +186,7 @@ class LimitedPredictor(AroundPredictor):
         self._of_group = allowance(model, settings, "group_")
         self._of_throttled = allowance(model, settings, "throttled_")
         self._throttles = settings.on_suspicious_queries == "throttle"
-        self._known: dict[str, _Caller] = {}
+        self._known: dict[str, Caller] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
     def answer(
@@ -203,7 +213,7 @@ class LimitedPredictor(AroundPredictor):
     def _begin(
         self, ask: Callable[..., Any], call: Call, context: Context, allowed_s: float, deliver: Any
     ) -> Any:
-        rows, caller = call.rows, self._known.get(context.caller or context.address)
+        rows, caller = self.units(call), self._known.get(context.caller or context.address)
         if (
             caller is not None
             and rows <= caller.free_rows
@@ -215,23 +225,35 @@ class LimitedPredictor(AroundPredictor):
         else:
             caller = self._caller(context)
             if not self._admit(caller, rows):
-                return self._wait(ask, caller, call, context, allowed_s, deliver)
-        return self._ask(ask, caller, call, context, allowed_s, deliver)
+                return self._wait(ask, caller, rows, call, context, allowed_s, deliver)
+        return self.ask(ask, caller, rows, call, context, allowed_s, deliver)
 
-    def _ask(
-        self, ask: Callable[..., Any], caller: _Caller, call: Call, context: Context,
+    def units(self, call: Call) -> int:
+        """What a call counts as."""
+        return call.rows
+
+    def ask(
+        self, ask: Callable[..., Any], caller: Caller, rows: int, call: Call, context: Context,
         allowed_s: float, deliver: Any,
     ) -> Any:  # fmt: skip
+        """Have an admitted call answered; what it took is given back where that begins not."""
         try:
             return ask(call, context, allowed_s, deliver)
         except BasculeError:
-            with self._meters:
-                for meter, of, _ in caller.counted:
-                    meter.take_back(of.cost_ns(call.rows), call.rows, today())
+            self.take_back(caller, rows, today())
             raise
 
+    def take_back(self, caller: Caller, rows: int, day: int) -> None:
+        """Note that so many of the rows of a call of that day were not used; below 0 for more."""
+        with self._meters:
+            for meter, of, _ in caller.counted:
+                if rows >= 0:
+                    meter.take_back(of.cost_ns(rows), rows, day)
+                elif day == today():
+                    meter.take(of.cost_ns(-rows), -rows, time.monotonic_ns())
+
     def _wait(
-        self, ask: Callable[..., Any], caller: _Caller, call: Call, context: Context,
+        self, ask: Callable[..., Any], caller: Caller, rows: int, call: Call, context: Context,
         allowed_s: float, deliver: Any,
     ) -> Cancel:  # fmt: skip
         """Have the call run once its budget is reserved."""
@@ -247,7 +269,7 @@ class LimitedPredictor(AroundPredictor):
         async def wait() -> None:
             try:
                 await asyncio.sleep(GRANT_S)
-                while not self._admit(caller, call.rows):
+                while not self._admit(caller, rows):
                     if self._loop.time() + GRANT_S >= until_s:
                         raise Unavailable(
                             f"the budget of {caller.counted[0].who} was not reserved in time",
@@ -256,7 +278,7 @@ class LimitedPredictor(AroundPredictor):
                         )
                     await asyncio.sleep(GRANT_S)
                 left_s = until_s - self._loop.time()
-                if cancel_run := self._ask(ask, caller, call, context, left_s, deliver):
+                if cancel_run := self.ask(ask, caller, rows, call, context, left_s, deliver):
                     running.append(cancel_run)
             except BasculeError as error:
                 deliver(error)
@@ -272,7 +294,7 @@ class LimitedPredictor(AroundPredictor):
 
         return cancel
 
-    def _admit(self, caller: _Caller, rows: int) -> bool:
+    def _admit(self, caller: Caller, rows: int) -> bool:
         """Note a call of so many rows; False where its budget is to be reserved first.
 
         Of what is far from its limit, a worker admits a little more before it takes the lock again.
@@ -315,7 +337,7 @@ class LimitedPredictor(AroundPredictor):
         return metered._replace(of=self._of_throttled._replace(rows=metered.of.rows))
 
     @staticmethod
-    def _note(caller: _Caller) -> None:
+    def _note(caller: Caller) -> None:
         """Note what was admitted unnoted, as of when that began: it fills the bucket no later."""
         if caller.calls:
             for meter, of, _ in caller.counted:
@@ -325,16 +347,16 @@ class LimitedPredictor(AroundPredictor):
     def _want(self, metered: _Metered, used: int, rows: int) -> None:
         """Ask for more of a budget; raises where there is no more."""
         meter, of, who = metered
-        budget = f"policies.{self._section}.{of.of}budget_*_per_day"
+        budget = f"policies.{self._section}.{self.budget_key.format(of.of)}"
         if rows > of.rows:
             raise self._refusal("budget", TooLarge(
-                f"{rows} rows in one request are more than the {of.rows} of a day that "
+                f"{rows} {self.unit} in one request are more than the {of.rows} of a day that "
                 f"{who} may have of {self._section} ({budget})",
-                hint="send fewer rows",
+                hint=f"ask for fewer {self.unit}",
             ))  # fmt: skip
         if used + rows > of.rows or meter.words[STATE] == EXHAUSTED:
             raise self._refusal("budget", Overloaded(
-                f"{who} has used its {of.rows} rows of a day of {self._section} ({budget})",
+                f"{who} has used its {of.rows} {self.unit} of a day of {self._section} ({budget})",
                 hint="retry after 00:00 UTC, or have the budget raised",
                 retry_after_s=DAY_S - int(time.time()) % DAY_S,
             ))  # fmt: skip
@@ -347,12 +369,12 @@ class LimitedPredictor(AroundPredictor):
 
     def _over_rate(self, metered: _Metered, rows: int, lacking_ns: int) -> BasculeError:
         _, of, who = metered
-        place = f"{of.rate}, policies.{self._section}.{of.of}rate"
+        place = f"{of.rate}, policies.{self._section}.{self.rate_key.format(of.of)}"
         if of.cost_ns(rows) > of.burst_ns:
             return self._refusal("rate", TooLarge(
-                f"{rows} rows in one request are more than {who} may send at once "
+                f"{rows} {self.unit} in one request are more than {who} may send at once "
                 f"({place})",
-                hint="send fewer rows a request",
+                hint=f"ask for fewer {self.unit} a request",
             ))  # fmt: skip
         return self._refusal("rate", Overloaded(
             f"{who} asks more of {self._section} than it may ({place})",
@@ -364,7 +386,7 @@ class LimitedPredictor(AroundPredictor):
         self.model.series.count_refusal(reason)
         return error
 
-    def _caller(self, context: Context) -> _Caller:
+    def _caller(self, context: Context) -> Caller:
         name = context.caller or context.address
         caller = self._known.get(name)
         if caller is None or not all(metered.meter.is_current for metered in caller.counted):
@@ -374,7 +396,7 @@ class LimitedPredictor(AroundPredictor):
                         self._note(known)
                 self._known.clear()
             counted = self._count(name, is_key=bool(context.caller))
-            caller = self._known[name] = _Caller(counted)
+            caller = self._known[name] = Caller(counted)
         return caller
 
     def _count(self, caller: str, *, is_key: bool) -> tuple[_Metered, ...]:
@@ -387,7 +409,7 @@ class LimitedPredictor(AroundPredictor):
             if group == _EVERYBODY or (is_key and is_in(name, group))
         ]
         return tuple(
-            _Metered(self._meters.meter(self._section, counter, of.rows), of, words)
+            _Metered(self._meters.meter(self._section, self.counter + counter, of.rows), of, words)
             for counter, of, words in counted
             if of.rate or of.rows or self._throttles
         )
@@ -401,7 +423,13 @@ class Limits:
     @staticmethod
     def around(model: Predictor, settings: LimitSettings, facts: PolicyFacts) -> Predictor:
         """See `Policy.around`; a process without the shared file has no bounds."""
-        return model if facts.callers is None else LimitedPredictor(model, settings, facts)
+        if facts.callers is None:
+            return model
+        if settings.tokens_per_minute or settings.tokens_per_day:
+            from bascule.serving.execution.token_limits import TokenLimitedPredictor
+
+            model = TokenLimitedPredictor(model, settings, facts)
+        return LimitedPredictor(model, settings, facts)
 
     @staticmethod
     def check(
@@ -409,7 +437,14 @@ class Limits:
         settings: LimitSettings,
         find: Callable[[str], Predictor | None],  # noqa: ARG004
     ) -> None:
-        """Refuse budgets in unknowns of a model whose unknowns cannot be counted."""
+        """Refuse budgets in what cannot be counted of a model: unknowns, or tokens."""
+        if (settings.tokens_per_minute or settings.tokens_per_day) and not generates_text(
+            model.signature
+        ):
+            raise Refused(
+                f"{model.name}/{model.version} generates no text, and so has no tokens",
+                hint="set budget_rows_per_day instead of tokens_per_day, and rate of _minute",
+            )
         for of in ("", "group_"):
             allowance(model, settings, of)
 
