@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -23,8 +22,8 @@ from bascule.bundle.generation.requests import Function, Message, TextRequest, d
 from bascule.bundle.generation.specs import Spec
 from bascule.core import Invalid, MissingExtra, ModelFailed, first_line
 
-_PIECE_S = 0.05
-_LEAST_PIECE, _MOST_PIECE = 16, 512
+_BATCH_TOKENS, _PIECE_TOKENS = 512, 32
+"""A piece is as fast as a batch of the usual size, and of one size: other sizes round otherwise."""
 _MOST_SCHEMA = 1 << 16
 _WINDOW = 512
 
@@ -45,7 +44,7 @@ class LlamaEngine:
         try:
             self._llama = llama_cpp.Llama(
                 str(self._weights), n_ctx=spec.context_tokens, n_threads=threads,
-                n_threads_batch=threads, n_batch=_MOST_PIECE, lora_path=adapter, verbose=False,
+                n_threads_batch=threads, n_batch=_BATCH_TOKENS, lora_path=adapter, verbose=False,
             )  # fmt: skip
         except (ValueError, RuntimeError, OSError) as problem:
             raise ModelFailed(f"llama.cpp cannot load the weights: {first_line(problem)}") from None
@@ -60,7 +59,6 @@ class LlamaEngine:
                 eos_token=self._special(self._llama.token_eos()),
                 bos_token=self._special(self._llama.token_bos()),
             )
-        self._piece_tokens = _LEAST_PIECE
 
     def generate(
         self,
@@ -138,20 +136,16 @@ class LlamaEngine:
         return total, count
 
     def _prepare(self, tokens: list[int]) -> Generator[Chunk, None, int]:
-        """Compute all of a prompt but its last token; gives how many tokens were there before."""
+        """Compute all of a prompt but its last piece; gives how many tokens were there before."""
         llama = self._llama
         known = llama.input_ids[: llama.n_tokens]
         most = min(len(known), len(tokens) - 1)
         equal = np.asarray(tokens[:most]) == known[:most]
         cached = at = most if equal.all() else int(equal.argmin())
         llama.n_tokens = at
-        while at < len(tokens) - 1:
-            piece = tokens[at : min(at + self._piece_tokens, len(tokens) - 1)]
-            before = time.perf_counter()
-            llama.eval(piece)
-            wanted = len(piece) * _PIECE_S / max(time.perf_counter() - before, 1e-9)
-            self._piece_tokens = int(min(max(wanted, _LEAST_PIECE), _MOST_PIECE))
-            at += len(piece)
+        while len(tokens) - at > _PIECE_TOKENS:
+            llama.eval(tokens[at : at + _PIECE_TOKENS])
+            at += _PIECE_TOKENS
             yield Chunk()
         return cached
 
