@@ -69,7 +69,7 @@ class Program(ABC):
     # The defaults do nothing.
 
     def bound_runs(self, timeout_s: float) -> None:  # noqa: B027
-        """End runs that take longer, where `may_block`; a shorter bound that is there stays."""
+        """End runs that take longer, where `may_block`: the next ones, until another bound."""
 
     def interrupt(self) -> None:  # noqa: B027
         """End the runs under way as soon as the runtime can, with `TimedOut`. From any thread."""

@@ -30,7 +30,7 @@ from bascule.bundle import (
 from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
 from bascule.bundle.explaining import EXPLAINING_KIND, IMPORTANCE_KIND
 from bascule.bundle.features import Features, features_of
-from bascule.bundle.originals import is_inspected, is_isolated, open_archive
+from bascule.bundle.originals import is_inspected, is_isolated, open_archive, retrieval
 from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
 from bascule.bundle.statements import (
     CALIBRATION_KIND,
@@ -88,7 +88,9 @@ from bascule.packing.statements import (
 
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"
-_SERVED_AS_SAVED = ("generation", "python", "transformers")
+_SERVED_AS_SAVED = ("generation", "python", "transformers", retrieval.FORMAT)
+_OF_ITS_OWN = ("generation", retrieval.FORMAT)
+"""Each row is answered on its own: drawn, or searched for."""
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
 _DRAWN_ROWS = 48
@@ -415,10 +417,10 @@ def _choose(
     compilations: Iterable[Compilation], subject: ImportedModel, rows: Rows | None, request: Request
 ) -> _Choice:
     """The first compilation that is equal to the original on all rows, or the original."""
-    if subject.saved_format in _SERVED_AS_SAVED:
+    if subject.saved_format in _SERVED_AS_SAVED and "pooling" not in subject.frame:
         request.tell("the original itself answers, in a process of its own")
         served = subject.reopened or subject.original
-        if subject.saved_format != "generation":  # which draws its answers, each for itself
+        if subject.saved_format not in _OF_ITS_OWN:
             _check_company(subject, served, request)
         itself = replace(
             parity.exact(rows=0, tolerance=request.tolerance),
@@ -762,7 +764,8 @@ def _measure(
 ) -> Cost:
     show = getattr(request.tell, "step", lambda *_: None)
     columns = parity.sample(_example_rows(subject))
-    if subject.saved_format not in ("generation", "python"):  # may refuse rows that never were
+    # Code of the author's and an index may refuse rows that never were.
+    if subject.saved_format not in ("python", *_OF_ITS_OWN):
         columns = cost.rows_to_time(columns)
     programs = {disk.ORIGINAL: subject.reopened or subject.original}
     if choice.compilation is not None:

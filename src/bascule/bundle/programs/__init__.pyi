@@ -21,7 +21,14 @@ from .onnx import (
     is_known_type as is_known_type,
     open_onnx as open_onnx,
     open_session as open_session,
+    open_tokenized as open_tokenized,
     without_missing_text as without_missing_text,
+)
+from .tokenized import (
+    METADATA as METADATA,
+    TOKENS as TOKENS,
+    TokenizedProgram as TokenizedProgram,
+    text_fields as text_fields,
 )
 from .trees import FEATURES as FEATURES, SUMS as SUMS, TreesProgram as TreesProgram
 from .unknowns import count_unknowns as count_unknowns

@@ -13,6 +13,7 @@ from bascule.packing.imported import Flavor
 TABLE: dict[str, str] = {
     "derived": "bascule.packing.flavors.derived:Derived",
     "generation": "bascule.packing.flavors.generation:Generation",
+    "retrieval": "bascule.packing.flavors.retrieval:Retrieval",
     "transformers": "bascule.packing.flavors.transformers:Transformers",
     "onnx": "bascule.packing.flavors.onnx:Onnx",
     "python": "bascule.packing.flavors.python:Python",

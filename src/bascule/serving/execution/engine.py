@@ -80,6 +80,7 @@ _HURRIED_BELOW_S = 1.0
 """Nothing holds the loop up for longer between taking a call and running it: whoever has so much
 time, and whoever brings no deadline, need not be looked at again."""
 _SLOWNESS_BOUNDS = (0.1, 20.0)
+_GRACE_S = 1.0
 """One run that was held up by something else must not make the server turn callers away."""
 STUCK_S = 2.0
 """How long a run that is to end may go on before its model is stuck."""
@@ -101,6 +102,7 @@ class Job:
     """What the answer is to say; None for the version of the engine."""
     settled: bool = False
     came_s: float = 0.0
+    until_s: float = 0.0
     timer: asyncio.TimerHandle | None = None
     closed: Callable[[int], None] = _ignore
     size_bytes: int = 0
@@ -206,6 +208,8 @@ class Batcher:
         self.slowness = 1.0
         self.runs = 0
         self._run: tuple[float, float, int] | None = None
+        self._overdue_s = 0.0
+        program.bound_runs(limits.deadline_s + _GRACE_S)
         self.busy_s = 0.0
 
     @property
@@ -263,6 +267,7 @@ class Batcher:
         self._held.bytes += size
         self._held_bytes += size
         job.came_s = time.perf_counter()
+        job.until_s = job.came_s + deadline_s
         if not self._open:
             self._busy_since_s = job.came_s
         self._open += 1
@@ -302,7 +307,7 @@ class Batcher:
         run = self._run
         if self._stopped or self._program.may_block:
             return False
-        over_s = 0.0 if run is None else time.perf_counter() - run[0] - self._limits.deadline_s
+        over_s = 0.0 if run is None else time.perf_counter() - self._overdue_s
         if over_s <= 0.0:
             self._refusal = ""
             return False
@@ -448,9 +453,14 @@ class Batcher:
         rows = sum(job.rows for job in batch)
         expected_s = self._pace.run_s(rows)
         started_s = time.perf_counter()
+        # All callers have been answered by then. A deferred one waits for longer than the others.
+        allowed_s = max(self._limits.deadline_s, *(job.until_s - started_s for job in batch))
+        self._program.bound_runs(allowed_s + _GRACE_S)
+        self._overdue_s = started_s + allowed_s
         self._run = (started_s, expected_s * self.slowness, rows)
         outcomes = run_together(self._program, batch, self._by)
         took_s = time.perf_counter() - started_s
+        self._program.bound_runs(self._limits.deadline_s + _GRACE_S)  # of answers in parts
         if isinstance(outcomes[0], TimedOut) and took_s < self._limits.deadline_s:
             outcomes = run_together(self._program, batch, self._by)  # another run was to end
         self._run = None
