@@ -1,4 +1,5 @@
 from .federated import federated_app as federated_app, federated_bundle as federated_bundle
+from .flavors.composition import Composition as Composition
 from .flavors.derived import DerivedGraph as DerivedGraph
 from .flavors.generation import TextGeneration as TextGeneration
 from .flavors.python import PythonModel as PythonModel

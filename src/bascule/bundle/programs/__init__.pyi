@@ -7,6 +7,7 @@ from .host import (
     place_of as place_of,
 )
 from .kinds import (
+    COMPOSITION as COMPOSITION,
     MACHINE_CODE as MACHINE_CODE,
     ONNX as ONNX,
     is_runnable as is_runnable,
