@@ -64,7 +64,7 @@ class TextCheck:
 
     @property
     def kind(self) -> str:
-        """One of `telemetry.texts.KINDS`."""
+        """Under which it is counted: length, pattern, pii or schema."""
         kinds = {"pattern": self.pattern, "pii": self.pii, "schema": self.json_schema}
         return next((kind for kind, value in kinds.items() if value), "length")
 
