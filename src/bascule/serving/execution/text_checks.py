@@ -85,12 +85,10 @@ class TextCheck:
             yield from _personal(name, text, start)
 
     def is_met(self, text: str) -> bool:
-        """Whether a whole text matches."""
+        """Whether a whole text matches; of checks without `max_characters`."""
         if self.json_schema:
             is_valid = schema_check(self.json_schema, is_trusted=True)
             return is_valid is not None and not is_valid(text)
-        if self.max_characters:
-            return len(text) > self.max_characters
         return next(self.spans(text), None) is not None
 
 
