@@ -184,7 +184,7 @@ class TextFilter:
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> Any:
     try:
-        import re2  # type: ignore[import-untyped]
+        import re2
     except ImportError:
         raise MissingExtra("patterns of text checks need google-re2", hint=_HINT) from None
     options = re2.Options()
