@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
     from bascule.monitoring.alerts import Alert
     from bascule.monitoring.reporting import Overview
+    from bascule.packing import Composition
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
     from bascule_client import Client
@@ -73,6 +75,23 @@ def load(reference: str | Path) -> Bundle:
             path=reference,
         ) from None
     return load_folder(registry.path(version))
+
+
+def compose(composition: str | Path | Mapping[str, Any]) -> Composition:
+    """A graph of models for `pack`: chains, ensembles, routers and rule tables.
+
+    Args:
+        composition: A TOML file, or the mapping that it would hold. Its models are folders of
+            bundles, or registered ones by their names: `late/3`, `late@champion`.
+
+    Raises:
+        Invalid: It does not fit together: an unknown part or column, types, a cycle, an example
+            that a rule table fails. The message names the place.
+        NotFound: A model is not there.
+    """
+    from bascule.packing import Composition
+
+    return Composition(composition, load)
 
 
 def _may_be_a_model(text: str) -> bool:
@@ -303,12 +322,14 @@ def check(
     Raises:
         Invalid: There are no criteria, or one does not apply to the model.
     """
+    from bascule.app import open_judge
     from bascule.control import is_path, registered
     from bascule.documents import progress_line
     from bascule.release import check_and_record
     from bascule.settings import load_settings
 
-    configured = load_settings().gates.criteria
+    settings = load_settings()
+    configured = settings.gates.criteria
     registry, version = open_registry(), None
     if isinstance(bundle, str) and not is_path(bundle):
         registry, version = registered(open_registry, bundle)
@@ -319,7 +340,7 @@ def check(
         report, problem = check_and_record(
             bundle, configured if criteria is None else criteria, registry, version,
             configured=configured, test=test, now=datetime.now(UTC), by=user_name(),
-            attributes=attributes,
+            attributes=attributes, find_judge=partial(open_judge, settings),
         )  # fmt: skip
     if problem is not None:
         raise problem

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from bascule.endpoints import Approve, Endpoints, EndpointStore
     from bascule.fleet import Fleet, TufRepository
     from bascule.jobs import Jobs
-    from bascule.monitoring import Ledger, Outcomes, Terms, UsageAsked
+    from bascule.monitoring import Judge, JudgeOptions, Ledger, Outcomes, Terms, UsageAsked
     from bascule.monitoring.alerts import AlertStore, Finding, Source, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import Objective, ServerFacts
@@ -333,6 +333,7 @@ def prepare_rollout(settings: Settings, rollout: Rollout) -> Rollout:
     recording = Recording(
         _keeps_rows(settings), chosen.private, chosen.max_values_per_row,
         settings.serving.feature_store,
+        {name: judge.share for name, judge in settings.judges.items()},
     )  # fmt: skip
     return prepare(
         rollout, lambda version: load(registry.path(version)), open_ledger(settings), recording
@@ -485,6 +486,32 @@ def open_ledger(settings: Settings) -> Ledger:
     _end_restore(settings)
     connect_home(settings.home, _objects_at(settings))
     return Ledger(settings.home)
+
+
+def judge_of(settings: Settings, name: str) -> JudgeOptions:
+    """A judge of the settings. Raises `NotFound`."""
+    options = settings.judges.get(name)
+    if options is None:
+        raise NotFound(
+            f"the settings have no judge {name!r}",
+            hint=f"there are {', '.join(settings.judges) or 'none'}: sections [judges.NAME]",
+        )
+    return options
+
+
+def open_judge(settings: Settings, name: str) -> Judge:
+    """A judge to be asked. Raises `NotFound`, or `Invalid` where it generates no text."""
+    from bascule.bundle import load
+    from bascule.bundle.disk import generates_text
+    from bascule.monitoring import judge_by
+
+    options, registry = judge_of(settings, name), open_registry(settings)
+    bundle = load(registry.path(registry.resolve(options.model)))
+    if not generates_text(bundle.signature):
+        raise Invalid(
+            f"judge {name}: {options.model} does not generate text", hint="name a model that does"
+        )
+    return judge_by(bundle.program(), options.rubric)
 
 
 def open_repository(settings: Settings, *, is_new: bool = False) -> TufRepository:
@@ -655,13 +682,20 @@ def pack_files(
     calibration: Path | None = None,
     code: Sequence[str] = (),
     options_of_code: CodeOptions | None = None,
+    open_model: Callable[[str], Bundle] | None = None,
     **options: Any,
 ) -> Bundle:
-    """A bundle of a model and of tables in files; the rest as of `packing.pack`."""
-    from bascule.batch import as_trained, read_rows, split_truth
-    from bascule.packing import pack, read_model
+    """A bundle of a model and of tables in files; the rest as of `packing.pack`.
 
-    fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
+    `open_model` opens the models of a composition, which is refused without it.
+    """
+    from bascule.batch import as_trained, read_rows, split_truth
+    from bascule.packing import Composition, pack, read_model
+
+    if model.suffix == ".toml" and open_model is not None:
+        fitted: Any = Composition(model, open_model)
+    else:
+        fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
     sets: dict[str, Any] = {}
     # Training rows may come without their truth, if held-out ones show that --target is right.
     is_told = bool(target) and test is None and calibration is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,8 +54,9 @@ def pack(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A fitted model: .skops, .onnx, or a folder of transformers; or code of yours: "
-            "my_model.py:Model, or my_package:Model for a folder."
+            help="A fitted model: .skops, .onnx, or a folder of transformers; code of yours: "
+            "my_model.py:Model, or my_package:Model for a folder; or a composition of models, "
+            ".toml."
         ),
     ],
     name: Annotated[str, typer.Option(help="What the registry and requests call it.")],
@@ -180,10 +182,11 @@ def _privacy(pairs: list[str] | None) -> dict[str, str] | None:
 
 def pack_files(model: Path, *, quiet: bool, **options: Any) -> Bundle:
     """See `app.pack_files`; shows its stages."""
+    from bascule.api import load
     from bascule.app import pack_files as packed
 
     with stages(quiet=quiet) as tell:
-        return packed(model, progress=tell, **options)
+        return packed(model, progress=tell, open_model=load, **options)
 
 
 def bundle_json(bundle: Bundle) -> dict[str, Any]:
@@ -294,6 +297,7 @@ def check_bundle(
     test: Any = None,
     attributes: Columns | None = None,
 ) -> tuple[GateReport, BasculeError | None]:
+    from bascule.app import open_judge
     from bascule.release import check_and_record
 
     configured = context.settings().gates.criteria
@@ -301,6 +305,7 @@ def check_bundle(
     return check_and_record(
         bundle, criteria or configured, registry, version, configured=configured,
         test=test, attributes=attributes, now=datetime.now(UTC), by=context.user(),
+        find_judge=partial(open_judge, context.settings()),
     )  # fmt: skip
 
 

@@ -25,11 +25,14 @@ KINDS = Kinds(
         "erasure": "bascule.kinds.privacy:ERASURE",
         "held": "bascule.kinds.privacy:HELD",
         "judge": "bascule.kinds.reports:JUDGE",
+        "judge_answers": "bascule.kinds.judging:JUDGE_ANSWERS",
         "publish_edge": "bascule.kinds.edge:PUBLISH_EDGE",
         "train": "bascule.kinds.training:TRAIN",
         "trigger": "bascule.kinds.training:TRIGGER",
         "optimise": "bascule.kinds.optimising:OPTIMISE",
         "automl": "bascule.kinds.automl:AUTOML",
         "columns": "bascule.kinds.automl:COLUMNS",
+        "inference": "bascule.kinds.deferred:INFER",
+        "callback": "bascule.kinds.deferred:TELL",
     }
 )

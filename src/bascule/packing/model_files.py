@@ -67,7 +67,7 @@ def read_model(
         Untrusted: It holds types that are not scikit-learn's own.
     """
     options = options or CodeOptions()
-    if is_there(path / "config.json", Path.is_file):
+    if any(is_there(path / name, Path.is_file) for name in ("config.json", "tokenizer.json")):
         return path
     if not is_there(path) and ":" in path.name:
         return _read_code(str(path), options)

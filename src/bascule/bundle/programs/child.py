@@ -180,7 +180,8 @@ class ChildProgram(Program):
         if "ok" in head:
             return
         if "refused" in head:
-            raise Invalid(str(head["refused"]), hint=str(head.get("hint", "")))
+            facts = {"field": str(head["field"])} if head.get("field") else {}
+            raise Invalid(str(head["refused"]), hint=str(head.get("hint", "")), **facts)
         raise ModelFailed(
             f"program {self.name} failed: {str(head.get('error'))[:500]}",
             reason=str(head.get("reason"))[:500],
@@ -217,7 +218,7 @@ class ChildProgram(Program):
 
     def bound_runs(self, timeout_s: float) -> None:
         """Kill the process on runs that take longer."""
-        self.run_timeout_s = min(self.run_timeout_s, timeout_s)
+        self.run_timeout_s = timeout_s
 
     def interrupt(self) -> None:
         """Nothing: a run that takes too long ends with its process."""

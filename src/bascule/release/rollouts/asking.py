@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bascule.bundle.disk import generates_text
 from bascule.core import Conflict, Invalid
 from bascule.endpoints import (
     STRATEGIES,
@@ -53,7 +54,6 @@ from bascule.release.rollouts.store import (
     Superseded,
     plan_of,
 )
-from bascule.serving.telemetry import makes_texts
 
 if TYPE_CHECKING:
     from bascule.monitoring.ledger import Ledger
@@ -398,7 +398,7 @@ class Rollouts:
     def _rollout(self, asked: RolloutRequest, before: Plan, after: Plan) -> Rollout:
         strategy, texts = asked.strategy, asked.guards
         signature = self.endpoints.signature(before.current.version)
-        is_of_texts = signature is not None and makes_texts(signature)
+        is_of_texts = signature is not None and generates_text(signature)
         default = TEXT_GUARDS if is_of_texts else DEFAULT_GUARDS
         guards = tuple(map(parse_guard, texts)) or _GUARDS.get(strategy, default)
         of_texts = next((guard for guard in guards if guard.is_of_texts), None)

@@ -15,6 +15,7 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `refusals +5 pp` | a text that begins as refusals do | the same |
 | `malformed +2 pp` | a text that breaks the JSON schema that was asked for | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
+| `disagreement[0.2] +5 pp` | of texts: one further away than 0.2, see `Alike` | |
 | `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
 
 Of requests with a sticky key, errors, fallbacks and outcomes count once a key; see `keys`.
@@ -62,7 +63,14 @@ from bascule.release.rollouts.evidence import (
     grouped,
     slow_column,
 )
-from bascule.release.rollouts.losses import LABELS, RATES, Loss, is_on_outcomes, units_of
+from bascule.release.rollouts.losses import (
+    LABELS,
+    Loss,
+    is_on_outcomes,
+    is_rate,
+    judge_of,
+    units_of,
+)
 from bascule.stats import (
     Beyond,
     Evidence,
@@ -80,7 +88,6 @@ _OF_TEXTS = {
     "first_token": duration_bins.FIRST_TOKEN, "tokens_per_s": duration_bins.TOKEN,
     "length": duration_bins.LENGTH, "brevity": duration_bins.BREVITY,
 }  # fmt: skip
-_FALLING = (*RATES, "tokens_per_s")
 """What is worse where it is less."""
 _SHARE_OF_UNUSABLE = 0.1
 """Of the evidence of `errors`: answers that are not finite are rare, or all."""
@@ -90,13 +97,27 @@ _SHOWN = (0.5, 0.95)
 _LEAST_DURATIONS = 100
 """Answers of the current version in a class of work, before its limits are chosen."""
 _GUARD = re.compile(
-    r"^(?P<name>[a-z0-9._]+|cost\..+?|wrong\[.+?\])\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
+    r"^(?P<name>[a-z0-9._]+|cost\..+?|(?:wrong|judged|disagreement)\[.+?\])\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
     r"(?P<unit>pp|%|ms|)$",
     re.IGNORECASE,
 )
-_OUTCOMES = (
-    "accuracy, roc_auc, log_loss, mae, mse, mape, pinball0.9, cost.COLUMN, wrong[COLUMN=VALUE]"
+_ALIKE = re.compile(
+    r"disagreement\[\s*(?:(?P<model>\S+/\d+)\s+)?(?P<distance>0|0?\.\d+|1)\s*\]", re.IGNORECASE
 )
+_OUTCOMES = (
+    "accuracy, roc_auc, log_loss, mae, mse, mape, pinball0.9, cost.COLUMN, wrong[COLUMN=VALUE], "
+    "approval, judged[NAME]"
+)
+
+
+class Alike(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which texts agree: up to this distance, of edits or of a model's embeddings."""
+
+    distance: float = 0.0
+    embedding: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.embedding} {self.distance:g}".strip()
 
 
 class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -109,12 +130,14 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
             loss (0.2), seconds, or a difference of losses.
         unit: `pp`, `%`, `ms`, or empty for the unit of the loss.
         loss: How outcomes are measured, once a rollout is begun.
+        alike: Of `disagreement[...]`: which texts agree.
     """
 
     name: str
     margin: float
     unit: str
     loss: Loss | None = None
+    alike: Alike | None = None
 
     @property
     def harmed(self) -> tuple[float, ...]:
@@ -158,6 +181,11 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.name == "roc_auc"
 
     @property
+    def is_approval(self) -> bool:
+        """Whether it compares what people, or a judge, approve of."""
+        return self.name == "approval" or bool(judge_of(self.name))
+
+    @property
     def measure(self) -> Loss:
         """How outcomes are measured; rollouts begun by older versions stored none for accuracy."""
         return self.loss or LABELS
@@ -170,15 +198,16 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         if self.harmed:
             return 0.0
-        if not self.is_on_outcomes or self.name in RATES:
+        if not self.is_on_outcomes:
             return self.margin
         level = self.measure.level if self.unit == "%" else 1.0
         return self.margin * level / self.measure.bound
 
     def __str__(self) -> str:
         amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000, "": 1}[self.unit]
-        sign = "-" if self.name in _FALLING else "+"
-        return f"{self.name} {sign}{amount:g} {self.unit}".rstrip()
+        sign = "-" if _falls(self.name) else "+"
+        name = self.name if self.alike is None else f"{self.name}[{self.alike}]"
+        return f"{name} {sign}{amount:g} {self.unit}".rstrip()
 
 
 ANSWERS_GUARD = Guard("answers", 0.2, "pp")
@@ -232,6 +261,11 @@ class Verdict:
     again: Verdict | None = None
 
 
+def _falls(name: str) -> bool:
+    """Whether less of it is worse."""
+    return is_rate(name) or name == "tokens_per_s"
+
+
 def parse_guard(text: str) -> Guard:
     """Read `errors +1 pp`. Raises `Invalid`."""
     match = _GUARD.match(text.strip())
@@ -253,7 +287,10 @@ def parse_guard(text: str) -> Guard:
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
         )
     name, sign, unit = match["name"], match["sign"], match["unit"].lower()
-    if not name.startswith(("cost.", "wrong[")):
+    alike = _ALIKE.fullmatch(name)
+    if alike is not None:
+        name = "disagreement"
+    elif not name.startswith(("cost.", "wrong[", "judged[")):
         name = name.lower()
     if is_on_outcomes(name):
         units = units_of(name)
@@ -268,8 +305,8 @@ def parse_guard(text: str) -> Guard:
     if unit not in units:
         among = " or ".join(allowed or "its own unit ('mae +0.2')" for allowed in units)
         raise Invalid(f"{name} is guarded in {among}, not in {unit or 'a number alone'!r}")
-    if (sign == "-") != (name in _FALLING):
-        worse = "falls" if name in _FALLING else "rises"
+    if (sign == "-") != _falls(name):
+        worse = "falls" if _falls(name) else "rises"
         raise Invalid(f"{text!r} allows a gain", hint=f"a candidate is worse where {name} {worse}")
     amount = float(match["amount"]) / {"ms": 1_000, "": 1}.get(unit, 100)
     if amount >= 1 and (unit == "pp" or name == "tokens_per_s"):
@@ -290,7 +327,9 @@ def parse_guard(text: str) -> Guard:
             "3.7 %",
             hint="allow at least '+4 %'",
         )
-    return Guard(name, amount, unit)
+    if alike is None:
+        return Guard(name, amount, unit)
+    return Guard(name, amount, unit, alike=Alike(float(alike["distance"]), alike["model"] or ""))
 
 
 def check_limits(guards: Sequence[Guard]) -> None:
@@ -358,7 +397,7 @@ def _by_outcomes(guard: Guard, cohorts: Sequence[Cohort], place: int, alpha: flo
 
     A rate is a mean loss in units of its bound.
     """
-    with_squares = guard.name not in RATES
+    with_squares = not is_rate(guard.name) or guard.measure.rectifier is not None
     counts = cohorts_of(cohorts, place, with_squares=with_squares, of_pairs=guard.is_of_pairs)
     test = partial(late_proportions, counts, margin=guard.rate_margin, alpha=alpha)
     evidence = test(bounds=False)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from bascule.bundle.disk import generates_text
 from bascule.core import Invalid, load_named
 from bascule.serving.execution.predictors import Predictor
-from bascule.serving.telemetry.texts import makes_texts
 
 if TYPE_CHECKING:
     from bascule.serving.execution.meters import Meters
@@ -144,7 +144,7 @@ def around(predictor: Predictor, chain: Chain, facts: PolicyFacts) -> Predictor:
 
     Models that generate text have the policy `texts`, which measures them.
     """
-    if makes_texts(predictor.signature):
+    if generates_text(predictor.signature):
         chain = {"texts": policy_at("texts").settings(), **chain}
     for name in POLICIES:
         if name in chain:

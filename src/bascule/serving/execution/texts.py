@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bascule.bundle.disk import generates_text
 from bascule.core import BasculeError, Columns, Invalid, Refused
 from bascule.serving.calls import (
     Answer,
@@ -44,7 +45,6 @@ from bascule.serving.telemetry.texts import (
     SUBJECT,
     TEXT,
     TextFigures,
-    makes_texts,
 )
 
 _SUBJECT_HEADER, _STORE_HEADER = b"bascule-subject", b"bascule-store"
@@ -101,7 +101,7 @@ class Texts:
         find: Callable[[str], Predictor | None],  # noqa: ARG004
     ) -> None:
         """Refuse a model that generates no text."""
-        if not makes_texts(model.signature):
+        if not generates_text(model.signature):
             raise Refused(
                 f"{model.name}/{model.version} generates no text, and a policy of it is of texts",
                 hint="take that out of its section",

@@ -14,13 +14,14 @@ from __future__ import annotations
 import base64
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from bascule.bundle.generation import INPUTS, OUTPUTS, Chunk
 from bascule.core import BasculeError, DType, Field, Invalid, ModelFailed, NotFound
 from bascule.serving.calls import Answer, AnsweredBy, Call, Outcome
 from bascule.serving.codecs import JsonParser
@@ -29,7 +30,6 @@ from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import answered_by, fixed, missing
 from bascule.serving.protocols.openapi import object_schema
-from bascule.serving.telemetry import makes_texts
 from bascule.serving.transports import (
     ROWS_FROM_BYTES,
     About,
@@ -47,8 +47,6 @@ _EVENTS_TYPE = b"text/event-stream"
 _MODELS = "GET /v1/models lists the models"
 _TURN_S = 120.0
 """How long a text may take to begin, where the caller says nothing: others have their turn."""
-_MAX_CALLS = 128
-"""Calls of tools in one answer, as many as OpenAI takes tools."""
 _MAX_ANSWER_BYTES = 16 << 20
 """The longest answer that is collected."""
 
@@ -73,8 +71,8 @@ _ONLY: dict[str, Any] = {"n": 1, "best_of": 1, "echo": False, "suffix": "", "mod
 
 
 def generates(model: Predictor) -> bool:
-    """Whether a model takes the text of a request, and gives texts and chunks."""
-    return makes_texts(model.signature)
+    """Whether a model writes texts, as `bundle.generation` has them."""
+    return model.signature.inputs == INPUTS and model.signature.outputs == OUTPUTS
 
 
 def embedding_of(model: Predictor) -> Field | None:
@@ -83,14 +81,11 @@ def embedding_of(model: Predictor) -> Field | None:
     It may also tell the `tokens` of each text. A classifier, which has labels, is no such model.
     """
     outputs = [field for field in model.signature.outputs if field.name != "tokens"]
-    is_vector = len(outputs) == 1 and outputs[0].dtype.is_float and len(outputs[0].shape) == 1
-    return outputs[0] if is_vector and _takes_text(model) else None
-
-
-def _takes_text(model: Predictor) -> bool:
-    """Whether a row is one text."""
-    field, *others = model.signature.inputs
-    return field.dtype is DType.BYTES and not field.shape and not others
+    if len(model.signature.inputs) != 1 or len(outputs) != 1:
+        return None
+    (field,), (vector,) = model.signature.inputs, outputs
+    is_text = field.dtype is DType.BYTES and not field.shape
+    return vector if is_text and vector.dtype.is_float and len(vector.shape) == 1 else None
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -237,46 +232,10 @@ def _ask_text(exchange: Exchange, model: Predictor, given: _Body, allowed_s: flo
         (prompt,) = prompt
     if type(prompt) is not str:
         raise _wrong("prompt", "not one text", "send texts one by one, and no tokens")
-    request["prompt"] = prompt
-    count = request.pop("logprobs", None)
-    if count is not None:
-        request |= {"logprobs": True, "top_logprobs": count}
-    _Text(exchange, model, given).ask(request, allowed_s)
+    _Text(exchange, model, given).ask(request | {"prompt": prompt}, allowed_s)
 
 
-class _ToolCall(msgspec.Struct, omit_defaults=True):
-    """A piece of a call of a tool, or the whole call. Some engines write null for nothing."""
-
-    index: int | None = None
-    id: str | None = None
-    type: str | None = None
-    function: dict[str, str | None] | None = None
-
-
-class _Token(msgspec.Struct):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-    top_logprobs: list[_Token] | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-
-
-class _Chunk(msgspec.Struct):
-    """What a part of a model says."""
-
-    text: str = ""
-    tool_calls: list[_ToolCall] = []
-    logprobs: list[_Token] = []
-    finish: str | None = None
-    usage: _Usage | None = None
-
-
-_chunk_of = msgspec.json.Decoder(_Chunk).decode
+_chunk_of = msgspec.json.Decoder(Chunk).decode
 
 
 class _Completion(ABC):
@@ -302,12 +261,16 @@ class _Completion(ABC):
         self._has_begun = False
         self._texts: list[str] = []
         self._size_bytes = 0
-        self._whole = _Chunk(finish="stop", tool_calls=[], logprobs=[])
-        """All parts in one, but for the text."""
+        self._logprobs: list[Any] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._last = Chunk(finish="stop")
 
     def ask(self, request: dict[str, Any], allowed_s: float) -> None:
         """Have the model answer; see `Exchange.ask_in_parts`."""
-        text = msgspec.json.encode(request).decode()
+        try:
+            text = msgspec.json.encode(request).decode()
+        except RecursionError:
+            raise Invalid("the body is nested too deeply", hint="flatten it") from None
         table = by_row.table_reader(self._model).rows([text], "request")
         self._exchange.rows = 1
         form = PartForm(self._begin, self._collect, self._end)
@@ -322,20 +285,21 @@ class _Completion(ABC):
         return kind, _lines(self._exchange, by, self._model)
 
     @abstractmethod
-    def _choices(self, chunk: _Chunk) -> Iterator[dict[str, Any]]:
+    def _choices(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
         """The choice of each event of a chunk."""
 
     @abstractmethod
-    def _choice(self, text: str, whole: _Chunk) -> dict[str, Any]:
+    def _choice(self, whole: Chunk) -> dict[str, Any]:
         """The choice of a whole answer."""
 
-    def _read(self, answer: Answer) -> _Chunk:
+    def _read(self, answer: Answer) -> Chunk:
         self._head["system_fingerprint"] = answer.by.name
         chunk = _chunk_of(answer.outputs["chunk"][0])
-        if self._one_call:
-            chunk.tool_calls = [call for call in chunk.tool_calls if not call.index]
-        self._whole.finish = chunk.finish or self._whole.finish
-        self._whole.usage = chunk.usage or self._whole.usage
+        if self._one_call and chunk.tool_calls:
+            first = [call for call in chunk.tool_calls if not call.get("index")]
+            chunk = msgspec.structs.replace(chunk, tool_calls=first)
+        if chunk.finish:
+            self._last = chunk
         return chunk
 
     def _stream(self, answer: Answer) -> bytes:
@@ -348,33 +312,31 @@ class _Completion(ABC):
     def _end_of_stream(self, parts: int, error: BasculeError | None) -> bytes:  # noqa: ARG002
         if error is not None:
             return _event(error_body(error, NAME))
-        last = self._head | {"choices": [], "usage": _usage(self._whole.usage)}
+        last = self._head | {"choices": [], "usage": _usage(self._last.usage)}
         return (_event(last) if self._tells_usage else b"") + b"data: [DONE]\n\n"
 
     def _collect(self, answer: Answer) -> bytes:
-        chunk, whole = self._read(answer), self._whole
+        chunk = self._read(answer)
         self._size_bytes += len(answer.outputs["chunk"][0])
         if self._size_bytes > _MAX_ANSWER_BYTES:
-            raise ModelFailed("the answer is longer than 16 MiB", reason="")
+            raise ModelFailed("the answer has over 16 MiB", hint="set max_tokens", reason="")
         self._texts.append(chunk.text)
-        whole.logprobs += chunk.logprobs
+        self._logprobs += chunk.logprobs or ()
         for piece in chunk.tool_calls:
-            index = piece.index or 0
-            while len(whole.tool_calls) <= index < _MAX_CALLS:
-                whole.tool_calls.append(_ToolCall(type="function", function={}))
-            call = whole.tool_calls[index]
-            call.id = piece.id or call.id
-            assert call.function is not None
-            for name, text in (piece.function or {}).items():
-                call.function[name] = (call.function.get(name) or "") + (text or "")
+            whole = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+            call = self._calls.setdefault(piece.get("index") or 0, whole)
+            call["id"] = piece.get("id") or call["id"]
+            for name, text in (piece.get("function") or {}).items():
+                call["function"][name] = call["function"].get(name, "") + (text or "")
         return b""
 
     def _end(self, parts: int, error: BasculeError | None) -> bytes:  # noqa: ARG002
         if error is not None:
             return b""
-        choice = self._choice("".join(self._texts), self._whole)
+        text, calls = "".join(self._texts), [*self._calls.values()]
+        choice = self._choice(Chunk(text, calls, self._logprobs, self._last.finish))
         return msgspec.json.encode(
-            self._head | {"choices": [choice], "usage": _usage(self._whole.usage)}
+            self._head | {"choices": [choice], "usage": _usage(self._last.usage)}
         )
 
 
@@ -383,7 +345,7 @@ class _Chat(_Completion):
 
     whole_object, part_object = "chat.completion", "chat.completion.chunk"
 
-    def _choices(self, chunk: _Chunk) -> Iterator[dict[str, Any]]:
+    def _choices(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
         if not self._has_begun:
             self._has_begun = True
             yield _delta({"role": "assistant", "content": ""})
@@ -395,10 +357,10 @@ class _Chat(_Completion):
         if chunk.finish:
             yield _delta({}, finish=chunk.finish)
 
-    def _choice(self, text: str, whole: _Chunk) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    def _choice(self, whole: Chunk) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
         if whole.tool_calls:
-            message |= {"content": text or None, "tool_calls": whole.tool_calls}
+            message |= {"content": whole.text or None, "tool_calls": whole.tool_calls}
         return {
             "index": 0, "message": message, "logprobs": _logprobs(whole.logprobs),
             "finish_reason": whole.finish,
@@ -410,21 +372,21 @@ class _Text(_Completion):
 
     whole_object = part_object = "text_completion"
 
-    def _choices(self, chunk: _Chunk) -> Iterator[dict[str, Any]]:
+    def _choices(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
         if chunk.text or chunk.finish:
-            yield self._choice(chunk.text, chunk)
+            yield self._choice(chunk)
 
-    def _choice(self, text: str, whole: _Chunk) -> dict[str, Any]:
-        tokens = whole.logprobs
+    def _choice(self, whole: Chunk) -> dict[str, Any]:
+        tokens = whole.logprobs or []
         logprobs = {
             "tokens": [one.token for one in tokens],
             "token_logprobs": [one.logprob for one in tokens],
             "top_logprobs": [
-                {other.token: other.logprob for other in one.top_logprobs or ()} for one in tokens
+                {other.token: other.logprob for other in one.top_logprobs} for one in tokens
             ],
         }
         return {
-            "index": 0, "text": text, "finish_reason": whole.finish,
+            "index": 0, "text": whole.text, "finish_reason": whole.finish,
             "logprobs": logprobs if tokens else None,
         }  # fmt: skip
 
@@ -452,12 +414,13 @@ def _delta(
     return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _logprobs(tokens: list[_Token]) -> dict[str, Any] | None:
+def _logprobs(tokens: Sequence[Any] | None) -> dict[str, Any] | None:
     return {"content": tokens, "refusal": None} if tokens else None
 
 
-def _usage(said: _Usage | None) -> dict[str, Any]:
-    said = said or _Usage()
+def _usage(said: Any) -> dict[str, Any]:
+    if said is None:
+        return dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
     return {
         "prompt_tokens": said.prompt_tokens,
         "completion_tokens": said.completion_tokens,
@@ -521,6 +484,7 @@ _USAGE = {"type": ["object", "null"]}
 def _about(
     field: str, example: Any, schema: dict[str, Any], fields: Iterable[str], model: Predictor
 ) -> About:
+    more = {} if field == "input" else {"max_tokens": 8}
     others: dict[str, Any] = {
         name: {} for name in sorted({*fields, *_OWN, *_WITHOUT_EFFECT, *_ONLY} - {field, "model"})
     }
@@ -529,7 +493,7 @@ def _about(
     return About(
         answer=object_schema(whole, {"id": _TEXT, "choices": listed, "data": listed}),
         takes=object_schema({"model": _TEXT, field: schema}, others),
-        example={"model": model.name, field: example},
+        example={"model": model.name, field: example, **more},
         answer_types=() if field == "input" else (_EVENTS_TYPE.decode(),),
     )
 

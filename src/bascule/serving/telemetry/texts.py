@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bascule.core import Columns, DType, Signature
+from bascule.core import Columns
 from bascule.stats import durations as duration_bins
 
 REQUEST, TEXT, CHUNK = "request", "text", "chunk"
@@ -55,13 +55,6 @@ _HISTOGRAMS = (
 _WIDTH = len(_TIMES_NS) + 2
 """Words of a histogram: its buckets, one for what is above all, and the sum."""
 WORDS = len(_COUNTERS) + len(_HISTOGRAMS) * _WIDTH
-
-
-def makes_texts(signature: Signature) -> bool:
-    """Whether a model of this signature generates text."""
-    inputs = [(field.name, field.dtype, field.shape) for field in signature.inputs]
-    outputs = {field.name for field in signature.outputs}
-    return inputs == [(REQUEST, DType.BYTES, ())] and {TEXT, CHUNK} <= outputs
 
 
 class TextFigures(NamedTuple):

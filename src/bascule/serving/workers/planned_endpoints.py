@@ -6,8 +6,10 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from bascule.bundle.disk import generates_text
 from bascule.core import Refused, Unavailable
 from bascule.endpoints import CANDIDATE, CURRENT, HOLDBACK, Plan, is_exchangeable
 from bascule.serving.calls import AnsweredBy
@@ -36,7 +38,6 @@ from bascule.serving.telemetry import (
     Counters,
     MetricLabels,
     labels_of,
-    makes_texts,
 )
 
 _UnderPolicies = dict[tuple[Any, ...], Predictor]
@@ -138,7 +139,7 @@ class PlannedEndpoints:
         candidate, current = arms.get(CANDIDATE), versions.get(CURRENT)
         if candidate is None or current is None:
             return
-        if not makes_texts(current.signature):  # generating each answer twice costs too much
+        if not generates_text(current.signature):  # generating each answer twice costs too much
             candidate.pairs = PairRunner(current, candidate.series, self._loop, share=PAIRS_SHARE)
 
     def tick(self) -> None:
@@ -157,6 +158,7 @@ class PlannedEndpoints:
         return ShadowRunner(
             model, series[SHADOW_ARM], self._loop,
             share=shadow.share_percent / 100, tolerance=shadow.tolerance,
+            find_embedder=partial(self._find, shadow.embedding) if shadow.embedding else None,
         )  # fmt: skip
 
     def _under_policies(self, model: ServedModel, plan: Plan, kept: _UnderPolicies) -> Predictor:

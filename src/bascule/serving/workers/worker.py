@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from bascule.bundle.disk import generates_text
 from bascule.bundle.programs import HIDE_TEXTS, die_with
 from bascule.core import BasculeError, ModelFailed, Unavailable, error_from_json
 from bascule.endpoints import Plan
@@ -62,7 +63,6 @@ from bascule.serving.telemetry import (
     Counters,
     RequestLog,
     RequestLogConfig,
-    makes_texts,
     open_recorder,
     start_logging,
 )
@@ -211,7 +211,7 @@ class _Worker:
         """Serve these from now on."""
         models = list(models)
         for model in models:
-            if self._ledger is not None and makes_texts(model.signature):
+            if self._ledger is not None and generates_text(model.signature):
                 self._ledger.keep_private(model.by.model)
         self._site.serve(self._plane.serve(models), self._plane.asked_headers)
         for keep_headers in self._keep_headers:
