@@ -13,20 +13,22 @@ from tests.events import Events
 from tests.ledger_rows import take_in
 from tests.privacy_home import found_in
 
+from bascule.app import open_catalogue
 from bascule.core import DType, Field, Invalid, Refused
-from bascule.monitoring.ledger import Ledger, SpoolWriter, delete, hash_key
-from bascule.privacy import Person
-from bascule.privacy.erasing import subject_of
+from bascule.monitoring.ledger import Ledger, SpoolWriter, hash_key
+from bascule.privacy import Erasure, Person
 from bascule.serving.execution import (
     CallerFacts,
     Meters,
     PolicyFacts,
     around,
     check_chain,
+    meters,
     read_chain,
     values_of_keys,
 )
 from bascule.serving.telemetry import LedgerRecorder, prometheus_text
+from bascule.settings import load_settings
 
 STREAM, WHOLE = "/v2/models/chat/infer_stream", "/v2/models/chat/infer"
 CHAT = "/v1/chat/completions"
@@ -184,7 +186,7 @@ def test_refusals_are_told_by_how_an_answer_begins(serve, writer, said, refuses)
     writer.pieces = [said[:9], said[9:]]
     server = serve()
     parts(server)
-    assert server.texts().counts["refusals"].get("", 0) == refuses
+    assert server.texts().counts["refusals"] == {"": refuses}
 
 
 PERSON = {"type": "object", "required": ["age"], "properties": {"age": {"type": "integer"}}}
@@ -210,8 +212,8 @@ def test_what_a_request_asks_for_in_a_schema_is_compared_with_it(
     asked = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
     parts(server, request(response_format=asked))
     counts = server.texts().counts
-    assert counts["schema_checked"].get("", 0) == checked
-    assert counts["schema_invalid"].get("", 0) == invalid
+    assert counts["schema_checked"] == {"": checked}
+    assert counts["schema_invalid"] == {"": invalid}
 
 
 # -- checks --
@@ -359,17 +361,54 @@ def test_a_model_without_texts_has_no_checks_of_them(serve_models, program, inli
 # -- budgets of tokens --
 
 
-def test_a_call_takes_its_max_tokens_and_gives_back_what_it_did_not_use(serve, writer):
+def used(tmp_path, section="chat"):
+    """Tokens that count against the caller's budget of today."""
+    meter = Meters(tmp_path / "meters").meter(section, "tokens:address:127.0.0.1")
+    return meter.words[meters.ROWS]
+
+
+def test_a_call_takes_its_max_tokens_and_gives_back_what_it_did_not_use(serve, writer, tmp_path):
     server = serve(tokens_per_day=100)
-    prompt = request(max_tokens=60)
     for _ in range(3):  # each may use 60 and more, and uses 10
-        parts(server, prompt)
+        parts(server, request(max_tokens=60))
+    assert used(tmp_path) == 30
     status, said, headers = post(server, WHOLE, body(request(max_tokens=70)))
     assert (status, "has used its 100 tokens of a day of chat" in said["error"]) == (429, True)
     assert "policies.chat.tokens_per_day" in said["error"]
     assert int(headers["retry-after"]) > 0
     assert server.totals()[1].refusals == {"budget": 1}
     assert post(server, WHOLE, body(request(max_tokens=101)))[0] == 413
+    whole(server, request(max_tokens=20))
+    assert used(tmp_path) == 40
+
+
+def test_tokens_of_a_minute_fill_again_and_say_when(serve):
+    server = serve(tokens_per_minute=60)
+    parts(server, request(max_tokens=40))
+    status, said, headers = post(server, WHOLE, body(request(max_tokens=35)))
+    assert status == 429
+    assert "60 tokens/min, policies.chat.tokens_per_minute" in said["error"]
+    assert 1 <= int(headers["retry-after"]) <= 15
+
+
+def test_tokens_are_given_back_by_what_fails_is_refused_or_is_given_up(serve, writer, tmp_path):
+    server = serve(tokens_per_day=100, input_checks=[{"pattern": "secret"}])
+    post(server, WHOLE, body("secret"))
+    assert used(tmp_path) == 0
+    writer.waits_at = 2
+    with Events(server.port, STREAM, body(request(max_tokens=50))) as events:
+        next(iter(events))
+        assert used(tmp_path) > 50
+    server.until(lambda: used(tmp_path) == 2)  # parts that were written
+    writer.waits_at, writer.part = None, lambda *_: {"text": 1 / 0}
+    post(server, WHOLE, body(request(max_tokens=50)))
+    assert used(tmp_path) == 2
+
+
+def test_an_answer_longer_than_was_taken_for_it_counts_in_full(serve, writer, tmp_path):
+    writer.usage = {"prompt_tokens": 30, "completion_tokens": 60}
+    parts(serve(tokens_per_day=100), request(max_tokens=5))
+    assert used(tmp_path) == 90
 
 
 # -- what the ledger keeps --
@@ -433,7 +472,8 @@ def test_texts_are_kept_encrypted_with_consent_and_erased_with_their_person(
     assert (rows[0]["p"], rows[0]["a"]) == ("It is me, Lovelace", "Hello world")
     assert "store" not in rows[3]["p"]
     assert not any('user":' in asked for asked in server.models[0].engine.program.asked)
-    subject = subject_of(home, Person("subject", "ada"))
-    assert delete(home, "chat", "", subject=subject).rows == 2
+    settings = load_settings(tmp_path, {"BASCULE_HOME": str(home)})
+    person = Person("subject", "ada")
+    Erasure(id="e1", home=home, catalogue=open_catalogue(settings), person=person, by="dpo").run()
     left = Ledger(home, is_private=True).query(sql, model="chat").to_pylist()
     assert ["Hamilton" in str(row["p"]) for row in left] == [False, True]

@@ -18,7 +18,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from bascule.bundle.disk import generates_text, read_manifest
+from bascule.bundle.disk import read_manifest
 from bascule.bundle.programs import ONNX, count_unknowns
 from bascule.core import BasculeError, Overloaded, Refused, TooLarge, Unavailable
 from bascule.serving.calls import Call, Cancel, Context, Deliver, DeliverParts
@@ -66,9 +66,6 @@ class LimitSettings:
         on_suspicious_queries: What becomes of a caller whose queries look like a search for the
             model: nothing, an alert, or also `throttled_rate` for as long as the alert fires.
         throttled_rate: As `rate`.
-        tokens_per_minute: Tokens of prompts and answers that one caller gets of a text model, at
-            once those of a minute.
-        tokens_per_day: The same in a day, in UTC, of all servers.
     """
 
     rate: str = ""
@@ -81,8 +78,6 @@ class LimitSettings:
     group_budget_unknowns_per_day: float = 0.0
     on_suspicious_queries: Literal["ignore", "alert", "throttle"] = "ignore"
     throttled_rate: str = "1/s"
-    tokens_per_minute: int = 0
-    tokens_per_day: int = 0
 
     def __post_init__(self) -> None:
         for name in ("rate", "group_rate", "throttled_rate"):
@@ -423,13 +418,7 @@ class Limits:
     @staticmethod
     def around(model: Predictor, settings: LimitSettings, facts: PolicyFacts) -> Predictor:
         """See `Policy.around`; a process without the shared file has no bounds."""
-        if facts.callers is None:
-            return model
-        if settings.tokens_per_minute or settings.tokens_per_day:
-            from bascule.serving.execution.token_limits import TokenLimitedPredictor
-
-            model = TokenLimitedPredictor(model, settings, facts)
-        return LimitedPredictor(model, settings, facts)
+        return model if facts.callers is None else LimitedPredictor(model, settings, facts)
 
     @staticmethod
     def check(
@@ -437,14 +426,7 @@ class Limits:
         settings: LimitSettings,
         find: Callable[[str], Predictor | None],  # noqa: ARG004
     ) -> None:
-        """Refuse budgets in what cannot be counted of a model: unknowns, or tokens."""
-        if (settings.tokens_per_minute or settings.tokens_per_day) and not generates_text(
-            model.signature
-        ):
-            raise Refused(
-                f"{model.name}/{model.version} generates no text, and so has no tokens",
-                hint="set budget_rows_per_day instead of tokens_per_day, and rate of _minute",
-            )
+        """Refuse budgets in unknowns of a model whose unknowns cannot be counted."""
         for of in ("", "group_"):
             allowance(model, settings, of)
 

@@ -24,6 +24,7 @@ POLICIES: dict[str, str] = {
     "outliers": "bascule.serving.execution.guarding_outliers:OutlierGuard",
     "answers": "bascule.serving.execution.coarsening:CoarseAnswers",
     "texts": "bascule.serving.execution.texts:Texts",
+    "tokens": "bascule.serving.execution.token_limits:TokenLimits",
     "limits": "bascule.serving.execution.limiting:Limits",
 }
 """The policies by name, each a `Policy`, in their order."""

@@ -64,7 +64,7 @@ class TextCheck:
 
     @property
     def kind(self) -> str:
-        """One of `telemetry.texts.KINDS`."""
+        """Under which it is counted: length, pattern, pii or schema."""
         kinds = {"pattern": self.pattern, "pii": self.pii, "schema": self.json_schema}
         return next((kind for kind, value in kinds.items() if value), "length")
 
@@ -85,12 +85,10 @@ class TextCheck:
             yield from _personal(name, text, start)
 
     def is_met(self, text: str) -> bool:
-        """Whether a whole text matches."""
+        """Whether a whole text matches; of checks without `max_characters`."""
         if self.json_schema:
             is_valid = schema_check(self.json_schema, is_trusted=True)
             return is_valid is not None and not is_valid(text)
-        if self.max_characters:
-            return len(text) > self.max_characters
         return next(self.spans(text), None) is not None
 
 
@@ -186,7 +184,7 @@ class TextFilter:
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> Any:
     try:
-        import re2  # type: ignore[import-untyped]
+        import re2
     except ImportError:
         raise MissingExtra("patterns of text checks need google-re2", hint=_HINT) from None
     options = re2.Options()

@@ -87,10 +87,10 @@ class TextSettings:
 class Texts:
     """See `Policy`. Text models have it also where no setting names it."""
 
-    settings = TextSettings
+    settings: type[Any] = TextSettings
 
     @staticmethod
-    def around(model: Predictor, settings: TextSettings, facts: PolicyFacts) -> Predictor:  # noqa: ARG004
+    def around(model: Predictor, settings: Any, facts: PolicyFacts) -> Predictor:  # noqa: ARG004
         """See `Policy.around`."""
         return TextPredictor(model, settings)
 
@@ -162,7 +162,7 @@ class TextPredictor(AroundPredictor):
 
     def _begin(self, call: Call, context: Context) -> tuple[list[_Text], Call]:
         """The answers to come, and the call for the model; the recorder gets what that gets."""
-        texts = [_Text(self, context, text) for text in call.columns[REQUEST].tolist()]
+        texts = [_Text(self, context, text or "") for text in call.columns[REQUEST].tolist()]
         columns = {REQUEST: _column([text.prompt for text in texts])}
         if context.call is not None:
             kept = columns | {SUBJECT: _column([text.subject for text in texts])}

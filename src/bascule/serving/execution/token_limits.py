@@ -7,6 +7,7 @@ it has ended. One that turns out longer than was taken for it takes the rest the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,11 +18,42 @@ from bascule.serving.execution.limiting import Allowance, Caller, LimitedPredict
 from bascule.serving.execution.meters import today
 from bascule.serving.execution.policies import PolicyFacts
 from bascule.serving.execution.predictors import Predictor
-from bascule.serving.execution.texts import TextParts
+from bascule.serving.execution.texts import TextParts, Texts
 from bascule.serving.telemetry.texts import REQUEST
 
 _USUAL_TOKENS, _BYTES_PER_TOKEN = 1_024, 4
 """Taken for an answer without `max_tokens`, and of a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSettings:
+    """The keys of `[policies.NAME]` about tokens; 0 is no limit.
+
+    Attributes:
+        tokens_per_minute: Of prompts and answers that one caller gets, at once those of a minute.
+        tokens_per_day: The same in a day, in UTC, of all servers.
+    """
+
+    tokens_per_minute: int = 0
+    tokens_per_day: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens_per_minute < 0 or self.tokens_per_day < 0:
+            raise ValueError("tokens_per_minute and tokens_per_day are >= 0")
+
+
+class TokenLimits(Texts):
+    """See `Policy`; of models that generate text, as `Texts`."""
+
+    settings: type[Any] = TokenSettings
+
+    @staticmethod
+    def around(model: Predictor, settings: Any, facts: PolicyFacts) -> Predictor:
+        """See `Policy.around`; a process without the shared file has no bounds."""
+        is_bounded = settings.tokens_per_minute or settings.tokens_per_day
+        if facts.callers is None or not is_bounded:
+            return model
+        return TokenLimitedPredictor(model, settings, facts)
 
 
 class TokenLimitedPredictor(LimitedPredictor):
@@ -30,14 +62,13 @@ class TokenLimitedPredictor(LimitedPredictor):
     unit, counter = "tokens", "tokens:"
     budget_key, rate_key = "tokens_per_day", "tokens_per_minute"
 
-    def __init__(self, model: Predictor, settings: LimitSettings, facts: PolicyFacts) -> None:
-        super().__init__(model, settings, facts)
+    def __init__(self, model: Predictor, settings: TokenSettings, facts: PolicyFacts) -> None:
+        super().__init__(model, LimitSettings(), facts)
         of_minute, of_day = settings.tokens_per_minute, settings.tokens_per_day
         self._of_caller = Allowance("", of_day)
         if of_minute:
             rate = f"{of_minute} tokens/min"
             self._of_caller = Allowance("", of_day, rate, 0, round(60e9 / of_minute), 60 * 10**9)
-        self._groups, self._throttles = (), False
         self._most = min(limit for limit in (of_minute, of_day) if limit)
 
     def units(self, call: Call) -> int:

@@ -131,7 +131,8 @@ def _of_texts(texts: Sequence[tuple[str, TextTotals]], prefix: str) -> Iterator[
             for labels, count in total.counts[name].items()
         ]
         about = f"Of generated texts: {name.replace('_', ' ')}."
-        yield from _lines((f"{prefix}_{name}_total", "counter", about, samples))
+        if samples:
+            yield from _lines((f"{prefix}_{name}_total", "counter", about, samples))
     for name in texts[0][1].histograms if texts else ():
         yield f"# HELP {prefix}_{name} Of generated texts: {name.replace('_', ' ')}."
         yield f"# TYPE {prefix}_{name} histogram"

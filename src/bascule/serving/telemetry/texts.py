@@ -130,7 +130,7 @@ class TextTotals(NamedTuple):
     """What was counted of texts.
 
     Attributes:
-        counts: By the name of a metric, the values by its labels; nought is left out.
+        counts: By the name of a metric, the values by its labels, of which only those seen.
         histograms: By name: upper bounds, buckets (not cumulative, one more than bounds), and the
             sum; times in seconds.
     """
@@ -145,7 +145,7 @@ def totals_of(words: Sequence[int]) -> TextTotals | None:
         return None
     counts: dict[str, dict[str, float]] = {name: {} for name, _ in _COUNTERS}
     for (name, labels), count in zip(_COUNTERS, words, strict=False):
-        if count:
+        if count or not labels:
             counts[name][labels] = count
     seconds = counts.pop("text_check_ns")
     counts["text_check_seconds"] = {labels: ns / 1e9 for labels, ns in seconds.items()}
