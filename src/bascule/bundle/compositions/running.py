@@ -67,7 +67,7 @@ class CompositionProgram(Program):
     def complete(self, calls: Sequence[Columns]) -> Sequence[Columns]:
         """Runs the parts, and adds to the columns what they answered: for the ledger, and `run`.
 
-        `PART.OUTPUT` of every part that all rows have; `PART.ms` and `PART.digest` of each part.
+        PART.OUTPUT of every part that all rows have; PART.ms and PART.digest of each part.
         """
         first, columns = self.inputs[0].name, calls[0]
         if len(calls) > 1:
@@ -181,7 +181,8 @@ def _naming(part: str, problem: Exception) -> BasculeError:
     """The error of a part as one of the composition."""
     if not isinstance(problem, BasculeError):
         said = f"part {part}: {place_of(problem)}"
-        return ModelFailed(f"part {part} failed: {problem}", reason=said, part=part)
+        words = f"part {part} failed: {problem}"
+        return ModelFailed(words, hint="ask that part alone", reason=said, part=part)
     facts = problem.facts | {"part": part}
     if isinstance(problem, ModelFailed):
         reason = problem.facts.get("reason") or place_of(problem.__cause__ or problem)
