@@ -147,13 +147,15 @@ class _Run:
     def _level(self, level: tuple[str, ...], values: Values, rows: int) -> dict[str, Columns]:
         slow = [part for part in level if self._of.last_s[part] > _WORTH_A_THREAD_S]
         others = slow[1:]
-        asked = {part: self._of.threads().submit(self.part, part, values, rows) for part in others}
+        futures = {
+            part: self._of.threads().submit(self.part, part, values, rows) for part in others
+        }
         try:
-            made = {part: self.part(part, values, rows) for part in level if part not in asked}
+            made = {part: self.part(part, values, rows) for part in level if part not in futures}
         finally:
-            for future in asked.values():
+            for future in futures.values():
                 future.exception()  # none goes on behind the answer
-        return made | {part: future.result() for part, future in asked.items()}
+        return made | {part: future.result() for part, future in futures.items()}
 
     def part(self, name: str, values: Values, rows: int) -> Columns:
         of, began_s = self._of, time.perf_counter()
