@@ -8,6 +8,7 @@ from bascule.batch import Status, batch_text
 from bascule.jobs import Schedule, Scheduled
 from bascule.serving.telemetry import ArmTotals, MetricLabels, Totals, prometheus_text
 from bascule.serving.telemetry.counters import Histogram
+from bascule.serving.telemetry.part_counters import PartTotals
 
 
 def every_metric() -> str:
@@ -22,6 +23,7 @@ def every_metric() -> str:
         histograms=histograms,
         endings=ended,
         refusals={"rate": 1},
+        of_composition={"part": PartTotals(1, 1, 0, 0.1)},
     )
     arms = [
         ArmTotals("m", 1, arm, "m/1", 1, 0, 0, (1,), slower_than_s=(0.05,))
