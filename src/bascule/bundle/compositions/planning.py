@@ -99,8 +99,8 @@ class _Planner:
             self._steps[name] = self._step(self._parts[name], f"parts.{name}")
         outputs, final = self._outputs()
         for name in self._inputs:
-            part, point, _ = name.partition(".")
-            if ("", name) not in self._used or (point and part in self._parts):
+            owner, point, _ = name.partition(".")
+            if ("", name) not in self._used or (point and owner in self._parts):
                 raise wrong(f"inputs.{name}: nothing reads it, or it is called as a part's output")
         return Plan(
             Signature(tuple(self._inputs.values()), tuple(one.field for one in outputs)),
