@@ -271,7 +271,7 @@ def test_a_request_that_is_sent_twice_is_one_job(here, caller):
 
 
 def test_a_caller_may_have_so_many_under_way_and_another_one_more(here, caller):
-    jobs = [caller.submit(rows(4, 1)) for _ in range(16)]
+    jobs = [caller.submit(rows(4, 1)) for _ in range(8)]
     refused = caller.post(rows(4, 1))
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
     other = here[0].caller(here[1])
