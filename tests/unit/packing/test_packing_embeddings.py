@@ -128,6 +128,8 @@ def test_a_cross_encoder_may_answer_its_number_as_it_is(packed, tmp_path):
     [
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
         ("modules.json", [{"type": "models.Dense", "path": ""}], "Dense"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "q"}, "default_prompt_name"),
         ("tokenizer.json", {"model": 7}, "tokenizer.json cannot be read"),
         ("config.json", {"architectures": ["BertForSequenceClassification"]}, "one label"),
     ],

@@ -38,6 +38,8 @@ _POOLING = {
     ),
 }
 """From `t_tokens`, (rows, tokens, width), to `t_pooled`, in operators that all versions have."""
+_CHANGING = ("do_lower_case", "default_prompt_name")
+"""Settings of sentence-transformers that change texts before the tokenizer."""
 _TOLERANCE = 1e-4
 """Of vectors of tokens, before pooling: PyTorch and ONNX Runtime differ by some 4e-6."""
 
@@ -107,10 +109,14 @@ def _pooling_of(folder: Path) -> tuple[tuple[str, ...], bool]:
     config = _json(folder / kinds["Pooling"] / "config.json") if "Pooling" in kinds else {}
     modes = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
     modes = modes or [*_POOLING][:1]
-    if strange := [*({*kinds} - {*_MODULES}), *({*modes} - {*_POOLING}), *modes[1:]]:
+    files = ("sentence_bert_config.json", "config_sentence_transformers.json")
+    settings = [name for file in files for name, value in _json(folder / file).items() if value]
+    strange = [*({*kinds} - {*_MODULES}), *({*modes} - {*_POOLING}), *modes[1:]]
+    if strange := strange or [name for name in _CHANGING if name in settings]:
         raise Invalid(
             f"the folder has {strange[0]}, which is not known",
-            hint=f"known are {', '.join(_MODULES)}, and pooling by the mean or the first token",
+            hint=f"known are {', '.join(_MODULES)}, and pooling by the mean or the first token; "
+            "texts are sent in lower case, and with their prompt, by the caller",
         )
     return _POOLING[modes[0]], "Normalize" in kinds
 
