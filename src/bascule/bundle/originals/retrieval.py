@@ -78,7 +78,8 @@ def normalized(vectors: NDArray[Any], what: str) -> NDArray[np.float32]:
     bad = ~(np.isfinite(lengths) & (lengths > 0)).ravel()
     if bad.any():
         row = int(bad.argmax())
-        raise Invalid(f"{what}: the vector in row {row} is zero or not finite", field=what, row=row)
+        said = f"{what}: the vector in row {row} is zero or not finite"
+        raise Invalid(said, hint="leave the row out", field=what, row=row)
     return np.asarray(vectors / lengths, np.float32)
 
 
@@ -139,10 +140,10 @@ def load_index(
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise Untrusted(f"{FILE} is compressed, which no index is", file=FILE)
+                raise Untrusted(f"{FILE} is compressed", hint="pack it again", file=FILE)
             parts = {name: archive.read(name) for name in archive.namelist()}
     except zipfile.BadZipFile:
-        raise Untrusted(f"{FILE} is not an archive", file=FILE) from None
+        raise Untrusted(f"{FILE} is not an archive", hint="pack it again", file=FILE) from None
     kept = tuple(Field(each.name, each.dtype) for each in signature.outputs if each.name != SCORE)
     payload, _ = from_parquet(parts[PAYLOAD], Signature(kept, ()))
     searched = parts[frame["search"]]
@@ -151,7 +152,8 @@ def load_index(
     else:
         vectors = np.load(io.BytesIO(searched), allow_pickle=False)
         if vectors.shape != (len(payload[ID]), frame["width"]) or vectors.dtype != np.float32:
-            raise Untrusted(f"{FILE} has other vectors than its manifest says", file=FILE)
+            said = f"{FILE} has other vectors than its manifest says"
+            raise Untrusted(said, hint="pack it again", file=FILE)
         nearest = exact(vectors)
     texts = open_tokenized(parts[GRAPH], GRAPH, threads=threads) if GRAPH in parts else None
     return IndexProgram(nearest, payload, signature, frame["embedding"], texts)

@@ -116,5 +116,5 @@ def texts_of(session: Any, file: str) -> tuple[tuple[str, ...], Any] | None:
             raise ValueError(f"it takes {longest or 'any number of'} tokens")
     except Exception as problem:  # the library raises plain exceptions
         said = f"{file} has a tokenizer that cannot be used: {problem}"
-        raise Untrusted(said, file=file) from None
+        raise Untrusted(said, hint="pack it again", file=file) from None
     return columns, tokenizer

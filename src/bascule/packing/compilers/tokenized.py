@@ -68,7 +68,8 @@ def text_graph(folder: Path) -> bytes:
     try:
         model = onnx.load(graphs[0]) if graphs else onnx.load_from_string(_exported(folder))
     except (OSError, ValueError, onnx.onnx_cpp2py_export.checker.ValidationError) as problem:
-        raise Invalid(f"{folder} cannot be read: {first_line(problem)}") from None
+        said = f"{folder} cannot be read: {first_line(problem)}"
+        raise Invalid(said, hint="save the model there again") from None
     config, graph = _json(folder / "config.json"), model.graph
     is_pair = str(config.get("architectures")).endswith("ForSequenceClassification']")
     width = 1 if is_pair else config.get("hidden_size", 0)
@@ -178,14 +179,16 @@ def _exported(folder: Path) -> bytes:
             wrapper, given = Wrapper().eval(), tuple(few.values())
             traced = torch.export.export(wrapper, given, dynamic_shapes=shapes, strict=False)
     except Exception as problem:  # the network and the tracer may raise anything
-        raise Unconvertible(f"PyTorch cannot export the network: {gist(problem)}") from problem
+        said = f"PyTorch cannot export the network: {gist(problem)}"
+        raise Unconvertible(said, hint="export it as model.onnx in its folder") from problem
     inputs = tuple(Field(name, DType.INT64, (-1,)) for name in few)
     output = Field("last_hidden_state", DType.FP32, (-1, expected.shape[2]))
     graph = to_onnx(traced, inputs, (output,))
     (answer,) = open_session(graph, "the graph").run(None, {k: v.numpy() for k, v in few.items()})
     difference = float(np.abs(answer - expected.numpy())[mask.numpy() == 1].max())
     if not difference <= _TOLERANCE:
-        raise Unconvertible(f"the exported graph differs from the network by {difference:.2g}")
+        said = f"the exported graph differs from the network by {difference:.2g}"
+        raise Unconvertible(said, hint="export it as model.onnx in its folder")
     return graph
 
 
@@ -193,4 +196,4 @@ def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes()) if file.is_file() else {}
     except ValueError as problem:
-        raise Invalid(f"{file} is no JSON: {problem}") from None
+        raise Invalid(f"{file} is no JSON: {problem}", hint="save it again") from None

@@ -103,7 +103,7 @@ class Retrieval:
         )
 
     def compilations(self, _model: Any, _subject: ImportedModel) -> Iterator[Compilation]:
-        raise Unconvertible("an index is not compiled")
+        raise Unconvertible("an index is not compiled", hint="serve it as it is")
 
 
 def _columns(model: VectorIndex) -> tuple[Any, Any]:
