@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -20,12 +19,12 @@ from numpy.typing import NDArray
 
 from bascule.bundle.generation.chunks import Chunk, Finish, Logprob, TextCutter, Usage
 from bascule.bundle.generation.requests import Function, Message, TextRequest, describe_tools
+from bascule.bundle.generation.schemas import SchemaMask, llama_tokenizer
 from bascule.bundle.generation.specs import Spec
 from bascule.core import Invalid, MissingExtra, ModelFailed, first_line
 
 _PIECE_S = 0.05
-_LEAST_PIECE, _MOST_PIECE = 16, 512
-_MOST_SCHEMA = 1 << 16
+_LEAST_PIECE, _MOST_PIECE, _LEAST_LAST = 16, 512, 2
 _WINDOW = 512
 
 
@@ -41,6 +40,7 @@ class LlamaEngine:
             ) from None
         self._spec, self._library, self._threads = spec, llama_cpp, threads
         self._weights, self._scorer = folder / spec.weights, cast("Any", None)
+        self._tokenizer: Any = None
         adapter = str(folder / spec.adapter) if spec.adapter else None
         try:
             self._llama = llama_cpp.Llama(
@@ -60,7 +60,7 @@ class LlamaEngine:
                 eos_token=self._special(self._llama.token_eos()),
                 bos_token=self._special(self._llama.token_bos()),
             )
-        self._piece_tokens = _LEAST_PIECE
+        self._piece_tokens, self._prompt_tokens = _LEAST_PIECE, 0
 
     def generate(
         self,
@@ -79,7 +79,8 @@ class LlamaEngine:
             )
         if not tokens:
             raise Invalid("prompt: is empty, and the model begins no text", field="prompt")
-        grammar, logits = self._grammar(request), list[NDArray[np.float32]]()
+        mask, logits = self._mask(request), list[NDArray[np.float32]]()
+        processors = self._processors(request, mask, logits)
         cached = yield from self._prepare(tokens)
         seed = self._library.LLAMA_DEFAULT_SEED if request.seed is None else request.seed
         llama.set_seed(seed & 0xFFFFFFFF)
@@ -90,9 +91,11 @@ class LlamaEngine:
         for token in llama.generate(
             tokens, top_k=0, top_p=request.top_p, min_p=0.0, temp=request.temperature,
             frequency_penalty=request.frequency_penalty, presence_penalty=request.presence_penalty,
-            logits_processor=self._processors(request, logits), grammar=grammar,
+            logits_processor=processors,
         ):  # fmt: skip
-            text = ""
+            text, self._prompt_tokens = "", len(tokens)
+            if mask is not None:
+                mask.add(token)
             if self._library.llama_vocab_is_eog(self._vocabulary, token):
                 finish = "stop"
                 break
@@ -138,20 +141,29 @@ class LlamaEngine:
         return total, count
 
     def _prepare(self, tokens: list[int]) -> Generator[Chunk, None, int]:
-        """Compute all of a prompt but its last token; gives how many tokens were there before."""
+        """Compute a prompt but for its last piece; gives how many tokens were known before.
+
+        Kernels for one token round otherwise than those for several. So that a prompt has the same
+        logits whatever was asked before, all its pieces have two tokens or more, and tokens of
+        earlier answers are computed again.
+        """
         llama = self._llama
-        known = llama.input_ids[: llama.n_tokens]
-        most = min(len(known), len(tokens) - 1)
+        known = llama.input_ids[: min(self._prompt_tokens, llama.n_tokens)]
+        most = min(len(known), max(len(tokens) - _LEAST_LAST, 0))
         equal = np.asarray(tokens[:most]) == known[:most]
-        cached = at = most if equal.all() else int(equal.argmin())
-        llama.n_tokens = at
-        while at < len(tokens) - 1:
-            piece = tokens[at : min(at + self._piece_tokens, len(tokens) - 1)]
+        at = most if equal.all() else int(equal.argmin())
+        if at < llama.n_tokens and not llama._ctx.kv_cache_seq_rm(-1, at, -1):
+            cast("Any", llama).reset()  # a recurrent model cannot forget a part
+            at = 0
+        cached = self._prompt_tokens = llama.n_tokens = at
+        while (left := len(tokens) - at) > self._piece_tokens:
+            piece = tokens[at : at + min(self._piece_tokens, left - _LEAST_LAST)]
             before = time.perf_counter()
             llama.eval(piece)
             wanted = len(piece) * _PIECE_S / max(time.perf_counter() - before, 1e-9)
             self._piece_tokens = int(min(max(wanted, _LEAST_PIECE), _MOST_PIECE))
             at += len(piece)
+            self._prompt_tokens = at
             yield Chunk()
         return cached
 
@@ -183,38 +195,40 @@ class LlamaEngine:
             ) from None
         return list(llama.tokenize(prompt.encode(), add_bos=False, special=True))
 
-    def _grammar(self, request: TextRequest) -> Any:
+    def _mask(self, request: TextRequest) -> SchemaMask | None:
         schema = request.schema
         if request.forced:
             calls = [_call_of(tool.function) for tool in request.forced]
-            schema = calls[0] if len(calls) == 1 else {"oneOf": calls}
+            schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
         if schema is None:
             return None
-        from llama_cpp.llama_grammar import LlamaGrammar
+        if self._tokenizer is None:
+            is_end, count = self._library.llama_vocab_is_eog, self._llama.n_vocab()
+            ends = [token for token in range(count) if is_end(self._vocabulary, token)]
+            self._tokenizer = llama_tokenizer(self._vocabulary, ends)
+        return SchemaMask(self._tokenizer, schema)
 
-        said = json.dumps(schema)
-        try:
-            if len(said) > _MOST_SCHEMA:
-                raise ValueError(f"it has {len(said):,} characters; {_MOST_SCHEMA:,} may be")
-            return LlamaGrammar.from_json_schema(said, verbose=False)
-        except Exception as problem:  # its converter raises whatever a schema makes it
-            raise Invalid(
-                f"response_format: the schema cannot be followed: {first_line(problem)}",
-                field="response_format",
-            ) from None
+    def _processors(
+        self, request: TextRequest, mask: SchemaMask | None, kept: list[NDArray[np.float32]]
+    ) -> Any:
+        """What changes the logits before a token is drawn; None for nothing.
 
-    def _processors(self, request: TextRequest, kept: list[NDArray[np.float32]]) -> Any:
-        """What looks at the numbers of all tokens before one is drawn; None for nothing."""
+        Called through C, where an exception would be lost: so everything is checked before.
+        """
         bias = {int(token): change for token, change in (request.logit_bias or {}).items()}
+        if bias and max(bias) >= (count := self._llama.n_vocab()):
+            raise Invalid(f"logit_bias: the model has {count:,} tokens", field="logit_bias")
 
         def look(_: NDArray[np.intc], logits: NDArray[np.float32]) -> NDArray[np.float32]:
             if request.others >= 0:
                 kept[:] = [np.array(logits)]
             for token, change in bias.items():
                 logits[token] += change
+            if mask is not None:
+                mask.apply(logits)
             return logits
 
-        if request.others < 0 and not bias:
+        if request.others < 0 and not bias and mask is None:
             return None
         return self._library.LogitsProcessorList([look])
 

@@ -18,6 +18,7 @@ _MOST_STOPS, _MOST_TOOLS = 16, 128
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+TokenId = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,7}$")]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 
 
@@ -80,7 +81,7 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0
-    logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
+    logit_bias: dict[TokenId, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
 
     @property
     def most_tokens(self) -> int | None:
