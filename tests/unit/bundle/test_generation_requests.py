@@ -47,6 +47,12 @@ def test_any_text_is_a_request_or_is_refused_with_a_field(said):
         assert isinstance(request.forced, tuple)
 
 
+def test_half_a_surrogate_pair_is_refused():
+    for said in ("\ud800", r'{"prompt": "\ud800"}'):
+        with pytest.raises(Invalid, match="request: is"):
+            parse_request(said)
+
+
 @given(st.binary(max_size=64))
 def test_any_bytes_are_a_request_or_are_refused(said):
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ OUTPUTS = (Field("text", DType.BYTES, ()), Field("chunk", DType.BYTES, ()))
 EXAMPLE = '{"max_tokens":8,"messages":[{"content":"Say hello.","role":"user"}]}'
 MOST_REQUEST_BYTES = 4 << 20
 _MOST_STOPS, _MOST_TOOLS = 16, 128
+_PLACE, _UNKNOWN = re.compile(r"`\$\.([^`]+)`$"), re.compile(r"unknown field `([^`]+)`")
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
@@ -134,7 +136,11 @@ def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRe
     Raises:
         Invalid: A field is wrong, or not known; `field` names it.
     """
-    text = said.decode() if isinstance(said, bytes) else str(said)
+    try:
+        text = said.decode() if isinstance(said, bytes) else str(said)
+        text.encode()
+    except UnicodeError as problem:
+        raise _wrong("request", f"is not UTF-8: {problem.reason}") from None
     if len(text) > MOST_REQUEST_BYTES:
         raise _wrong("request", f"has {len(text):,} characters; {MOST_REQUEST_BYTES:,} may be")
     given: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
@@ -149,11 +155,9 @@ def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRe
     try:
         request = msgspec.convert({**defaults, **given}, TextRequest)
     except msgspec.ValidationError as problem:
-        reason, _, place = str(problem).partition(" - at `$.")
-        name = place.rstrip("`") or (
-            reason.split("`")[1] if "unknown field" in reason else "request"
-        )
-        raise _wrong(name, reason) from None
+        reason, _, _ = str(problem).partition(" - at ")
+        place = _PLACE.search(str(problem)) or _UNKNOWN.search(reason)
+        raise _wrong(place[1] if place else "request", reason) from None
     _check(request)
     return request
 
