@@ -32,6 +32,9 @@ class Engine(Protocol):
     def score(self, text: str) -> tuple[float, int]:
         """The sum of the natural log probabilities of the tokens of a text, and their number."""
 
+    def close(self) -> None:
+        """Give back what it holds outside of this process."""
+
 
 class Answering:
     """Answers requests in columns by an engine: whole, or in parts (`stream`)."""
@@ -57,7 +60,7 @@ class Answering:
     ) -> Iterator[Chunk]:
         request = parse_request(said, self._spec.defaults)
         chunks = self._engine.generate(request, cancelled or threading.Event())
-        if request.callable:
+        if request.callable and self._spec.engine != "upstream":  # which tells calls as such
             return with_calls(chunks, is_forced=bool(request.forced))
         return chunks
 

@@ -140,6 +140,9 @@ class LlamaEngine:
                 count += len(logits)
         return total, count
 
+    def close(self) -> None:
+        """Nothing: the process ends."""
+
     def _prepare(self, tokens: list[int]) -> Generator[Chunk, None, int]:
         """Compute a prompt but for its last piece; gives how many tokens were known before.
 

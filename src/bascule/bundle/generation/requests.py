@@ -139,7 +139,7 @@ def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRe
     try:
         text = said.decode() if isinstance(said, bytes) else str(said)
         text.encode()
-    except UnicodeError as problem:
+    except (UnicodeDecodeError, UnicodeEncodeError) as problem:
         raise _wrong("request", f"is not UTF-8: {problem.reason}") from None
     if len(text) > MOST_REQUEST_BYTES:
         raise _wrong("request", f"has {len(text):,} characters; {MOST_REQUEST_BYTES:,} may be")
