@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def read_model(
     """A fitted model from a file; or `CODE:CLASS`, a class in a file or package.
 
     Args:
-        path: The file; or the folder of a saved model of transformers.
+        path: The file; or the folder of a saved model of transformers or ONNX Runtime GenAI.
         allow_pickle: Whether it may be a pickle.
         options: Of a model that is code.
         code: What a pickle imports: files and folders are importable while it is read, and stay so.
@@ -67,7 +68,7 @@ def read_model(
         Untrusted: It holds types that are not scikit-learn's own.
     """
     options = options or CodeOptions()
-    if is_there(path / "config.json", Path.is_file):
+    if any(is_there(path / name, Path.is_file) for name in ("config.json", "genai_config.json")):
         return path
     if not is_there(path) and ":" in path.name:
         return _read_code(str(path), options)
@@ -82,8 +83,10 @@ def read_model(
             hint="leave them out, or name a class: my_model.py:Model",
         )
     suffix = path.suffix.lower()
-    if suffix == ".onnx":
+    if suffix in (".onnx", ".gguf"):
         return path
+    if suffix == ".toml":
+        return _read_generation(path)
     if suffix == ".skops":
         return _read_skops(path)
     if suffix in (".pkl", ".pickle", ".joblib"):
@@ -124,6 +127,22 @@ def _read_code(written: str, said: CodeOptions) -> Any:
         task=said.task or ("classification" if said.labels else "other"),
         classes=tuple(map(_label, said.labels)) or None,
     )
+
+
+def _read_generation(path: Path) -> Any:
+    """A model of text generation, described in TOML by the fields of `TextGeneration`."""
+    from bascule.packing.flavors import TextGeneration
+
+    try:
+        described = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise Invalid(f"{path} is not TOML: {problem}", hint="mend that line") from None
+    known = [field.name for field in fields(TextGeneration)]
+    if unknown := {*described} - {*known}:
+        raise Invalid(f"{path}: {min(unknown)!r} is not known", hint=f"it has {', '.join(known)}")
+    for name in {"weights", "adapter"} & {*described}:
+        described[name] = path.parent / str(described[name])
+    return TextGeneration(**described)
 
 
 def _named_file(written: str) -> tuple[str, Path]:
