@@ -14,7 +14,7 @@ import numpy as np
 from bascule.bundle.generation.chunks import Chunk, joined, with_calls
 from bascule.bundle.generation.requests import OUTPUTS, TextRequest, parse_request
 from bascule.bundle.generation.specs import ENGINES, FILE, Spec, spec_of
-from bascule.core import Columns, Invalid, load_named
+from bascule.core import Columns, Invalid, ModelFailed, load_named
 
 _encode = msgspec.json.Encoder().encode
 
@@ -93,10 +93,13 @@ def engine_of(path: str | Path, threads: int) -> tuple[Spec, Engine]:
 
 def hosted(path: str, threads: str) -> Answering:
     """What `programs.host` calls; the process gets no more memory than the bundle says."""
-    spec, engine = engine_of(path, int(threads))
-    if spec.memory_bytes:
-        resource.setrlimit(resource.RLIMIT_DATA, (spec.memory_bytes, spec.memory_bytes))
-    return Answering(spec, engine)
+    most = spec_of((Path(path) / FILE).read_bytes()).memory_bytes
+    if most:  # of data: mapped weights do not count
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    try:
+        return Answering(*engine_of(path, int(threads)))
+    except MemoryError:
+        raise ModelFailed(f"memory_bytes: {most:,} are too few to load the model") from None
 
 
 def scoring(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:

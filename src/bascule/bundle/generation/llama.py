@@ -192,6 +192,8 @@ class LlamaEngine:
             messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
         try:
             prompt = self._formatter(messages=messages, tools=tools).prompt
+        except MemoryError:
+            raise
         except Exception as problem:  # a template raises whatever it likes
             raise Invalid(
                 f"messages: the chat template refuses them: {first_line(problem)}", field="messages"
