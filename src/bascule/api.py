@@ -12,6 +12,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -303,12 +304,14 @@ def check(
     Raises:
         Invalid: There are no criteria, or one does not apply to the model.
     """
+    from bascule.app import open_judge
     from bascule.control import is_path, registered
     from bascule.documents import progress_line
     from bascule.release import check_and_record
     from bascule.settings import load_settings
 
-    configured = load_settings().gates.criteria
+    settings = load_settings()
+    configured = settings.gates.criteria
     registry, version = open_registry(), None
     if isinstance(bundle, str) and not is_path(bundle):
         registry, version = registered(open_registry, bundle)
@@ -319,7 +322,7 @@ def check(
         report, problem = check_and_record(
             bundle, configured if criteria is None else criteria, registry, version,
             configured=configured, test=test, now=datetime.now(UTC), by=user_name(),
-            attributes=attributes,
+            attributes=attributes, find_judge=partial(open_judge, settings),
         )  # fmt: skip
     if problem is not None:
         raise problem

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from bascule.endpoints import Approve, Endpoints, EndpointStore
     from bascule.fleet import Fleet, TufRepository
     from bascule.jobs import Jobs
-    from bascule.monitoring import Ledger, Outcomes, Terms, UsageAsked
+    from bascule.monitoring import Judge, JudgeOptions, Ledger, Outcomes, Terms, UsageAsked
     from bascule.monitoring.alerts import AlertStore, Finding, Source, Watcher
     from bascule.monitoring.alerts.sinks import Receiver
     from bascule.monitoring.alerts.sources import Objective, ServerFacts
@@ -333,6 +333,7 @@ def prepare_rollout(settings: Settings, rollout: Rollout) -> Rollout:
     recording = Recording(
         _keeps_rows(settings), chosen.private, chosen.max_values_per_row,
         settings.serving.feature_store,
+        {name: judge.share for name, judge in settings.judges.items()},
     )  # fmt: skip
     return prepare(
         rollout, lambda version: load(registry.path(version)), open_ledger(settings), recording
@@ -485,6 +486,32 @@ def open_ledger(settings: Settings) -> Ledger:
     _end_restore(settings)
     connect_home(settings.home, _objects_at(settings))
     return Ledger(settings.home)
+
+
+def judge_of(settings: Settings, name: str) -> JudgeOptions:
+    """A judge of the settings. Raises `NotFound`."""
+    options = settings.judges.get(name)
+    if options is None:
+        raise NotFound(
+            f"the settings have no judge {name!r}",
+            hint=f"there are {', '.join(settings.judges) or 'none'}: sections [judges.NAME]",
+        )
+    return options
+
+
+def open_judge(settings: Settings, name: str) -> Judge:
+    """A judge to be asked. Raises `NotFound`, or `Invalid` where it generates no text."""
+    from bascule.bundle import load
+    from bascule.bundle.disk import generates_text
+    from bascule.monitoring import judge_by
+
+    options, registry = judge_of(settings, name), open_registry(settings)
+    bundle = load(registry.path(registry.resolve(options.model)))
+    if not generates_text(bundle.signature):
+        raise Invalid(
+            f"judge {name}: {options.model} does not generate text", hint="name a model that does"
+        )
+    return judge_by(bundle.program(), options.rubric)
 
 
 def open_repository(settings: Settings, *, is_new: bool = False) -> TufRepository:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bascule.app import limits_of, open_registry, protocols_of
 from bascule.core import Untrusted
+from bascule.security import Action
 from bascule.serving import ModelSpec
 from bascule.serving.execution import BufferBudget, Predictor
 from bascule.serving.protocols import DataPlane, open_protocols
@@ -147,6 +148,9 @@ class _Connection:
         if not self.answered.done():
             exchange.answered = True
             self.answered.set_result((status, body, b"Content-Type: %b\r\n" % content_type + extra))
+
+    def allow(self, exchange: Exchange, action: Action, model: str) -> None:
+        """Anybody may: Ray's proxy knows the callers."""
 
     def wire_of(self, exchange: Exchange) -> PartWire:  # noqa: ARG002
         raise HttpError("answers in parts are not given on Ray Serve", status=501)

@@ -24,7 +24,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from bascule.bundle.generation import UPSTREAMS
 from bascule.core import BasculeWarning, Invalid, is_kept_elsewhere, masked, secret_in
-from bascule.monitoring import Prices
+from bascule.monitoring import JudgeOptions, Prices
 from bascule.monitoring.alerts import ReceiverOptions, RouteOptions
 from bascule.monitoring.reviews import ReviewRule
 from bascule.platforms import SAFE_PORTS, VARIABLES, other_ports
@@ -58,7 +58,7 @@ _SERVING_FILES = (
     "tls_certificate", "tls_key", "tls_client_authority", "unix_socket", "feature_store",
 )  # fmt: skip
 
-ProtocolName = Literal["oip", "tfserving", "invocations", "vertex", "azureml"]
+ProtocolName = Literal["oip", "tfserving", "invocations", "vertex", "azureml", "openai"]
 
 _Port = Annotated[int, Ge(0), Le(65_535)]
 
@@ -390,6 +390,11 @@ class ReviewSettings(ReviewRule, _Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSettings(JudgeOptions, _Section):
+    """A model that scores answers: a section `[judges.NAME]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings(_Section):
     """What callers may run.
 
@@ -568,6 +573,7 @@ class Settings:
         policies: Sections `[policies.NAME]`, by the name of a model or an endpoint: the keys that
             the policies of `serving.execution.POLICIES` declare, such as `rate = "100/s"`.
         reviews: Sections `[reviews.MODEL]`.
+        judges: Sections `[judges.NAME]`.
         upstreams: Section `[upstreams]`: servers that models of text generation may ask, by their
             addresses as the bundles have them; where the key of each is kept (`env:VARIABLE`,
             `file:PATH`, `vault:PATH#FIELD`), or an empty text for none.
@@ -593,6 +599,7 @@ class Settings:
     projects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reviews: Mapping[str, ReviewSettings] = field(default_factory=dict)
+    judges: Mapping[str, JudgeSettings] = field(default_factory=dict)
     upstreams: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

@@ -147,6 +147,9 @@ class _Wire(asyncio.Transport):
         self.written += data
         self.has_answered.set()
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.ended = True
 

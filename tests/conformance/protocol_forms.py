@@ -14,7 +14,7 @@ GOLDEN = HERE.parent / "golden" / "protocols"
 
 
 def forms(load):
-    """`FACE/FORM` to each form; a protocol without any is a failing test."""
+    """`FACE/FORM` to each form; a protocol of rows without any is a failing test."""
     made = {}
     for name in PROTOCOLS:
         module = load(HERE / "protocols" / f"{name}.py", f"conformance_protocol_{name}")

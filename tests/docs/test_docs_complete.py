@@ -23,6 +23,7 @@ import bascule
 from bascule import cli
 from bascule.bundle.disk import manifest as disk
 from bascule.bundle.disk.manifest import Target
+from bascule.bundle.generation import INPUTS, OUTPUTS
 from bascule.core.errors import KINDS
 from bascule.core.fields import DType, Field, Signature
 from bascule.core.names import Reference
@@ -255,7 +256,12 @@ def test_every_route_for_predictions_is_documented() -> None:
         answer=None,
     )
     wishes: Any = SimpleNamespace()  # of a server whose callers load and unload, which has them all
-    routes = DataPlane(open_protocols(wishes=wishes), lambda: True).serve([model])
+    text, vector = Field("text", DType.BYTES), Field("vector", DType.FP32, (3,))
+    signatures = model.signature, Signature(INPUTS, OUTPUTS), Signature((text,), (vector,))
+    routes = {}
+    for signature in signatures:
+        model.signature = signature
+        routes |= DataPlane(open_protocols(wishes=wishes), lambda: True).serve([model])
     made = {
         f"{method.decode()} {path.decode()}"
         for path, methods in routes.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -294,6 +295,7 @@ def check_bundle(
     test: Any = None,
     attributes: Columns | None = None,
 ) -> tuple[GateReport, BasculeError | None]:
+    from bascule.app import open_judge
     from bascule.release import check_and_record
 
     configured = context.settings().gates.criteria
@@ -301,6 +303,7 @@ def check_bundle(
     return check_and_record(
         bundle, criteria or configured, registry, version, configured=configured,
         test=test, attributes=attributes, now=datetime.now(UTC), by=context.user(),
+        find_judge=partial(open_judge, context.settings()),
     )  # fmt: skip
 
 

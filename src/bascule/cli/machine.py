@@ -29,12 +29,16 @@ def demo(
     loop: Annotated[
         bool, typer.Option("--loop", help="Another story: drift, retrain, judge and replace.")
     ] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Another story: a model that writes, judged by thumbs.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the life of a model on real flights: train, pack, check, serve, watch, roll out."""
     from bascule.demo import run_demo
 
-    other = "edge" if edge else "trust" if trust else "loop" if loop else ""
+    asked = {"edge": edge, "trust": trust, "loop": loop, "chat": chat}
+    other = next((name for name, is_asked in asked.items() if is_asked), "")
     raise typer.Exit(run_demo(keep=keep, as_json=as_json, other=other))
 
 

@@ -39,6 +39,7 @@ class ShadowSpec(Spec, frozen=True):
     version: str
     share_percent: float
     tolerance: float = 0.0
+    embedding: str = ""
 
 
 class BreakerSpec(Spec, frozen=True):

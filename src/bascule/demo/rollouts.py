@@ -85,7 +85,7 @@ class Candidate:
 
     what: str
     expected: str
-    model: Pipeline
+    model: Pipeline | None = None
     code: tuple[str, ...] = ()
 
 
@@ -125,6 +125,7 @@ def _fit(rows: pd.DataFrame) -> Pipeline:
 def packed_candidates(months: Months, folder: Path) -> Iterator[tuple[Candidate, Bundle]]:
     """The versions with their bundles; each is fitted and packed when it is asked for."""
     for number, one in enumerate(candidates(months), 2):
+        assert one.model is not None
         yield one, flights.packed(
             one.model, folder, stem=f"{flights.NAME}-{number}", train=months.test[flights.FEATURES],
             code=one.code, baseline=False, outliers=False, explain=False,
@@ -168,7 +169,7 @@ def roll_out(
         version = registry.push(its_bundle.path, by=user_name())
         console.print(f"{version}: {one.what}")
         with console.status("asking"):
-            ended = _attempt(book, str(version), one, traffic)
+            ended = attempt(book, str(version), one, traffic)
         console.print(
             f"  {ended.state} after {ended.seconds:.0f} s and {ended.requests:,} requests, "
             f"{ended.errors} failed\n  {ended.sentence}",
@@ -177,16 +178,18 @@ def roll_out(
         made.append(ended)
 
 
-def _attempt(
-    book: RemoteRollouts, version: str, tried: Candidate, traffic: Iterator[tuple[int, int]]
-) -> Attempt:
+def attempt(
+    book: RemoteRollouts, version: str, tried: Candidate, traffic: Iterator[tuple[int, int]],
+    guards: tuple[str, ...] = GUARDS, steps_percent: tuple[float, ...] = STEPS_PERCENT,
+) -> Attempt:  # fmt: skip
+    """Deploy a candidate as a canary, and ask until the evidence has decided."""
     clock, requests, errors = time.perf_counter(), 0, 0
     begun = book.deploy(
         RolloutRequest(
             version=version,
             strategy="canary",
-            guards=GUARDS,
-            steps_percent=STEPS_PERCENT,
+            guards=guards,
+            steps_percent=steps_percent,
             step_s=STEP_S,
             reason=tried.what,
         ),

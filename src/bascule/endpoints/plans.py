@@ -64,12 +64,16 @@ class Shadow:
     Attributes:
         version: `MODEL/NUMBER`.
         share_percent: The share of the requests that it answers too, over 0 and to 100.
-        tolerance: The greatest absolute difference at which two numbers agree.
+        tolerance: The greatest absolute difference at which two numbers agree. Of texts the
+            greatest distance, from 0 to 1: of edits, or of embeddings.
+        embedding: The version that embeds texts for their distance, which the server serves too;
+            empty for the distance of edits.
     """
 
     version: str
     share_percent: float
     tolerance: float = 0.0
+    embedding: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         said = asdict(self) | {"slower_than_s": list(self.slower_than_s)}
         said["arms"] = list(said["arms"])
+        if self.shadow is not None and not self.shadow.embedding:
+            del said["shadow"]["embedding"]  # unknown to earlier releases
         return {name: said[name] for name in said if name not in _SINCE or said[name]}
 
     @classmethod
@@ -281,6 +287,8 @@ def _check(plan: Plan) -> None:
         _check_version("plan.shadow.version", plan.shadow.version)
         _check_within("plan.shadow.share_percent", plan.shadow.share_percent, 100.0)
         _check_within("plan.shadow.tolerance", plan.shadow.tolerance, float("inf"), zero=True)
+        if plan.shadow.embedding:
+            _check_version("plan.shadow.embedding", plan.shadow.embedding)
     if plan.fallback:
         _check_version("plan.fallback", plan.fallback)
     header = plan.sticky_header

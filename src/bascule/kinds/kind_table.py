@@ -25,6 +25,7 @@ KINDS = Kinds(
         "erasure": "bascule.kinds.privacy:ERASURE",
         "held": "bascule.kinds.privacy:HELD",
         "judge": "bascule.kinds.reports:JUDGE",
+        "judge_answers": "bascule.kinds.judging:JUDGE_ANSWERS",
         "publish_edge": "bascule.kinds.edge:PUBLISH_EDGE",
         "train": "bascule.kinds.training:TRAIN",
         "trigger": "bascule.kinds.training:TRIGGER",

@@ -98,7 +98,9 @@ def judge_pushed(
 ) -> dict[str, Any]:
     """The version, after the gates of the settings and its own, if any, have judged it."""
     from datetime import UTC, datetime
+    from functools import partial
 
+    from bascule.app import open_judge
     from bascule.bundle import load
     from bascule.release import check_and_record
 
@@ -107,6 +109,7 @@ def judge_pushed(
         _, problem = check_and_record(
             load(registry.path(version)), criteria, registry, version,
             configured=settings.gates.criteria, now=datetime.now(UTC), by=user,
+            find_judge=partial(open_judge, settings),
         )  # fmt: skip
         if problem is not None:
             said["warning"] = problem.message

@@ -269,6 +269,7 @@ def passes_gates(
 
     `of_form`: of those gates that ask no held-out rows.
     """
+    from bascule.app import open_judge
     from bascule.bundle import load
     from bascule.release import OF_FORM, Criterion, check_and_record
 
@@ -280,6 +281,7 @@ def passes_gates(
     report, problem = check_and_record(
         load(registry.path(version)), criteria, registry, version,
         configured=settings.gates.criteria, now=datetime.now(UTC), by=by,
+        find_judge=partial(open_judge, settings),
     )  # fmt: skip
     if problem is not None:
         raise problem

@@ -12,6 +12,15 @@ from .drift import (
     measure_production_drift as measure_production_drift,
     watch_windows as watch_windows,
 )
+from .judging import (
+    Judge as Judge,
+    JudgeOptions as JudgeOptions,
+    judge_by as judge_by,
+    judge_prompt as judge_prompt,
+    score_said as score_said,
+    unjudged as unjudged,
+    verdicts as verdicts,
+)
 from .ledger import (
     Ledger as Ledger,
     Outcomes as Outcomes,

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bascule.bundle.disk import CLASSIFICATIONS, OUTLIERS, RANKING, REGRESSIONS, TRUTHS
+from bascule.bundle.disk import (
+    CLASSIFICATIONS,
+    GENERATION,
+    OUTLIERS,
+    RANKING,
+    REGRESSIONS,
+    TRUTHS,
+    generates_text,
+)
 from bascule.bundle.statements import flat_columns
 from bascule.core import Invalid
 from bascule.metrics import DISPARITIES, METRICS
 from bascule.release.conditions import Each, Groups, Missing, Slice
-from bascule.release.criteria import FIRST_CRITERION, QUALITIES, ROBUST, Criterion, NotWorse
+from bascule.release.criteria import FIRST_CRITERION, QUALITIES, ROBUST, TEXTS, Criterion, NotWorse
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -35,6 +43,14 @@ def check_applicable(
     for one in criteria:
         if one.metric in DISPARITIES or one.metric in ROBUST:
             _check_labels(bundle, one)
+        generates = generates_text(bundle.signature)
+        if generates != (one.metric in TEXTS) and one.metric in {*QUALITIES, *ROBUST, *TEXTS}:
+            what = "generates text" if generates else f"is for {bundle.task}"
+            task = GENERATION if generates else bundle.task
+            raise Invalid(
+                f"{str(one)!r}: {one.metric} is no metric of {bundle.name}, which {what}",
+                hint=f"write {FIRST_CRITERION.get(task, 'size <= 20 MB')}",
+            )
         if one.metric in QUALITIES:
             _check_quality(bundle, one)
         if isinstance(one.condition, Slice | Each) and one.condition.column not in attributes:

@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from bascule.core import BasculeError, Columns, Invalid
-from bascule.release.criteria import FIRST_CRITERION, Criterion, NotWorse
+from bascule.release.criteria import FIRST_CRITERION, TEXTS, Criterion, NotWorse
 from bascule.release.gates import GateReport, evaluate
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.registry import ModelRegistry, Registry, Version
+    from bascule.release.texts import FindJudge
 
 
 def check(
@@ -26,6 +27,7 @@ def check(
     by: str,
     record: Callable[[GateReport], object] | None = None,
     find: Callable[[str], Bundle | None] | None = None,
+    find_judge: FindJudge | None = None,
 ) -> GateReport:
     """Measure what the criteria need, judge, and record a `gates` statement.
 
@@ -41,6 +43,7 @@ def check(
             are read-only, and its catalogue has to know as well.
         find: The bundle that a criterion such as `roc_auc >= champion - 0.01` compares with; see
             `release.against.finder`.
+        find_judge: The judge that a criterion such as `judge_score[helpful] >= 0.7` asks.
 
     Raises:
         Invalid: There are no criteria, or one of them cannot be read, or asks for what the model
@@ -57,10 +60,14 @@ def check(
             f'{FIRST_CRITERION.get(bundle.task, "latency_p50 <= 5 ms")}"]',
         )
     check_applicable(bundle, wanted, tuple(attributes or ()))
-    compared = [one for one in wanted if isinstance(one, NotWorse)]
-    facts = measure(
-        bundle, [one for one in wanted if one not in compared], test=test, attributes=attributes
-    )
+    texts = [one for one in wanted if one.metric in TEXTS]
+    compared = [one for one in wanted if isinstance(one, NotWorse) and one not in texts]
+    plain = [one for one in wanted if one not in compared and one not in texts]
+    facts = measure(bundle, plain, test=test, attributes=attributes)
+    if texts:
+        from bascule.release.texts import measure_texts
+
+        facts.update(measure_texts(bundle, texts, test=test, find=find, find_judge=find_judge))
     if compared:
         from bascule.release.against import measure_against
 
@@ -84,6 +91,7 @@ def check_and_record(
     attributes: Columns | None = None,
     now: datetime,
     by: str,
+    find_judge: FindJudge | None = None,
 ) -> tuple[GateReport, BasculeError | None]:
     """Check a bundle, and record the verdict where the bundle is kept.
 
@@ -98,6 +106,7 @@ def check_and_record(
         attributes: See `check`.
         now: See `check`.
         by: See `check`.
+        find_judge: See `check`.
 
     Returns:
         The verdict, and the error that kept it from being recorded; None where it is recorded.
@@ -128,6 +137,7 @@ def check_and_record(
 
     find = finder(registry, bundle.name if version is None else version.model)
     report = check(
-        bundle, criteria, test=test, attributes=attributes, now=now, by=by, record=record, find=find
-    )
+        bundle, criteria, test=test, attributes=attributes, now=now, by=by, record=record,
+        find=find, find_judge=find_judge,
+    )  # fmt: skip
     return replace(report, unjudged=unjudged), problem

@@ -6,6 +6,7 @@ roc_auc[missing 10%]    with values left out at random, where the model takes mi
 roc_auc[noise 1%]       with noise of that part of each column's standard deviation
 conformal_coverage[0.9] of sets or intervals that should hold the truth nine times in ten
 equalized_odds_difference[sex*race]  the groups of rows by the values of columns, crossed
+judge_score[helpful]    by the judge of that name
 robust_accuracy[linf=0.1]            rows changed by at most so much; see `robustness`
 """
 
@@ -98,7 +99,17 @@ class Change:
         return f"{self.kind}={self.size:.12g}"
 
 
-Condition = Slice | Each | Missing | Noise | Confidence | Groups | Change
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A judge, or a file."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Condition = Named | Slice | Each | Missing | Noise | Confidence | Groups | Change
 
 
 def parse_condition(text: str, inside: str) -> Condition:

@@ -19,6 +19,7 @@ from bascule.release.conditions import (
     Condition,
     Each,
     Missing,
+    Named,
     Noise,
     Slice,
     parse_change,
@@ -48,12 +49,15 @@ PRIVACIES = ("epsilon", "membership_epsilon")
 """What is claimed of the training, and what an attack showed: see `bundle.statements.privacy`."""
 ROBUST = {"robust_accuracy": CHANGES, "certified_accuracy": ("l2",)}
 """What is measured of answers to changed rows, and the changes of each."""
-METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, *PRIVACIES, "parity", *ROBUST}
+TEXTS = {"exact_match": False, "judge_score": False, "perplexity": True, "toxicity": True}
+"""What is measured of models that generate text, and whether less is better; see `texts`."""
+METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, *PRIVACIES, "parity", *ROBUST, *TEXTS}
 """Every metric that a criterion may name, beside `metrics.DISPARITIES`."""
 _KNOWN = METRICS | DISPARITIES.keys()
 
 FIRST_CRITERION = {
     "classification": "accuracy >= 0.9",
+    "generation": "exact_match >= 0.7",
     "outlier-detection": "balanced_accuracy >= 0.8",
     "ranking": "ndcg_10 >= 0.7",
     "regression": "r2 >= 0.5",
@@ -105,8 +109,8 @@ class Criterion:
             raise _unknown_metric(text, metric)
         against = written["limit"] + written["unit"]
         is_name = _NAME.fullmatch(against) and against.casefold() not in ("inf", "infinity", "nan")
-        if is_name and metric in QUALITIES:
-            sign = ("<=", "+") if is_error(metric) else (">=", "-")
+        if is_name and (metric in QUALITIES or metric in TEXTS):
+            sign = ("<=", "+") if _is_error(metric) else (">=", "-")
             raise Invalid(
                 f"{text!r}: a comparison with {against!r} needs a margin",
                 hint=f"write '{metric} {sign[0]} {against} {sign[1]} 0.01'",
@@ -165,6 +169,10 @@ class Criterion:
         return f"{name} {self.operator} {self.limit:.12g}{unit}"
 
 
+def _is_error(metric: str) -> bool:
+    return TEXTS[metric] if metric in TEXTS else is_error(metric)
+
+
 def _unit(metric: str) -> str:
     if metric in LATENCIES:
         return "ms"
@@ -191,6 +199,12 @@ def _limit(text: str, metric: str, limit: str, unit: str) -> float:
     return value
 
 
+_NAMED = {
+    "judge_score": "judge_score[NAME] >= 0.7, a judge of the settings",
+    "toxicity": "toxicity[words.txt] <= 0.01, a file with a word a line",
+}
+
+
 def _condition(text: str, metric: str, inside: str | None) -> Condition | None:
     """What the brackets say; only some metrics have any."""
     if metric in LATENCIES:
@@ -199,6 +213,10 @@ def _condition(text: str, metric: str, inside: str | None) -> Condition | None:
         return parse_confidence(text, inside)
     if metric in DISPARITIES:
         return parse_groups(text, inside)
+    if metric in _NAMED:
+        if not (inside or "").strip():
+            raise Invalid(f"{text!r}: {metric} needs a name", hint=f"write {_NAMED[metric]}")
+        return Named((inside or "").strip())
     if metric in ROBUST:
         return parse_change(text, inside, ROBUST[metric])
     if inside is None:
@@ -248,7 +266,7 @@ def _no_criterion(text: str) -> Invalid:
     if metric not in _KNOWN:
         return Invalid(f"{text!r} is not a criterion", hint=_EXAMPLES)
     unit = f" {_unit(metric)}" if _unit(metric) else ""
-    sign = "<=" if unit or is_error(metric) or metric.endswith("_difference") else ">="
+    sign = "<=" if unit or _is_error(metric) or metric.endswith("_difference") else ">="
     return Invalid(
         f"{text!r} is not a criterion: it has no limit",
         hint=f"quote it: -c '{text.strip()} {sign} 1{unit}'; a shell takes {sign[0]} outside of "
@@ -275,8 +293,8 @@ def _unknown_metric(text: str, metric: str) -> Invalid:
 # -- compared with another version --
 
 _COMPARED = re.compile(
-    r"\s*(?P<metric>[A-Za-z_][A-Za-z0-9_]*)\s*(?P<operator>>=|<=|==|!=|=|>|<)"
-    r"\s*(?P<against>[A-Za-z][A-Za-z0-9@/._-]*)\s+(?P<sign>[-+])\s*(?P<margin>\S+)\s*"
+    r"\s*(?P<metric>[A-Za-z_][A-Za-z0-9_]*)\s*(?:\[(?P<inside>[^\]]*)\])?"
+    r"\s*(?P<operator>>=|<=|==|!=|=|>|<)\s*(?P<against>[A-Za-z][A-Za-z0-9@/._-]*)\s+(?P<sign>[-+])\s*(?P<margin>\S+)\s*"
 )
 _COMPARISONS = "write it like 'roc_auc >= champion - 0.01' or 'rmse <= champion + 0.5'"
 
@@ -304,22 +322,22 @@ class NotWorse(Criterion):
         return str(self)
 
     def __str__(self) -> str:
-        operator, sign = ("<=", "+") if is_error(self.metric) else (">=", "-")
-        return f"{self.metric} {operator} {self.against} {sign} {self.margin:.12g}"
+        operator, sign = ("<=", "+") if _is_error(self.metric) else (">=", "-")
+        return f"{self._named} {operator} {self.against} {sign} {self.margin:.12g}"
 
 
 def _not_worse(text: str, compared: re.Match[str]) -> NotWorse:
     metric, against = compared["metric"], compared["against"]
     if metric not in METRICS:
         raise _unknown_metric(text, metric)
-    if metric not in QUALITIES:
+    if metric not in QUALITIES and metric not in TEXTS:
         raise Invalid(
             f"{text!r}: {metric} is not compared with another version, only a quality is",
             hint=_COMPARISONS,
         )
-    sign = ("<=", "+") if is_error(metric) else (">=", "-")
+    sign = ("<=", "+") if _is_error(metric) else (">=", "-")
     if (compared["operator"], compared["sign"]) != sign:
-        better = "smaller" if is_error(metric) else "larger"
+        better = "smaller" if _is_error(metric) else "larger"
         raise Invalid(
             f"{text!r}: {metric} is better when {better}",
             hint=f"write {metric} {sign[0]} {against} {sign[1]} {compared['margin']}",
@@ -331,4 +349,9 @@ def _not_worse(text: str, compared: re.Match[str]) -> NotWorse:
             "that nothing at all is lost",
             hint=_COMPARISONS,
         )
-    return NotWorse(metric, ">", -margin, against=against)
+    if compared["inside"] is not None and metric not in TEXTS:
+        raise Invalid(
+            f"{text!r}: {metric} is compared on all rows", hint=f"leave out [{compared['inside']}]"
+        )
+    condition = _condition(text, metric, compared["inside"])
+    return NotWorse(metric, ">", -margin, condition=condition, against=against)

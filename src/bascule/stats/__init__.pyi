@@ -68,6 +68,13 @@ from .queries import (
     query_distances as query_distances,
     shapiro_wilk as shapiro_wilk,
 )
+from .rectified import (
+    LEAST_LABELS as LEAST_LABELS,
+    JudgeCalibration as JudgeCalibration,
+    calibrate_judge as calibrate_judge,
+    rectified_moments as rectified_moments,
+    rectified_range as rectified_range,
+)
 from .sequential import (
     INTERVAL_REQUESTS as INTERVAL_REQUESTS,
     Beyond as Beyond,
@@ -90,6 +97,7 @@ from .sketches import (
 )
 from .slices import WrongShares as WrongShares
 from .tails import hypergeometric_tail as hypergeometric_tail, student_tail as student_tail
+from .texts import edit_distance as edit_distance
 from .two_sample import (
     CategoryBaseline as CategoryBaseline,
     NumberBaseline as NumberBaseline,

@@ -338,21 +338,22 @@ def test_what_a_platform_says_is_refused_under_its_own_name(folder):
         ("/health/", "invocations"),
         ("/score", "azureml"),
         ("/", "azureml"),
-        ("/v1/models/m:predict", "tfserving"),
-        ("/invocations2", None),
-        ("/predict", None),
+        ("/v1/models/m:predict", "tfserving openai"),
+        ("/v1/embeddings", "openai"),
+        ("/invocations2", ""),
+        ("/predict", ""),
     ],
 )
 def test_a_route_of_vertex_takes_the_place_of_a_protocol_that_is_not_named(folder, route, left_out):
     for variable in ("AIP_PREDICT_ROUTE", "AIP_HEALTH_ROUTE"):
         names = protocols(folder, {variable: route}).names
-        assert names == tuple(name for name in PROTOCOL_NAMES if name != left_out)
-    if left_out:
-        written(folder, f'[serving]\nprotocols = ["vertex", "{left_out}"]\n')
+        assert names == tuple(name for name in PROTOCOL_NAMES if name not in left_out.split())
+    for other in left_out.split():
+        written(folder, f'[serving]\nprotocols = ["vertex", "{other}"]\n')
         told = refusal(folder, {"AIP_PREDICT_ROUTE": route})
-        assert f"{route} is a path of the protocol {left_out!r}" in told.message
-        written(folder, f'[serving]\nprotocols = ["{left_out}"]\n')
-        assert protocols(folder, {"AIP_PREDICT_ROUTE": route}).names == (left_out,)
+        assert f"{route} is a path of the protocol {other!r}" in told.message
+        written(folder, f'[serving]\nprotocols = ["{other}"]\n')
+        assert protocols(folder, {"AIP_PREDICT_ROUTE": route}).names == (other,)
 
 
 @pytest.mark.parametrize("route", ["/v2", "/v2/models/m/infer"])

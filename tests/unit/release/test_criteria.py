@@ -16,6 +16,7 @@ from bascule.release.criteria import (
     PRIVACIES,
     ROBUST,
     SIZES,
+    TEXTS,
     Criterion,
 )
 
@@ -87,7 +88,7 @@ def test_the_smallest_and_the_largest_batch_can_be_asked_for(batch):
 
 @given(
     metric=st.sampled_from(
-        sorted(METRICS - {"stability", "conformal_coverage", *ROBUST})
+        sorted(METRICS - {"stability", "conformal_coverage", "judge_score", "toxicity", *ROBUST})
     ),  # they need brackets
     operator=st.sampled_from([">=", "<=", ">", "<"]),
     limit=st.integers(-999_999, 999_999).map(lambda thousandths: thousandths / 1000),
@@ -116,5 +117,7 @@ def test_every_scorer_of_scikit_learn_that_fits_one_answer_a_row_is_a_metric():
 
     assert offered == SCORERS
     assert {scorer for scorer, _ in SHORT_NAMES.values()} <= SCORERS
-    own = OWN | OF_ORDERS.keys() | {*LATENCIES, *SIZES, *DATA, *ROBUST, *PRIVACIES, "parity"}
+    own = (
+        OWN | OF_ORDERS.keys() | {*LATENCIES, *SIZES, *DATA, *ROBUST, *PRIVACIES, "parity", *TEXTS}
+    )
     assert set(METRICS) == SCORERS | set(SHORT_NAMES) | own

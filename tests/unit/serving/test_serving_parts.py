@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import queue
+import socket
 import ssl
 import threading
 import time
@@ -106,6 +107,18 @@ def test_a_connection_is_kept_after_an_answer_in_parts(server, ask):
         assert answer.read().count(b"data:") == 3
     connection.close()
     assert server.counted() == {200: 2}
+
+
+def test_where_nothing_follows_the_last_part_there_is_one_last_chunk(server):
+    """A second one would be taken for the beginning of the next answer."""
+    body = b'{"instances": [[2, 1]]}'
+    head = b"POST /endpoints/fake/invocations-response-stream HTTP/1.1\r\nHost: a\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), WAIT_S) as connection:
+        for more in (b"", b"Connection: close\r\n"):
+            connection.sendall(b"%bContent-Length: %d\r\n%b\r\n%b" % (head, len(body), more, body))
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert (received.count(b"HTTP/1.1 200"), received.count(b"\r\n0\r\n\r\n")) == (2, 2)
+    assert received.count(b"0\r\n\r\n") == 2
 
 
 def test_a_program_without_parts_gives_its_answer_as_one(serve_models, program, inline, ask):

@@ -69,6 +69,7 @@ from .manifest import (
     ProgramEntry as ProgramEntry,
     Statement as Statement,
     Target as Target,
+    generates_text as generates_text,
 )
 from .passports import (
     PASSPORT as PASSPORT,

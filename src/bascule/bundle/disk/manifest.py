@@ -43,6 +43,12 @@ ISOLATED = "original, isolated"
 """What a cost statement calls the original where it runs in a process of its own."""
 
 
+def generates_text(signature: Signature) -> bool:
+    """Whether a model answers requests for text, in the form of `GENERATION`."""
+    inputs, outputs = ([field.name for field in of] for of in (signature.inputs, signature.outputs))
+    return inputs == ["request"] and outputs == ["text", "chunk"]
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """What a file of the bundle must be."""

@@ -43,13 +43,21 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def joined(chunks: Iterable[Chunk]) -> Chunk:
-    """An answer in one chunk."""
-    text, calls, logprobs, last = "", list[dict[str, Any]](), list[Logprob](), Chunk()
+    """An answer in one chunk; pieces of one call of a tool are put together."""
+    text, calls, logprobs, last = "", dict[int, dict[str, Any]](), list[Logprob](), Chunk()
     for last in chunks:
         text += last.text
-        calls += last.tool_calls
+        for delta in last.tool_calls:
+            place = delta.get("index", 0)
+            calls[place] = _with_delta(calls[place], delta) if place in calls else delta
         logprobs += last.logprobs or ()
-    return Chunk(text, calls, logprobs or None, last.finish, last.usage)
+    return Chunk(text, [*calls.values()], logprobs or None, last.finish, last.usage)
+
+
+def _with_delta(call: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
+    before, more = call.get("function") or {}, delta.get("function") or {}
+    arguments = (before.get("arguments") or "") + (more.get("arguments") or "")
+    return {**call, "function": {**before, "arguments": arguments}}
 
 
 class TextCutter:

@@ -8,7 +8,6 @@ again.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -23,8 +22,8 @@ from bascule.bundle.generation.schemas import SchemaMask, llama_tokenizer
 from bascule.bundle.generation.specs import Spec
 from bascule.core import Invalid, MissingExtra, ModelFailed, first_line
 
-_PIECE_S = 0.05
-_LEAST_PIECE, _MOST_PIECE, _LEAST_LAST = 16, 512, 2
+_BATCH_TOKENS, _PIECE_TOKENS, _LEAST_LAST = 512, 32, 2
+"""A piece of a prompt is as fast as a batch of the usual size, and done soon."""
 _WINDOW = 512
 
 
@@ -45,7 +44,7 @@ class LlamaEngine:
         try:
             self._llama = llama_cpp.Llama(
                 str(self._weights), n_ctx=spec.context_tokens, n_threads=threads,
-                n_threads_batch=threads, n_batch=_MOST_PIECE, lora_path=adapter, verbose=False,
+                n_threads_batch=threads, n_batch=_BATCH_TOKENS, lora_path=adapter, verbose=False,
             )  # fmt: skip
         except (ValueError, RuntimeError, OSError) as problem:
             raise ModelFailed(f"llama.cpp cannot load the weights: {first_line(problem)}") from None
@@ -60,7 +59,7 @@ class LlamaEngine:
                 eos_token=self._special(self._llama.token_eos()),
                 bos_token=self._special(self._llama.token_bos()),
             )
-        self._piece_tokens, self._prompt_tokens = _LEAST_PIECE, 0
+        self._prompt_tokens = 0
 
     def generate(
         self,
@@ -159,14 +158,10 @@ class LlamaEngine:
             cast("Any", llama).reset()  # a recurrent model cannot forget a part
             at = 0
         cached = self._prompt_tokens = llama.n_tokens = at
-        while (left := len(tokens) - at) > self._piece_tokens:
-            piece = tokens[at : at + min(self._piece_tokens, left - _LEAST_LAST)]
-            before = time.perf_counter()
+        while (left := len(tokens) - at) > _PIECE_TOKENS:
+            piece = tokens[at : at + min(_PIECE_TOKENS, left - _LEAST_LAST)]
             llama.eval(piece)
-            wanted = len(piece) * _PIECE_S / max(time.perf_counter() - before, 1e-9)
-            self._piece_tokens = int(min(max(wanted, _LEAST_PIECE), _MOST_PIECE))
-            at += len(piece)
-            self._prompt_tokens = at
+            self._prompt_tokens = at = at + len(piece)
             yield Chunk()
         return cached
 

@@ -34,6 +34,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         upstream: The address of an OpenAI-compatible server, up to and with `/v1`. Servers ask it
             only where their setting `upstreams` names it too.
         model: What the upstream calls the model.
+        extra: Further fields of each request to the upstream.
         timeout_s: How long the upstream may take to its next piece.
     """
 
@@ -48,6 +49,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     licence: str = ""
     upstream: str = ""
     model: str = ""
+    extra: dict[str, Any] = {}
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3_600)] = 60.0
 
 

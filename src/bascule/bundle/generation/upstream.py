@@ -137,7 +137,7 @@ class UpstreamEngine:
             ready.put(None)
 
     def _body(self, request: TextRequest) -> dict[str, Any]:
-        body = {**as_json(request), "model": self._spec.model, "stream": True}
+        body = {**self._spec.extra, **as_json(request), "model": self._spec.model, "stream": True}
         body["stream_options"] = {"include_usage": True}
         if self._spec.system and request.messages and body["messages"][0]["role"] != "system":
             body["messages"].insert(0, {"role": "system", "content": self._spec.system})
@@ -146,7 +146,7 @@ class UpstreamEngine:
     async def _chunks(self, body: dict[str, Any], *, is_chat: bool) -> AsyncIterator[Chunk]:
         """What the events say; the finish is told last, with the usage that comes behind it."""
         path = "/chat/completions" if is_chat else "/completions"
-        last, usage = None, Usage()
+        last, usage, count = None, Usage(), 0
         try:
             response = await self._ask(self._spec.upstream.rstrip("/") + path, body)
             try:
@@ -156,6 +156,7 @@ class UpstreamEngine:
                     usage = _usage(event, usage)
                     for choice in event.get("choices") or ():
                         chunk = _chunk(choice, is_chat=is_chat)
+                        count += chunk.text != "" or chunk.tool_calls != []
                         if chunk.finish is not None:
                             last = chunk
                         elif chunk != Chunk():
@@ -172,7 +173,8 @@ class UpstreamEngine:
             raise ModelFailed(reason, reason=reason) from None
         if last is None:
             raise Unavailable("the upstream broke off", hint="retry", retry_after_s=1)
-        yield msgspec.structs.replace(last, usage=usage)
+        # An upstream that counts no tokens sends one or more with each event.
+        yield msgspec.structs.replace(last, usage=usage if usage != Usage() else Usage(0, count))
 
     async def _ask(self, url: str, body: dict[str, Any]) -> Any:
         """The response, which has begun with status 200."""
@@ -261,9 +263,16 @@ def _chunk(choice: dict[str, Any], *, is_chat: bool) -> Chunk:
     return Chunk(
         text,
         tool_calls=list(delta.get("tool_calls") or ()),
-        logprobs=None if not logprobs else msgspec.convert(logprobs, list[Logprob]),
+        logprobs=None if not logprobs else [_logprob(told) for told in logprobs],
         finish=None if not finish else finish if finish in _FINISHES else "stop",
     )
+
+
+def _logprob(told: dict[str, Any]) -> Logprob:
+    """Some servers tell no bytes."""
+    top = [_logprob(other) for other in told.get("top_logprobs") or ()]
+    data = told.get("bytes") or list(str(told["token"]).encode())
+    return msgspec.convert({**told, "bytes": data, "top_logprobs": top}, Logprob)
 
 
 def _message(response: Any) -> str:

@@ -180,7 +180,8 @@ class ChildProgram(Program):
         if "ok" in head:
             return
         if "refused" in head:
-            raise Invalid(str(head["refused"]), hint=str(head.get("hint", "")))
+            facts = {"field": str(head["field"])} if head.get("field") else {}
+            raise Invalid(str(head["refused"]), hint=str(head.get("hint", "")), **facts)
         raise ModelFailed(
             f"program {self.name} failed: {str(head.get('error'))[:500]}",
             reason=str(head.get("reason"))[:500],

@@ -164,8 +164,9 @@ def main(arguments: list[str]) -> int:
                 frame = encode({"ok": True}, predict(columns, head.get("outputs")))
         except BaseException as problem:  # nor is a call of sys.exit in one, a reason to leave
             if _is_refusal(problem):
-                hint = str(getattr(problem, "hint", ""))
-                frame = encode({"refused": str(problem), "hint": hint}, {})
+                facts, hint = getattr(problem, "facts", {}), str(getattr(problem, "hint", ""))
+                refused = {"refused": str(problem), "hint": hint, "field": facts.get("field")}
+                frame = encode(refused, {})
             else:
                 frame = encode(_failure(problem), {})
         _write(frames_out, frame)

@@ -24,6 +24,7 @@ from .cohorts import (
     Span as Span,
     SteeredAnswers as SteeredAnswers,
     count_cohorts as count_cohorts,
+    judge_model as judge_model,
     losses_of_rows as losses_of_rows,
 )
 from .compaction import Compaction as Compaction

@@ -33,7 +33,7 @@ SELECT id FROM predictions
 WHERE endpoint = {endpoint} AND arm = {arm} AND (plan IS NULL OR plan IN ({numbers}))
 """
 _OF_ARM = """
-    FROM ({newest}) LEFT JOIN (VALUES {plans}) AS plans(of_plan, begins, ends)
+    FROM ({newest}) {verdicts} LEFT JOIN (VALUES {plans}) AS plans(of_plan, begins, ends)
         ON plan = of_plan
     WHERE endpoint = {endpoint} AND arm = {arm} AND status BETWEEN 200 AND 299
         AND (plan IS NULL OR of_plan IS NOT NULL)
@@ -53,7 +53,7 @@ _ONCE = """
 _COUNTED = (
     """
 WITH answered AS (
-    SELECT id, {when} AS time, unit, is_outcome AS is_known{columns}"""
+    SELECT id, {when} AS time, unit, {has_truth} AS is_known{columns}"""
     + _OF_ARM
     + """
 ), requests AS (
@@ -119,6 +119,21 @@ SELECT {selected} FROM requests ASOF JOIN (VALUES {spans}) AS spans(number, star
 """Answers whose arms were steered by their context, which is that of the first row."""
 
 
+_VERDICTS = """
+LEFT JOIN (
+    SELECT id AS of_id, "row" AS of_row, TRUE AS is_judged,
+        first(truth_number ORDER BY received_at, position) AS score
+    FROM outcome_history WHERE model = {judge} AND id IN ({ids}) GROUP BY id, "row"
+) ON of_id = id AND of_row = "row"
+"""
+"""The first verdict on an answer counts: another one must not change what was compared."""
+
+
+def judge_model(judge: str) -> str:
+    """Under which model's outcomes the verdicts of a judge are kept."""
+    return f"judge.{judge}"
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """A span of time whose predictions make a cohort.
@@ -148,16 +163,19 @@ class CountedLoss:
             truth has no loss, so that it counts as unknown. Of pairs: a struct of the `score` and
             of 1 or 0 as `positive`.
         output: The column with the answer; rows without, whose callers asked for other outputs
-            alone, do not count.
+            alone, do not count. Empty: all rows count.
         bound: A larger loss, and one that is NaN, counts as this.
         of_pairs: Whether the loss is that of a pair of two requests, by their first rows: 1 where
             a negative has a higher score than a positive, 0.5 where both scores are the same.
+        judge: The judge whose verdicts `sql` reads, over a row with or without a truth, as
+            `is_judged` and `score`.
     """
 
     sql: str
     output: str
     bound: float = 1.0
     of_pairs: bool = False
+    judge: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,12 +318,16 @@ def _chosen(
 
     first, last = spans[0].start.astimezone(UTC), spans[-1].end.astimezone(UTC)
     days = str((first - _MOST_CLOCK).date()), str((last + _MOST_CLOCK).date())
-    outputs = dict.fromkeys(loss.output for loss in losses)
+    outputs = dict.fromkeys(loss.output for loss in losses if loss.output)
     chosen = [f"AND {_quoted_column(column)} IS NOT NULL" for column in outputs]
     of_arm = {"endpoint": quoted(endpoint), "arm": quoted(arm)}
     numbers = ", ".join(map(str, sorted({span.plan for span in spans})))
+    ids = _IDS.format(numbers=numbers, **of_arm)
+    judge = next((loss.judge for loss in losses if loss.judge), "")
+    verdicts = _VERDICTS.format(judge=quoted(judge_model(judge)), ids=ids) if judge else ""
     common = {
-        **of_arm, "newest": newest_of(_IDS.format(numbers=numbers, **of_arm)),
+        **of_arm, "newest": newest_of(ids), "verdicts": verdicts,
+        "has_truth": "TRUE" if judge else "is_outcome",
         "first": first.isoformat(),
         "last": last.isoformat(), "when": _WHEN, "plans": ", ".join(_plans(spans)),
         "chosen": " ".join(
@@ -346,7 +368,7 @@ def _counted_sql(losses: Mapping[int, CountedLoss], common: Mapping[str, str]) -
     return _COUNTED.format(
         is_known=f"({is_known})",
         columns="".join(
-            f", CASE WHEN is_outcome THEN CAST({loss.sql} AS DOUBLE) END AS r{n}"
+            f", CASE WHEN {common['has_truth']} THEN CAST({loss.sql} AS DOUBLE) END AS r{n}"
             for n, loss in losses.items()
         ),
         means="".join(of_row),

@@ -61,6 +61,7 @@ class TextGeneration:
         upstream: The address of an OpenAI-compatible server, as `http://vllm:8000/v1`; a server
             asks it where its setting `upstreams` names it too.
         model: What the upstream calls the model.
+        extra: Further fields of each request to the upstream: `{"repetition_penalty": 1.1}`.
         timeout_s: How long the upstream may take to its next piece.
     """
 
@@ -74,6 +75,7 @@ class TextGeneration:
     licence: str = ""
     upstream: str = ""
     model: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: float = 60.0
 
 
@@ -197,6 +199,7 @@ def _spec(model: TextGeneration) -> tuple[Spec, dict[str, Path]]:
         **given, "engine": engine, "defaults": dict(model.defaults), "upstream": model.upstream,
         "weights": {"llama.cpp": _WEIGHTS, "genai": _FOLDER}.get(engine, ""),
         "adapter": _ADAPTER if model.adapter else "", "licence": model.licence,
+        "extra": dict(model.extra),
     }  # fmt: skip
     try:
         return msgspec.convert(told, Spec), files

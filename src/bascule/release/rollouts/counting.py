@@ -26,7 +26,7 @@ from bascule.monitoring.ledger import (
 from bascule.release.rollouts.evidence import KEY_COHORTS, Cohort, CohortArm
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.keys import cells_of
-from bascule.release.rollouts.losses import loss_sql
+from bascule.release.rollouts.losses import judge_of, loss_sql
 from bascule.release.rollouts.plan import Rollout, StoredDecision
 from bascule.release.rollouts.states import Baking, Paused, Running, Waiting
 
@@ -112,7 +112,7 @@ def count_outcomes(
             of_arm = _arms(count_cohorts(
                 ledger, model=version.partition("/")[0], endpoint=rollout.endpoint, arm=name,
                 spans=[replace(span, units=units[stage]) for span, stage in spans],
-                losses=counted_losses(rollout.guards, arm), sample=rollout.outcomes_sample,
+                losses=counted_losses(rollout.guards, arm), sample=rollout.counted_sample,
             ))  # fmt: skip
             if rollout.context and spans:
                 answers = steered_answers(ledger, rollout, arm, [span for span, _ in spans])
@@ -136,7 +136,7 @@ def counted_losses(guards: Sequence[Guard], arm: int) -> list[CountedLoss]:
     return [
         CountedLoss(
             loss_sql(guard.name, guard.measure, arm), guard.measure.output, guard.measure.bound,
-            of_pairs=guard.is_of_pairs,
+            of_pairs=guard.is_of_pairs, judge=judge_of(guard.name),
         )
         for guard in guards
         if guard.is_on_outcomes

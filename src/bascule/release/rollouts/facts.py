@@ -25,7 +25,7 @@ from bascule.release.rollouts.evidence import (
 )
 from bascule.release.rollouts.guards import Guard, Verdict, judge
 from bascule.release.rollouts.keys import REPEATED_STAKE
-from bascule.release.rollouts.losses import RATES
+from bascule.release.rollouts.losses import is_rate
 from bascule.release.rollouts.plan import Rollout
 from bascule.stats import culprits, log_mean, split_log_e
 
@@ -292,6 +292,14 @@ def _outcomes_said(rollout: Rollout, verdict: Verdict) -> str:
             f"{least}{verdict.candidate:.2%} of the answers of {rollout.candidate} were wrong, and "
             f"{most}{verdict.current:.2%} of {rollout.current} (allowed {guard})"
         )
+    if guard.is_approval:
+        approved = [
+            1 - guard.measure.mean_of(rate) for rate in (verdict.candidate, verdict.current)
+        ]
+        return (
+            f"the approval of {rollout.candidate} is {most}{approved[0]:.2%}, and that of "
+            f"{rollout.current} {least}{approved[1]:.2%} (allowed {guard})"
+        )
     if guard.is_of_pairs:
         return (
             f"the {guard.name} of {rollout.candidate} is {most}{1 - verdict.candidate:.4f}, and "
@@ -324,8 +332,9 @@ def shown_losses(guard: Guard, *losses: float) -> tuple[Any, ...]:
 
 def gap_said(guard: Guard, difference: float) -> str:
     """A difference of rates or of mean losses in words."""
-    if guard.is_on_outcomes and guard.name not in RATES:
-        return f"{difference * guard.measure.bound:.3g} of {guard.name}"
+    if guard.is_on_outcomes:
+        difference *= guard.measure.bound
+        return f"{difference:.2%}" if is_rate(guard.name) else f"{difference:.3g} of {guard.name}"
     return f"{difference:.2%}"
 
 

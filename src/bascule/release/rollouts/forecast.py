@@ -24,7 +24,8 @@ from bascule.stats import (
 
 _HARMS = (0.01, 0.02, 0.05)
 _UNKNOWN_RATES = {
-    "errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "disagreement": 0.01, "answers": 0.5,
+    "errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "approval": 0.2, "disagreement": 0.01,
+    "answers": 0.5,
 }  # fmt: skip
 _HIGHER = (0.1, 0.25, 0.5)
 """Of the current version's mean loss, beyond the margin."""
@@ -88,7 +89,7 @@ def forecast(
         if guard.harmed:
             lines += _latency(rollout, guard, first, last, requests, runs // 2)  # ten quantiles
             continue
-        if guard.is_on_outcomes and guard.name != "accuracy":
+        if guard.is_on_outcomes and guard.name not in ("accuracy", "approval"):
             lines += _losses(rollout, guard, first, last, requests)
             continue
         rate = rates.get(guard.name, _UNKNOWN_RATES.get(guard.name, 0.01))
@@ -153,12 +154,15 @@ def _losses(
         return [Forecast(str(guard), 0.0, 0.0, unknown, sentence, is_measured=True)]
     mean, spread = loss.level / loss.bound, loss.spread / loss.bound
     lines = []
-    for harm in _HIGHER:
+    for harm in _HARMS if guard.is_approval else _HIGHER:
+        beyond = harm / loss.bound if guard.is_approval else harm * mean
         detection = requests_for_means(
-            mean, spread, guard.rate_margin + harm * mean, share=first, margin=guard.rate_margin,
+            mean, spread, guard.rate_margin + beyond, share=first, margin=guard.rate_margin,
             level=rollout.alpha / len(rollout.guards), proves=False, limit=limit,
         )  # fmt: skip
         what = f"a {guard.name} higher by {harm:.0%} more than {guard}"
+        if guard.is_approval:
+            what = f"{harm:.0%} beyond {guard}"
         sentence = _found_sentence(rollout, what, first, detection)
         lines.append(Forecast(str(guard), loss.level, harm, detection, sentence, is_measured=True))
     proof = requests_for_means(

@@ -10,6 +10,7 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `latency +20 %` | the same from p25 to p99.9, evidence averaged; shown at p50 and p95 | |
 | `accuracy -2 pp`, `mae +5 %`... | the loss by an outcome (see `losses`, `stats.late`) | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
+| `disagreement[0.2] +5 pp` | of texts: one further away than 0.2, see `Alike` | |
 | `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
 
 Of requests with a sticky key, errors, fallbacks and outcomes count once a key; see `keys`.
@@ -57,7 +58,14 @@ from bascule.release.rollouts.evidence import (
     grouped,
     slow_column,
 )
-from bascule.release.rollouts.losses import LABELS, RATES, Loss, is_on_outcomes, units_of
+from bascule.release.rollouts.losses import (
+    LABELS,
+    Loss,
+    is_on_outcomes,
+    is_rate,
+    judge_of,
+    units_of,
+)
 from bascule.stats import (
     Beyond,
     Evidence,
@@ -78,13 +86,27 @@ _SHOWN = (0.5, 0.95)
 _LEAST_DURATIONS = 100
 """Answers of the current version in a class of work, before its limits are chosen."""
 _GUARD = re.compile(
-    r"^(?P<name>[a-z0-9._]+|cost\..+?|wrong\[.+?\])\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
+    r"^(?P<name>[a-z0-9._]+|cost\..+?|(?:wrong|judged|disagreement)\[.+?\])\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
     r"(?P<unit>pp|%|ms|)$",
     re.IGNORECASE,
 )
-_OUTCOMES = (
-    "accuracy, roc_auc, log_loss, mae, mse, mape, pinball0.9, cost.COLUMN, wrong[COLUMN=VALUE]"
+_ALIKE = re.compile(
+    r"disagreement\[\s*(?:(?P<model>\S+/\d+)\s+)?(?P<distance>0|0?\.\d+|1)\s*\]", re.IGNORECASE
 )
+_OUTCOMES = (
+    "accuracy, roc_auc, log_loss, mae, mse, mape, pinball0.9, cost.COLUMN, wrong[COLUMN=VALUE], "
+    "approval, judged[NAME]"
+)
+
+
+class Alike(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which texts agree: up to this distance, of edits or of a model's embeddings."""
+
+    distance: float = 0.0
+    embedding: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.embedding} {self.distance:g}".strip()
 
 
 class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,12 +119,14 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
             loss (0.2), seconds, or a difference of losses.
         unit: `pp`, `%`, `ms`, or empty for the unit of the loss.
         loss: How outcomes are measured, once a rollout is begun.
+        alike: Of `disagreement[...]`: which texts agree.
     """
 
     name: str
     margin: float
     unit: str
     loss: Loss | None = None
+    alike: Alike | None = None
 
     @property
     def harmed(self) -> tuple[float, ...]:
@@ -132,6 +156,11 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.name == "roc_auc"
 
     @property
+    def is_approval(self) -> bool:
+        """Whether it compares what people, or a judge, approve of."""
+        return self.name == "approval" or bool(judge_of(self.name))
+
+    @property
     def measure(self) -> Loss:
         """How outcomes are measured; rollouts begun by older versions stored none for accuracy."""
         return self.loss or LABELS
@@ -144,15 +173,16 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         if self.harmed:
             return 0.0
-        if not self.is_on_outcomes or self.name in RATES:
+        if not self.is_on_outcomes:
             return self.margin
         level = self.measure.level if self.unit == "%" else 1.0
         return self.margin * level / self.measure.bound
 
     def __str__(self) -> str:
         amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000, "": 1}[self.unit]
-        sign = "-" if self.name in RATES else "+"
-        return f"{self.name} {sign}{amount:g} {self.unit}".rstrip()
+        sign = "-" if is_rate(self.name) else "+"
+        name = self.name if self.alike is None else f"{self.name}[{self.alike}]"
+        return f"{name} {sign}{amount:g} {self.unit}".rstrip()
 
 
 ANSWERS_GUARD = Guard("answers", 0.2, "pp")
@@ -213,7 +243,10 @@ def parse_guard(text: str) -> Guard:
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
         )
     name, sign, unit = match["name"], match["sign"], match["unit"].lower()
-    if not name.startswith(("cost.", "wrong[")):
+    alike = _ALIKE.fullmatch(name)
+    if alike is not None:
+        name = "disagreement"
+    elif not name.startswith(("cost.", "wrong[", "judged[")):
         name = name.lower()
     if is_on_outcomes(name):
         units = units_of(name)
@@ -227,8 +260,8 @@ def parse_guard(text: str) -> Guard:
     if unit not in units:
         among = " or ".join(allowed or "its own unit ('mae +0.2')" for allowed in units)
         raise Invalid(f"{name} is guarded in {among}, not in {unit or 'a number alone'!r}")
-    if (sign == "-") != (name in RATES):
-        worse = "falls" if name in RATES else "rises"
+    if (sign == "-") != is_rate(name):
+        worse = "falls" if is_rate(name) else "rises"
         raise Invalid(f"{text!r} allows a gain", hint=f"a candidate is worse where {name} {worse}")
     amount = float(match["amount"]) / {"ms": 1_000, "": 1}.get(unit, 100)
     if unit == "pp" and amount >= 1:
@@ -249,7 +282,9 @@ def parse_guard(text: str) -> Guard:
             "3.7 %",
             hint="allow at least '+4 %'",
         )
-    return Guard(name, amount, unit)
+    if alike is None:
+        return Guard(name, amount, unit)
+    return Guard(name, amount, unit, alike=Alike(float(alike["distance"]), alike["model"] or ""))
 
 
 def check_limits(guards: Sequence[Guard]) -> None:
@@ -317,7 +352,7 @@ def _by_outcomes(guard: Guard, cohorts: Sequence[Cohort], place: int, alpha: flo
 
     A rate is a mean loss in units of its bound.
     """
-    with_squares = guard.name not in RATES
+    with_squares = not is_rate(guard.name) or guard.measure.rectifier is not None
     counts = cohorts_of(cohorts, place, with_squares=with_squares, of_pairs=guard.is_of_pairs)
     test = partial(late_proportions, counts, margin=guard.rate_margin, alpha=alpha)
     evidence = test(bounds=False)

@@ -4,6 +4,8 @@
 |---|---|---|
 | `accuracy` | 1 where it is wrong | labels |
 | `log_loss` | the negative logarithm of the probability of the true class | probabilities |
+| `approval` | 1 less the truth: 0 (thumbs down) to 1 (thumbs up) | texts |
+| `"judged[NAME]"` | the same, by the judge NAME and a labelled sample | texts |
 | `roc_auc` | of a positive and a negative: 1 where the negative scores higher | two classes |
 | `mae`, `mse`, `mape` | the absolute, the squared, the relative error | numbers |
 | `pinball0.9` | that of the quantile 0.9 | numbers |
@@ -31,17 +33,41 @@ from dataclasses import dataclass
 
 import msgspec
 
+from bascule.bundle.disk import generates_text
 from bascule.core import Signature
+from bascule.stats import JudgeCalibration, rectified_range
 
 Label = str | int | float | bool
 
-RATES = ("accuracy", "roc_auc")
+RATES = ("accuracy", "roc_auc", "approval")
 """Of losses of 0, 1 and a half. Their guards are in percentage points; worse is less."""
 _COST = "cost."
 _GROUP = re.compile(r"^wrong\[(?P<column>[^\]=]+)=(?P<value>[^\]]+)\]$")
+_JUDGED = re.compile(r"^judged\[(?P<judge>[^\]]+)\]$")
 _PINBALL = re.compile(r"^pinball(?P<share>0?\.\d*[1-9]\d*)$")
-_EXAMPLES = ("pinball0.9", "cost.COLUMN", "wrong[COLUMN=VALUE]")
+_EXAMPLES = ("pinball0.9", "cost.COLUMN", "wrong[COLUMN=VALUE]", "judged[NAME]")
 _LEAST_PROBABILITY = 1e-15
+
+
+class Rectifier(msgspec.Struct, frozen=True):
+    """How a judge's scores and a labelled sample make losses; see `stats.rectified`.
+
+    Attributes:
+        judge: Its name.
+        judged_share: Of the answers, those that are judged, by `outcome_draw` of their ids.
+        label_share: Of the answers, those that a person labels, likewise: a part of these.
+        calibration: What is expected by the score.
+    """
+
+    judge: str
+    judged_share: float
+    label_share: float
+    calibration: JudgeCalibration = JudgeCalibration()
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Of the rectified losses: the least one, and the width."""
+        return rectified_range(self.label_share / self.judged_share)
 
 
 class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,6 +83,7 @@ class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
         level: The current version's mean loss on its held-out rows, with that bound.
         spread: The standard deviation of these losses.
         rows: How many held-out rows there were; 0 for a guard that needs none.
+        rectifier: Of a guard on judged answers.
     """
 
     output: str
@@ -68,6 +95,11 @@ class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
     level: float = 0.0
     spread: float = 0.0
     rows: int = 0
+    rectifier: Rectifier | None = None
+
+    def mean_of(self, rate: float) -> float:
+        """The mean loss that a mean in parts of the bound stands for."""
+        return rate * self.bound + (self.rectifier.range[0] if self.rectifier else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +120,17 @@ class Answers:
 LABELS = Loss("output.label")
 
 
+def is_rate(name: str) -> bool:
+    """Whether a guard of this name is in percentage points, and worse is less."""
+    return name in RATES or bool(judge_of(name))
+
+
+def judge_of(name: str) -> str:
+    """The judge of a guard on judged answers; empty for another guard."""
+    judged = _JUDGED.match(name)
+    return judged["judge"].strip() if judged else ""
+
+
 def is_on_outcomes(name: str) -> bool:
     """Whether a guard of this name compares answers with their truths."""
     return _kind(name) in (*RATES, "log_loss", "mae", "mse", "mape", *_EXAMPLES)
@@ -95,7 +138,7 @@ def is_on_outcomes(name: str) -> bool:
 
 def units_of(name: str) -> tuple[str, ...]:
     """In which units a guard on outcomes is given; the empty one is the unit of the loss."""
-    if name in RATES:
+    if is_rate(name):
         return ("pp",)
     return ("%", "pp") if name == "mape" or is_of_group(name) else ("%", "")
 
@@ -109,6 +152,8 @@ def countable(answers: Answers) -> list[str]:
     """The guards on outcomes that suit a version, with examples of those that have an argument."""
     outputs = {field.name: field for field in answers.signature.outputs}
     first = answers.signature.outputs[0]
+    if generates_text(answers.signature):
+        return ["approval", _EXAMPLES[3]]
     if answers.task == "regression" and (len(outputs) == 1 or first.name == "prediction"):
         is_number = first.shape in ((), (1,))
         return ["mae", "mse", "mape", *_EXAMPLES[:2]] if is_number else []
@@ -117,7 +162,7 @@ def countable(answers: Answers) -> list[str]:
     with_probabilities = []
     if "probabilities" in outputs and answers.classes:
         with_probabilities = ["log_loss", *(["roc_auc"] if len(answers.classes) == 2 else [])]
-    return ["accuracy", *with_probabilities, *_EXAMPLES[1:]]
+    return ["accuracy", *with_probabilities, *_EXAMPLES[1:3]]
 
 
 def loss_of(name: str, current: Answers, candidate: Answers) -> Loss | None:
@@ -126,6 +171,8 @@ def loss_of(name: str, current: Answers, candidate: Answers) -> Loss | None:
     if kind not in countable(current) or kind not in countable(candidate):
         return None
     cost, cost_place = "", 0
+    if kind in ("approval", _EXAMPLES[3]):
+        return Loss("")
     if kind in _EXAMPLES[1:]:
         group = _GROUP.match(name)
         column = group["column"] if group else name.removeprefix(_COST)
@@ -153,6 +200,10 @@ def loss_sql(name: str, loss: Loss, arm: int) -> str:
     """
     if is_of_group(name):
         return f"CASE WHEN {group_sql(name, loss)} AND {_WRONG} THEN {loss.bound!r} ELSE 0 END"
+    if loss.rectifier is not None:
+        return _rectified_sql(loss.rectifier)
+    if name == "approval":
+        return _DISAPPROVAL
     kind, cost = _kind(name), _element(loss.cost, loss.cost_place)
     cost = f"CASE WHEN isnan({cost}) THEN NULL WHEN {cost} < 0 THEN 0 ELSE {cost} END"
     if kind in ("log_loss", "roc_auc"):
@@ -210,6 +261,28 @@ _WRONG = """CASE
 the same."""
 
 
+_DISAPPROVAL = "CASE WHEN truth_number IS NOT NULL THEN 1 - greatest(0, least(1, truth_number)) END"
+"""DuckDB's `least` ignores NULL."""
+
+
+def _rectified_sql(rectifier: Rectifier) -> str:
+    """The rectified loss of an answer, less the least one; NULL while its score or label lacks.
+
+    Over a row with `is_judged` and `score`, which is NULL where the judge gave none.
+    """
+    unusable, at_0, slope = rectifier.calibration
+    share = rectifier.label_share / rectifier.judged_share
+    expected = (
+        f"CASE WHEN score IS NULL THEN {unusable!r} "
+        f"ELSE greatest(0, least(1, {at_0!r} + {slope!r} * score)) END"
+    )
+    return (
+        f"CASE WHEN is_judged THEN ({expected}) - {rectifier.range[0]!r} + CASE WHEN "
+        f"outcome_draw(id) < {rectifier.label_share!r} "
+        f"THEN (({_DISAPPROVAL}) - ({expected})) / {share!r} ELSE 0 END END"
+    )
+
+
 def _of_probabilities(kind: str, classes: tuple[Label, ...]) -> str:
     cases = [
         (_is_truth(label), f'"output.probabilities"[{place}]')
@@ -237,6 +310,8 @@ def _kind(name: str) -> str:
         return _EXAMPLES[1]
     if is_of_group(name):
         return _EXAMPLES[2]
+    if judge_of(name):
+        return _EXAMPLES[3]
     return _EXAMPLES[0] if _PINBALL.match(name) else name
 
 

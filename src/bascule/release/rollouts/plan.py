@@ -11,6 +11,7 @@ import msgspec
 from bascule.core import Invalid
 from bascule.endpoints import ContextFeature
 from bascule.release.rollouts.guards import Guard
+from bascule.release.rollouts.losses import judge_of
 from bascule.release.rollouts.states import State
 
 Aware: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -73,6 +74,14 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     load_tries: int = 5
     allow_answers: bool = False
     context: tuple[ContextFeature, ...] = ()
+
+    @property
+    def counted_sample(self) -> float:
+        """The share of the predictions that count for guards on outcomes."""
+        for guard in self.guards:
+            if guard.measure.rectifier is not None:
+                return guard.measure.rectifier.judged_share
+        return self.outcomes_sample
 
     @property
     def step(self) -> timedelta:
@@ -232,6 +241,17 @@ def check_rollout(rollout: Rollout) -> Rollout:
         raise Invalid(
             f"strategy {rollout.strategy} compares outcomes",
             hint="add --guard 'accuracy -2 pp', or 'mae +5 %' for numbers",
+        )
+    judged = next((guard for guard in on_outcomes if judge_of(guard.name)), None)
+    if judged is not None and len(on_outcomes) > 1:
+        raise Invalid(
+            f"{judged.name} counts answers without a label too, and another guard on outcomes not",
+            hint=f"guard {judged.name} alone, beside errors and latency",
+        )
+    if judged is not None and rollout.strategy in ("bandit", "contextual"):
+        raise Invalid(
+            f"a bandit needs the reward of each answer, and {judged.name} knows that of a sample",
+            hint="use --strategy ab or canary, or guard approval",
         )
     _check_context(rollout, on_outcomes)
     if rollout.strategy == "shadow" and on_outcomes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from bascule.bundle import Bundle, take
 from bascule.bundle.features import declared
 from bascule.core import Columns, Invalid, NotFound
 from bascule.endpoints import ContextFeature
-from bascule.monitoring.ledger import Ledger, losses_of_rows, quoted
+from bascule.monitoring.ledger import Ledger, judge_model, losses_of_rows, quoted
 from bascule.monitoring.performance import delay_curve
 from bascule.release.rollouts.facts import span_words
 from bascule.release.rollouts.guards import Guard
@@ -29,15 +29,18 @@ from bascule.release.rollouts.losses import (
     RATES,
     Answers,
     Loss,
+    Rectifier,
     countable,
     group_sql,
     input_column,
     is_of_group,
+    judge_of,
     left_out,
     loss_of,
     loss_sql,
 )
 from bascule.release.rollouts.plan import Rollout, check_rollout
+from bascule.stats import LEAST_LABELS, calibrate_judge, rectified_moments
 
 CUT_SHARE = 0.01
 """Of the held-out losses, those over the bound. A higher bound costs requests, as the largest loss
@@ -53,6 +56,17 @@ SELECT epoch(now() - time) AS age_s,
 FROM newest_predictions WHERE endpoint = {endpoint} AND status BETWEEN 200 AND 299 {sampled}
 ORDER BY sha256(id), "row" LIMIT {limit}
 """
+_LABELLED = """
+SELECT score, 1 - greatest(0, least(1, truth_number)) AS loss FROM newest_predictions
+JOIN (
+    SELECT id AS of_id, "row" AS of_row, first(truth_number ORDER BY received_at, position) AS score
+    FROM outcome_history WHERE model = {judge} GROUP BY id, "row"
+) ON of_id = id AND of_row = "row"
+WHERE endpoint = {endpoint} AND truth_number IS NOT NULL AND time < TIMESTAMPTZ {until}
+ORDER BY sha256(id), "row" LIMIT {limit}
+"""
+_FEW = np.array([0.0, 0.0, 0.0, 0.0, 1.0])
+"""Losses in place of few labels, of a judge that knows nothing; for forecasts alone."""
 _WITHOUT = "errors, fallbacks, latency and the quantiles of latency need no outcomes"
 
 
@@ -65,12 +79,14 @@ class Recording:
         private: By `FIELD` or `MODEL.FIELD`: "omit" or "hash".
         max_values: Fields with more values in a row are left out.
         feature_store: Where its models look features up; empty for nowhere.
+        judges: The share of the answers that each judge of the settings judges.
     """
 
     has_rows: bool
     private: Mapping[str, str]
     max_values: int
     feature_store: str = ""
+    judges: Mapping[str, float] = field(default_factory=dict)
 
 
 def prepare(
@@ -101,7 +117,9 @@ def prepare(
     prepared = {}
     for guard in chosen:
         loss = _countable_loss(guard, rollout, both, recording)
-        if guard.name not in RATES:
+        if judge := judge_of(guard.name):
+            loss = _rectified(guard, judge, rollout, ledger, recording)
+        elif guard.name not in RATES:
             loss = _scaled(guard, loss, bundle, rollout.current)
         prepared[guard.name] = _checked(msgspec.structs.replace(guard, loss=loss), rollout.current)
     _check_delays(rollout, chosen[0], ledger)
@@ -205,6 +223,41 @@ def _scaled(guard: Guard, loss: Loss, bundle: Bundle, version: str) -> Loss:
     return msgspec.structs.replace(
         loss, bound=bound, level=float(cut.mean()), spread=float(cut.std()), rows=len(losses)
     )
+
+
+def _rectified(
+    guard: Guard, judge: str, rollout: Rollout, ledger: Ledger, recording: Recording
+) -> Loss:
+    """The loss by a judge, calibrated on the answers that have a label and a score by now."""
+    share = recording.judges.get(judge)
+    if share is None:
+        raise Invalid(
+            f"{guard.name} cannot be counted: the settings have no judge {judge!r}",
+            hint=f"there are {', '.join(recording.judges)}" if recording.judges
+            else "add [judges.NAME] to bascule.toml; see the how-to about judged answers",
+        )  # fmt: skip
+    if not rollout.outcomes_sample < share:
+        raise Invalid(
+            f"{guard.name} needs labels of fewer answers than {judge} judges, {share:.1%}, and "
+            f"outcomes_sample is {rollout.outcomes_sample:.1%}",
+            hint="--outcomes-sample 0.05: people label these answers, as outcomes by their ids",
+        )
+    sql = _LABELLED.format(
+        judge=quoted(judge_model(judge)), endpoint=quoted(rollout.endpoint), limit=_ASKED_ROWS,
+        until=quoted(rollout.started_at.isoformat()),
+    )  # fmt: skip
+    table = ledger.query(sql)
+    scores, losses = (
+        table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in ("score", "loss")
+    )
+    calibration = calibrate_judge(scores, losses)
+    rectifier = Rectifier(judge, share, rollout.outcomes_sample, calibration)
+    predicted = calibration.losses(scores)
+    if len(losses) < LEAST_LABELS:
+        losses, predicted = _FEW, np.full(len(_FEW), _FEW.mean())
+    level, spread = rectified_moments(predicted, losses, rollout.outcomes_sample / share)
+    least, bound = rectifier.range
+    return Loss("", bound=bound, level=level - least, spread=spread, rectifier=rectifier)
 
 
 def _ledger_columns(loss: Loss, rows: Columns, bundle: Bundle) -> Columns:

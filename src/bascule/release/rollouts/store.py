@@ -34,7 +34,7 @@ from bascule.release.rollouts.evidence import (
     summed,
     with_limits,
 )
-from bascule.release.rollouts.guards import limits_of
+from bascule.release.rollouts.guards import Alike, limits_of
 from bascule.release.rollouts.keys import Told, add_keys
 from bascule.release.rollouts.plan import (
     Decision,
@@ -508,7 +508,10 @@ def plan_of(rollout: Rollout, decision: Decision, before: Plan) -> Plan:
     else:
         arms = [Arm(CURRENT, rollout.current, 100.0 - shares.candidate_percent)]
         if shares.shadow_percent:
-            shadow = Shadow(rollout.candidate, shares.shadow_percent)
+            alike = next(filter(None, (guard.alike for guard in rollout.guards)), Alike())
+            shadow = Shadow(
+                rollout.candidate, shares.shadow_percent, alike.distance, alike.embedding
+            )
         else:
             arms.append(Arm(CANDIDATE, rollout.candidate, shares.candidate_percent))
     is_over = isinstance(decision.state, FINAL)

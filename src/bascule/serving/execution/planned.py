@@ -6,6 +6,7 @@ The plan is replaced as a whole between two calls. A call keeps the arm that it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import random
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ from bascule.serving.calls import (
 from bascule.serving.execution.predictors import AroundPredictor, Facts, Predictor
 from bascule.serving.execution.resilient import call_for, has_outputs
 from bascule.serving.execution.served import ServedModel
-from bascule.serving.execution.shadows import PairRunner, ShadowRunner
+from bascule.serving.execution.shadows import GatheredText, PairRunner, ShadowRunner
 from bascule.serving.specs import ModelSpec
 from bascule.serving.telemetry import BOUND_UNIT, ArmSeries, BoundSeries
 
@@ -213,13 +214,16 @@ class PlannedPredictor(AroundPredictor):
     def answer_in_parts(
         self, call: Call, context: Context, allowed_s: float, deliver: DeliverParts
     ) -> Cancel:
-        """See `Predictor.answer_in_parts`; raises as `answer`. No shadow follows."""
-        arm = self._arm_of(self._followed, call, context)
+        """See `Predictor.answer_in_parts`; raises as `answer`. A shadow follows of texts."""
+        followed = self._followed
+        arm, shadow = self._arm_of(followed, call, context), followed.shadow
 
         def take(outcome: PartsOutcome) -> None:
             if not isinstance(outcome, BasculeError):
                 outcome.by = arm.by
                 context.show(arm.by)
+                if shadow is not None and shadow.is_of_texts:
+                    outcome = GatheredText(outcome, partial(shadow.offer_text, call))
             deliver(outcome)
 
         asked = call if arm.is_alike else call_for(call, arm.model, self)

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bascule.core import BasculeError, Columns
-from bascule.serving.calls import Answer, Call, Outcome
+from bascule.bundle.disk import generates_text
+from bascule.core import BasculeError, Columns, Overloaded, TimedOut
+from bascule.serving.calls import Answer, Call, Outcome, Parts, PartsOutcome, Receiver
 from bascule.serving.execution.admission import held_bytes
 from bascule.serving.execution.engine import Job
 from bascule.serving.execution.resilient import call_for
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.telemetry import ArmSeries
+from bascule.stats import edit_distance
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ MAX_WAITING = 32
 """How many requests wait for a shadow, or are run by it, in one worker."""
 PAIRS_SHARE = 0.01
 """Of a candidate's requests, those that the current version answers too."""
+MAX_TEXT = 2_000
+"""Characters of a text that are compared."""
 _FIRST_PAIRS, _FIRST_SHARE = 256, 0.25
 """So many are asked for sooner in each worker: with 1 % a rollout of 5,000 requests has none."""
 MAX_CALL_BYTES = 1 << 20
@@ -38,6 +44,8 @@ MAX_CALL_BYTES = 1 << 20
 class ShadowRunner:
     """The shadow of an endpoint in one worker. On the event loop only."""
 
+    _compares_texts = True
+
     def __init__(
         self,
         model: ServedModel,
@@ -46,6 +54,7 @@ class ShadowRunner:
         *,
         share: float,
         tolerance: float = 0.0,
+        find_embedder: Callable[[], ServedModel | None] | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """Run nothing yet.
@@ -55,7 +64,10 @@ class ShadowRunner:
             series: Where comparisons are counted.
             loop: The event loop.
             share: Of the answers that are offered, the share that is compared, from 0 to 1.
-            tolerance: The greatest absolute difference at which two numbers agree.
+            tolerance: The greatest absolute difference at which two numbers agree, or the greatest
+                distance of two texts.
+            find_embedder: Finds the model whose embeddings texts are compared by; None to compare
+                them by edits.
             draw: Uniform on [0, 1).
         """
         self._model = model
@@ -63,7 +75,9 @@ class ShadowRunner:
         self._loop = loop
         self._share = share
         self._tolerance = tolerance
+        self._find_embedder = find_embedder
         self._draw = draw
+        self.is_of_texts = self._compares_texts and generates_text(model.signature)
         self.waiting = 0
 
     def offer(self, call: Call, answer: Answer) -> None:
@@ -79,6 +93,11 @@ class ShadowRunner:
         self.waiting += 1
         self._loop.call_soon(self._run, call, answer.original or answer.outputs)
 
+    def offer_text(self, call: Call, outcome: Outcome) -> None:
+        """Compare, perhaps, a text that a client got in parts; never raises."""
+        if isinstance(outcome, Answer):
+            self.offer(call, outcome)
+
     def _run(self, call: Call, expected: Columns) -> None:
         model, started_ns = self._model, time.perf_counter_ns()
         names = {field.name for field in model.signature.outputs}
@@ -93,6 +112,12 @@ class ShadowRunner:
             if engine is None or not expected:
                 raise _NotRun
             columns = call_for(call._replace(extras=()), model).columns
+            if self.is_of_texts:
+                if call.rows > 1 or "text" not in expected:
+                    raise _NotRun
+                begin = partial(_begin_gathering, take)
+                engine.run_in_parts(columns, 1, None, model.limits.deadline_s, begin, "")
+                return
             engine.batcher.submit(
                 Job(columns, call.rows, tuple(expected), take), model.limits.deadline_s
             )
@@ -107,6 +132,12 @@ class ShadowRunner:
         self._series.count_dropped()
 
     def _compare(self, outcome: Outcome, expected: Columns, rows: int, duration_ns: int) -> None:
+        if self.is_of_texts and not isinstance(outcome, BasculeError):
+            self._compare_texts(outcome, expected, duration_ns)
+            return
+        if self.is_of_texts and isinstance(outcome, Overloaded | TimedOut):
+            self._drop()  # it writes one text after the other: those of clients are not late
+            return
         failed = isinstance(outcome, BasculeError)
         self._series.count_arm(duration_ns, 0 if failed else rows, failed=failed)
         if isinstance(outcome, BasculeError):
@@ -115,6 +146,93 @@ class ShadowRunner:
             self._series.answers.add(outcome)
         if not agree(outcome.outputs, expected, self._tolerance):
             self._series.count_disagreement()
+
+    def _compare_texts(self, outcome: Answer, expected: Columns, duration_ns: int) -> None:
+        texts = [str(columns["text"][0])[:MAX_TEXT] for columns in (expected, outcome.outputs)]
+
+        def count(distance: float) -> None:
+            self.waiting -= 1
+            if math.isnan(distance):
+                self._drop()
+                return
+            self._series.count_arm(duration_ns, 1, failed=False)
+            if distance > self._tolerance:
+                self._series.count_disagreement()
+
+        self.waiting += 1
+        if texts[0] == texts[1] or not self._tolerance:
+            count(float(texts[0] != texts[1]))
+        elif self._find_embedder is None:
+            done = self._loop.run_in_executor(None, edit_distance, texts[0], texts[1])
+            done.add_done_callback(lambda done: count(done.result()))
+        else:
+            self._embed(self._find_embedder(), texts, count)
+
+    def _embed(
+        self, model: ServedModel | None, texts: list[str], count: Callable[[float], None]
+    ) -> None:
+        def take(outcome: Outcome) -> None:
+            if isinstance(outcome, BasculeError):
+                count(math.nan)
+                return
+            one, other = np.asarray(outcome.outputs[output], np.float64)
+            lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+            count(1 - float(one @ other) / lengths if lengths else math.nan)
+
+        if model is None or model.engine is None:
+            count(math.nan)
+            return
+        (named, *_), output = model.program.inputs, model.signature.outputs[0].name
+        columns = {named.name: np.array(texts, object)}
+        try:
+            model.engine.batcher.submit(Job(columns, 2, (output,), take), model.limits.deadline_s)
+        except BasculeError:
+            count(math.nan)
+
+
+class GatheredText:
+    """An answer in parts on its way to a receiver, whose whole text `tell` gets at its end.
+
+    Both `calls.Parts` and `calls.Receiver`; a text that is too long, or that its client has left,
+    is not told.
+    """
+
+    def __init__(
+        self, parts: Parts, tell: Callable[[Outcome], None], receiver: Receiver | None = None
+    ) -> None:
+        self.by, self._parts, self._tell, self._receiver = parts.by, parts, tell, receiver
+        self._pieces: list[str] = []
+        self._size = 0
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._parts.start(self)
+
+    def resume(self) -> None:
+        self._parts.resume()
+
+    def take(self, part: Answer) -> bool:
+        for piece in map(str, part.outputs.get("text", ())):
+            self._size += len(piece)
+            if self._size <= MAX_CALL_BYTES:
+                self._pieces.append(piece)
+        return self._receiver is None or self._receiver.take(part)
+
+    def finish(self, error: BasculeError | None) -> None:
+        if self._receiver is not None:
+            self._receiver.finish(error)
+        if error is not None:
+            self._tell(error)
+        elif self._size <= MAX_CALL_BYTES:
+            text = np.array(["".join(self._pieces)], object)
+            self._tell(Answer({"text": text}, self.by))
+
+
+def _begin_gathering(tell: Callable[[Outcome], None], outcome: PartsOutcome) -> None:
+    if isinstance(outcome, BasculeError):
+        tell(outcome)
+    else:
+        outcome.start(GatheredText(outcome, tell))
 
 
 class PairRunner(ShadowRunner):
@@ -126,6 +244,7 @@ class PairRunner(ShadowRunner):
     current version, its series are the candidate's.
     """
 
+    _compares_texts = False
     _first = _FIRST_PAIRS
     _before: Any = None
 

@@ -25,6 +25,7 @@ _PATHS: dict[str, tuple[str, ...]] = {
     ),
     "vertex": (),
     "azureml": ("/", "/score", "/swagger.json"),
+    "openai": ("/openai", "/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models"),
 }
 """The paths of each protocol, and what is below them is also theirs. Vertex AI's can be chosen;
 those of its clients, below `/v1/projects`, are no other protocol's."""

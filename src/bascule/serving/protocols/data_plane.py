@@ -119,6 +119,23 @@ class DataPlane:
             raise self._no_such(name, version)
         return found
 
+    def named(self, reference: str) -> Predictor:
+        """A model by `NAME`, `NAME/VERSION` or `NAME@ALIAS`; raises `NotFound`."""
+        name, is_version, version = reference.partition("/")
+        if is_version:
+            return self.find(name, version)
+        name, is_alias, alias = reference.partition("@")
+        default = self.find(name)
+        if not is_alias or alias in default.service.labels:
+            return default
+        for model in reversed(self.versions(name)):
+            if alias in model.service.labels:
+                return model
+        raise NotFound(
+            f"no version of {name!r} here has the alias {alias[:128]!r}",
+            hint="name it NAME/VERSION, or serve it by its alias",
+        )
+
     def _no_such(self, name: str, version: str | None) -> NotFound:
         if version is None or name not in self.models:
             served = ", ".join(sorted(self.defaults)) or "no models"

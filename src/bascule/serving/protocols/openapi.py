@@ -37,11 +37,16 @@ def object_schema(
 _ERRORS: dict[str, Schema] = {
     "Error": object_schema({"error": _TEXT}),
     "InvocationsError": object_schema(dict.fromkeys(("error", "error_code", "message"), _TEXT)),
+    "OpenAiError": object_schema(
+        {"error": object_schema({"message": _TEXT, "type": _TEXT, "param": {}, "code": {}})}
+    ),
     "VertexError": object_schema(
         {"error": object_schema({"code": {"type": "integer"}, "message": _TEXT, "status": _TEXT})}
     ),
 }
-_ERROR_OF = {"invocations": "InvocationsError", "vertex": "VertexError"}
+_ERROR_OF = {
+    "invocations": "InvocationsError", "vertex": "VertexError", "openai": "OpenAiError"
+}  # fmt: skip
 _JSON = About({})
 _BINARY: Schema = {"type": "string", "format": "binary"}
 _SUMMARIES = {

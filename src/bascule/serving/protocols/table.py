@@ -19,6 +19,7 @@ PROTOCOLS: dict[str, str] = {
     "invocations": "bascule.serving.protocols.invocations:Invocations",
     "vertex": "bascule.serving.protocols.vertex:Vertex",
     "azureml": "bascule.serving.protocols.azureml:AzureMl",
+    "openai": "bascule.serving.protocols.openai:OpenAi",
 }
 """Protocols by name; each is imported when a server that speaks it starts."""
 
@@ -42,5 +43,7 @@ def open_protocols(
             }
         elif name == "invocations":
             options = {"wishes": wishes}
+        elif name == "openai":
+            options = {"describes_models": "tfserving" not in chosen.names}
         protocols.append(load_named(place)(**options))
     return protocols

@@ -1,7 +1,8 @@
 """The REST API of TensorFlow Serving: `/v1/models/MODEL:predict`, by row and by column.
 
 A model has one signature, `serving_default`, whose outputs are all of the model's. The paths are
-also those of KServe's V1 protocol, and the status of a model has the members of both.
+also those of KServe's V1 protocol, and two of them of OpenAI's API: the list of models and the
+status of a model have the members of all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from bascule.serving.execution import Predictor
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import fixed, missing
+from bascule.serving.protocols.openai import model_card, models_list
 from bascule.serving.transports import Exchange, Handler, Route
 
 _SIGNATURE = "serving_default"
@@ -39,8 +41,9 @@ class TfServing:
         self._parser = JsonParser(_EXAMPLE)
 
     def server_routes(self, plane: DataPlane) -> Iterator[Route]:
-        """The names of all models, as KServe lists them."""
-        yield Route(b"GET", b"/v1/models", fixed({"models": list(plane.defaults)}), "read")
+        """The names of all models, as KServe lists them, and as OpenAI does."""
+        listed = {"models": list(plane.defaults), **models_list(plane)}
+        yield Route(b"GET", b"/v1/models", fixed(listed), "read")
 
     def model_routes(self, plane: DataPlane, model: Predictor) -> Iterator[Route]:
         """Status, metadata and predictions of one version."""
@@ -103,6 +106,8 @@ def _paths(plane: DataPlane, model: Predictor) -> Iterator[tuple[bytes, list[Pre
 
 
 def _status(plane: DataPlane, versions: list[Predictor]) -> Handler:
+    name = versions[0].name
+
     def handle(exchange: Exchange) -> None:
         is_ready = plane.is_ready()
         state = "AVAILABLE" if is_ready else "UNLOADING"
@@ -114,7 +119,8 @@ def _status(plane: DataPlane, versions: list[Predictor]) -> Handler:
             }
             for model in versions
         ]
-        body = {"model_version_status": told, "name": versions[0].name, "ready": is_ready}
+        body = {"model_version_status": told, "name": name, "ready": is_ready}
+        body |= model_card(name)
         if is_ready:
             exchange.answer(by_row.encode(body))
         else:

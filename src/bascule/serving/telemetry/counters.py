@@ -74,7 +74,7 @@ _HISTOGRAMS = _REFUSALS + len(REFUSALS)
 _SUM_NS = len(BUCKETS_S) + 1
 """Of a histogram: behind its buckets."""
 _HISTOGRAM_WORDS = _SUM_NS + 1
-PROTOCOLS = ("oip", "tfserving", "invocations", "vertex", "azureml", "oip-grpc", "")
+PROTOCOLS = ("oip", "tfserving", "invocations", "vertex", "azureml", "openai", "oip-grpc", "")
 """Protocols that have histograms of their own; the last is for answers before a route is known."""
 STATUS_CLASSES = ("2xx", "4xx", "5xx")
 _KINDS = tuple((protocol, kind) for protocol in PROTOCOLS for kind in STATUS_CLASSES)

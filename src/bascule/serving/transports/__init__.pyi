@@ -42,6 +42,7 @@ from .statuses import (
     NOT_FOUND as NOT_FOUND,
     UNIMPLEMENTED as UNIMPLEMENTED,
     HttpError as HttpError,
+    error_body as error_body,
     error_of as error_of,
     error_text as error_text,
     internal_error as internal_error,

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from bascule.core import BasculeError, Invalid, Overloaded, TooLarge
+from bascule.security import Action
 from bascule.serving.calls import AnsweredBy, Call, Deliver, Memo
 from bascule.serving.codecs import compression as codings
 from bascule.serving.execution import BufferBudget, Predictor
@@ -72,6 +73,9 @@ class Carrier(Protocol):
 
     def told(self, error: BasculeError, protocol: str) -> tuple[int, bytes, bytes]: ...
 
+    def allow(self, exchange: Exchange, action: Action, model: str) -> None:
+        """Raise unless the caller may do that to a model; see `Authenticator`."""
+
     def wire_of(self, exchange: Exchange) -> PartWire:
         """What writes an answer in parts; raises `HttpError` where it cannot be given."""
 
@@ -130,6 +134,12 @@ class Exchange(Request):
     def show(self, by: AnsweredBy) -> None:
         """See `Context`: over HTTP, protocols write the head (`describing.answered_by`)."""
 
+    def choose(self, model: Predictor, allowed_s: float) -> None:
+        """As `Rpc.choose`: for a route that learns its model from the body."""
+        self._connection.allow(self, model.needs, model.name)
+        self.series = model.series
+        model.check_room(allowed_s)
+
     def ask(self, predictor: Predictor, call: Call, allowed_s: float, deliver: Deliver) -> None:
         """Have a predictor answer a call of this request; see `Predictor.answer`."""
         if self._connection.recorder is not None:
@@ -137,12 +147,19 @@ class Exchange(Request):
         self.on_gone = predictor.answer(call, self, allowed_s, deliver)
 
     def ask_in_parts(
-        self, predictor: Predictor, call: Call, allowed_s: float, form: PartForm
-    ) -> None:
-        """Have a predictor answer a call in parts; see `Predictor.answer_in_parts`."""
+        self, predictor: Predictor, call: Call, allowed_s: float, form: PartForm,
+        *, is_whole: bool = False,
+    ) -> None:  # fmt: skip
+        """Have a predictor answer a call in parts; see `Predictor.answer_in_parts`.
+
+        `is_whole`: `form` collects the parts, and its end is the body of the answer.
+        """
         if self._connection.recorder is not None:
             self.call = call
-        PartSender(self, self._connection.wire_of(self), predictor, form).ask(call, allowed_s)
+        wire = self._connection.wire_of(self)
+        if is_whole:
+            wire = _Whole(self, wire)
+        PartSender(self, wire, predictor, form).ask(call, allowed_s)
 
     def answer(
         self, body: bytes, status: int = 200, content_type: bytes = _JSON, extra: bytes = b""
@@ -240,6 +257,27 @@ class Exchange(Request):
                 retry_after_s=1,
             )
         )
+
+
+class _Whole:
+    """Answers with the end of what a form has collected (a `PartWire`)."""
+
+    def __init__(self, exchange: Exchange, wire: PartWire) -> None:
+        self.backlog, self.allow = wire.backlog, wire.allow
+        self._exchange = exchange
+        self._head: tuple[bytes, bytes] = b"", b""
+
+    def begin(self, content_type: bytes, extra: bytes, resume: Callable[[], None]) -> None:  # noqa: ARG002
+        self._head = content_type, extra
+
+    def send(self, data: bytes) -> bool:  # noqa: ARG002
+        return True
+
+    def end(self, data: bytes, error: BasculeError | None) -> None:
+        if error is not None:
+            self._exchange.fail(error)
+        else:
+            self._exchange.answer(data, content_type=self._head[0], extra=self._head[1])
 
 
 def told(error: BasculeError, protocol: str) -> tuple[int, bytes, bytes]:

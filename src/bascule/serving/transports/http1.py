@@ -82,9 +82,7 @@ class _Chunks:
 
     def allow(self, action: Action, model: str) -> None:
         """See `PartWire`."""
-        if self._site.guard is not None:
-            key = self._exchange.head.headers.get(b"authorization")
-            self._site.guard.check(key, action, model)
+        self._connection.allow(self._exchange, action, model)
 
     def begin(self, content_type: bytes, extra: bytes, resume: Callable[[], None]) -> None:
         """See `PartWire`."""
@@ -110,7 +108,8 @@ class _Chunks:
         self._connection.end_parts(self._exchange, status, last, keep_alive=self._stays_open())
 
     def _chunk(self, data: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
+        # An empty chunk would be the last one.
+        return b"%x\r\n%b\r\n" % (len(data), data) if data and self._is_chunked else data
 
     def _stays_open(self) -> bool:
         return self._exchange.head.keep_alive and self._is_chunked and not self._site.draining
@@ -171,6 +170,12 @@ class Connection(asyncio.Protocol):
         if self._address is None:
             self._address = address_of(self._transport)
         return self._address
+
+    def allow(self, exchange: Exchange, action: Action, model: str) -> None:
+        """See `exchange.Carrier`."""
+        if self._site.guard is not None:
+            key = exchange.head.headers.get(b"authorization")
+            self._site.guard.check(key, action, model)
 
     def wire_of(self, exchange: Exchange) -> PartWire:
         """See `exchange.Carrier`."""
@@ -468,9 +473,10 @@ class Connection(asyncio.Protocol):
             return ""
         try:
             return guard.check(head.headers.get(b"authorization"), route.action, route.model)
-        except Refused as refusal:
-            # Not of a caller without a key: its answer says nothing of what there is.
-            refusal.facts["protocol"] = route.protocol
+        except BasculeError as refusal:
+            # Not of a caller without a key: its answer says nothing of what models there are.
+            if isinstance(refusal, Refused) or not route.model:
+                refusal.facts["protocol"] = route.protocol
             raise
 
     def is_open(self, head: Head) -> bool:

@@ -130,6 +130,7 @@ def error_body(error: BasculeError, protocol: str = "") -> dict[str, Any]:
 
     Vertex AI: google-api-core reads the `message` inside `error`; `status` names the gRPC code.
     `/invocations`: MLflow's clients read `error_code` and `message`, and botocore `message`.
+    OpenAI: its clients read the members of `error`, and raise by the status.
     """
     text = error_text(error)
     if protocol == "vertex":
@@ -138,7 +139,25 @@ def error_body(error: BasculeError, protocol: str = "") -> dict[str, Any]:
     if protocol == "invocations":
         code = _MLFLOW_CODE_OF.get(code_of(error), "INTERNAL_ERROR")
         return {"error": text, "error_code": code, "message": text}
+    if protocol == "openai":
+        return {"error": _openai_error(error, text)}
     return {"error": text}
+
+
+_OPENAI_OF = {
+    401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", None),
+    404: ("invalid_request_error", "model_not_found"),
+    413: ("invalid_request_error", "request_too_large"),
+    429: ("rate_limit_error", "rate_limit_exceeded"),
+}
+
+
+def _openai_error(error: BasculeError, text: str) -> dict[str, Any]:
+    status = status_of(error)
+    other = "server_error" if status >= 500 else "invalid_request_error"
+    kind, code = _OPENAI_OF.get(status, (other, None))
+    return {"message": text, "type": kind, "param": error.facts.get("field"), "code": code}
 
 
 def reason_of(error: BasculeError | None) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bascule.core import Refused, Unavailable
@@ -154,6 +155,7 @@ class PlannedEndpoints:
         return ShadowRunner(
             model, series[SHADOW_ARM], self._loop,
             share=shadow.share_percent / 100, tolerance=shadow.tolerance,
+            find_embedder=partial(self._find, shadow.embedding) if shadow.embedding else None,
         )  # fmt: skip
 
     def _under_policies(self, model: ServedModel, plan: Plan, kept: _UnderPolicies) -> Predictor:
