@@ -42,6 +42,10 @@ class Services:
         self.services = services
         self.problem: Exception | None = None
 
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(service.model for service in self.services)
+
     def models(self) -> list[ModelState]:
         return [
             ModelState(

@@ -91,7 +91,7 @@ def upstream() -> Iterator[Upstream]:
 
 def event(text: str = "", finish: str | None = None, **more: Any) -> bytes:
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
-    return f"data: {json.dumps({'choices': [choice], **more})}\n\n".encode()
+    return b"data: " + json.dumps({"choices": [choice], **more}).encode() + b"\n\n"
 
 
 USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}\n\n'

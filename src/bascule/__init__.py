@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         add_outcomes as add_outcomes,
         alerts as alerts,
         check as check,
+        compose as compose,
         drift as drift,
         load as load,
         monitor as monitor,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "bascule.api": (
-        "Server add_outcomes alerts check drift load monitor open_ledger open_registry "
+        "Server add_outcomes alerts check compose drift load monitor open_ledger open_registry "
         "performance push report serve set_alias"
     ),
     "bascule.bundle": "Answer Bundle",

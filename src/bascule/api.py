@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bascule.monitoring import DriftReport, Ledger, PerformanceReport, ProductionDrift
     from bascule.monitoring.alerts import Alert
     from bascule.monitoring.reporting import Overview
+    from bascule.packing import Composition
     from bascule.registry import Event, Registry, Version
     from bascule.release import GateReport
     from bascule_client import Client
@@ -74,6 +75,23 @@ def load(reference: str | Path) -> Bundle:
             path=reference,
         ) from None
     return load_folder(registry.path(version))
+
+
+def compose(composition: str | Path | Mapping[str, Any]) -> Composition:
+    """A graph of models for `pack`: chains, ensembles, routers and rule tables.
+
+    Args:
+        composition: A TOML file, or the mapping that it would hold. Its models are folders of
+            bundles, or registered ones by their names: `late/3`, `late@champion`.
+
+    Raises:
+        Invalid: It does not fit together: an unknown part or column, types, a cycle, an example
+            that a rule table fails. The message names the place.
+        NotFound: A model is not there.
+    """
+    from bascule.packing import Composition
+
+    return Composition(composition, load)
 
 
 def _may_be_a_model(text: str) -> bool:

@@ -681,13 +681,20 @@ def pack_files(
     calibration: Path | None = None,
     code: Sequence[str] = (),
     options_of_code: CodeOptions | None = None,
+    open_model: Callable[[str], Bundle] | None = None,
     **options: Any,
 ) -> Bundle:
-    """A bundle of a model and of tables in files; the rest as of `packing.pack`."""
-    from bascule.batch import as_trained, read_rows, split_truth
-    from bascule.packing import pack, read_model
+    """A bundle of a model and of tables in files; the rest as of `packing.pack`.
 
-    fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
+    `open_model` opens the models of a composition, which is refused without it.
+    """
+    from bascule.batch import as_trained, read_rows, split_truth
+    from bascule.packing import Composition, pack, read_model
+
+    if model.suffix == ".toml" and open_model is not None:
+        fitted: Any = Composition(model, open_model)
+    else:
+        fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
     sets: dict[str, Any] = {}
     # Training rows may come without their truth, if held-out ones show that --target is right.
     is_told = bool(target) and test is None and calibration is None

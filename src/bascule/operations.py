@@ -52,6 +52,8 @@ class Operation(Generic[T]):
         status: Of an answer without errors.
         history: The kind of the event that the history of the catalogue has of it; empty for none.
         thing: What `audit.protected` may name beside `ACTION:MODEL`: `alias:{model}@{alias}`.
+        keeps: Whether `Idempotency-Key` has its answer kept though it changes nothing that takes a
+            right: how often it is done has a bound of its own.
         is_once: Whether it has the same effect however often it is sent, so that no answer is kept.
         max_body_bytes: The most that it takes.
         reads: Makes the value of its JSON, where the JSON has another form.
@@ -65,6 +67,7 @@ class Operation(Generic[T]):
     status: int = 200
     history: str = ""
     thing: str = ""
+    keeps: bool = False
     is_once: bool = False
     max_body_bytes: int = MAX_BODY_BYTES
     reads: Callable[[Any], T] | None = None
@@ -101,7 +104,8 @@ class Operation(Generic[T]):
         Not where no right to change something is required: a caller without a key must not add rows
         to the catalogue.
         """
-        return self.method != "GET" and not self.is_once and self.action in CHANGING
+        is_change = self.keeps or self.action in CHANGING
+        return self.method != "GET" and not self.is_once and is_change
 
     def at(self, **names: object) -> str:
         """The path, with these values quoted."""

@@ -49,7 +49,7 @@ _JSON_VALUES = (
     "criteria", "guards", "steps_percent", "required_keys", "required_claims", "protocols",
     "models", "allowed_hosts", "private", "receivers", "routers", "routes", "places", "oidc_scopes",
     "roles", "pull_secrets", "node_selector", "tolerations", "price_per_1000_rows", "providers",
-    "lists", "retention_days", "anchors", "protected",
+    "lists", "retention_days", "anchors", "protected", "callbacks",
 )  # fmt: skip
 """What a variable holds as JSON."""
 _LIST_HINT = 'write a list as ["one", "two"], with straight quotes'
@@ -408,6 +408,27 @@ class BatchSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeferredSettings(_Section):
+    """How requests are answered later: the section `[deferred]`.
+
+    Attributes:
+        folder: Where they and their answers are; empty for a folder of the home. Servers of one
+            catalogue that share it take over each other's requests.
+        kept_hours: How long a request is kept, and then its answer.
+        deadline_s: How long the model may take, where callers need keys; else it is the shorter
+            of this and `serving.deadline_s`.
+        callbacks: The addresses that callers may name for a message at the end.
+        callback_secret: The key of its signature; or where that is, as for a receiver of alerts.
+    """
+
+    folder: str = ""
+    kept_hours: Annotated[float, Gt(0), Le(168)] = 24.0
+    deadline_s: Annotated[float, Gt(0), Le(86_400)] = 300.0
+    callbacks: tuple[str, ...] = ()
+    callback_secret: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleSettings(_Section):
     """How people sign in to the console: the section `[console]`.
 
@@ -561,6 +582,7 @@ class Settings:
         monitoring: Section `[monitoring]`.
         alerts: Section `[alerts]`.
         batch: Section `[batch]`.
+        deferred: Section `[deferred]`.
         console: Section `[console]`.
         ship: Section `[ship]`.
         documents: Section `[documents]`.
@@ -589,6 +611,7 @@ class Settings:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
+    deferred: DeferredSettings = field(default_factory=DeferredSettings)
     console: ConsoleSettings = field(default_factory=ConsoleSettings)
     ship: ShipSettings = field(default_factory=ShipSettings)
     documents: DocumentSettings = field(default_factory=DocumentSettings)
@@ -678,6 +701,7 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
         name: replace(one, folder=here / one.folder.expanduser())
         for name, one in settings.rollouts.routers.items()
     }
+    folder = settings.deferred.folder
     files: dict[str, Any] = {
         name: str(here / Path(path).expanduser())
         for name in _SERVING_FILES
@@ -686,6 +710,9 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
     return replace(
         settings,
         home=here / settings.home.expanduser(),
+        deferred=replace(
+            settings.deferred, folder=folder and str(here / Path(folder).expanduser())
+        ),
         security=replace(settings.security, required_keys=keys),
         documents=replace(
             settings.documents,
@@ -784,8 +811,9 @@ def _read(file: Path, variables: Mapping[str, str]) -> Settings:
         )
 
         @field_validator(
-            "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "console",
-            "ship", "usage", "privacy", "audit", "edge", mode="before", check_fields=False,
+            "gates", "security", "serving", "rollouts", "monitoring", "alerts", "batch", "deferred",
+            "console", "ship", "usage", "privacy", "audit", "edge", mode="before",
+            check_fields=False,
         )  # fmt: skip
         @classmethod
         def read_what_is_json_in_a_variable(cls, section: Any) -> Any:

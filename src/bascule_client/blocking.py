@@ -22,6 +22,7 @@ from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
 
 if TYPE_CHECKING:  # of no use to a client that predicts alone
     from bascule_client.control import ControlClient
+    from bascule_client.later import LaterAnswer
 
 T = TypeVar("T")
 
@@ -124,6 +125,46 @@ class Client:
             outputs, parameters, as_json=as_json, confidence=confidence, conformal=conformal
         )
         return self._carried(self._conversation.predict(data, asked, model, timeout_s))
+
+    def submit(
+        self,
+        data: Any,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        outputs: list[str] | tuple[str, ...] | None = None,
+        model: str | None = None,
+        callback: str = "",
+    ) -> LaterAnswer:
+        """Have rows answered later, by a job of the server at `control_url`.
+
+        Args:
+            data: The rows, as `predict` takes them, in one request.
+            parameters: See `predict`.
+            outputs: See `predict`.
+            model: Another than the client's.
+            callback: An address of the server's setting `deferred.callbacks`, told the end.
+
+        Raises:
+            Overloaded: Too many requests wait.
+            BasculeError: See `predict`.
+        """
+        from urllib.parse import unquote
+
+        from bascule_client.later import LaterAnswer
+
+        asked = RequestOptions.of(outputs, parameters, as_json=False)
+        request, known = self._carried(self._conversation.whole_request(data, asked, model))
+        _, _, _, name, *versions = request.path.split("/")
+        query = {
+            "version": unquote(versions[-1]) if versions else None,
+            "callback": callback or None,
+        }
+        headers = dict(request.headers)
+        kind = headers.pop("Content-Type")
+        job = self.control.send(
+            f"/api/v1/models/{name}/inferences", request.body, kind, query=query, headers=headers
+        )
+        return LaterAnswer(self.control, job["id"], known.places)
 
     def add_outcomes(
         self,

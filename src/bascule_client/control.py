@@ -27,6 +27,7 @@ from bascule_client.errors import (
     Unavailable,
 )  # fmt: skip
 from bascule_client.kinds import kind_of
+from bascule_client.wire import Reply
 
 KIND_URN = "urn:bascule:error:"
 PAGE = 1_000
@@ -114,10 +115,23 @@ class ControlClient:
         headers = {"Content-Type": "application/octet-stream", **_of_user(user)}
         return self._send("POST", path, opened, headers, _json)
 
-    def send(self, path: str, content: bytes, kind: str, *, query: Mapping[str, object]) -> Any:
+    def send(
+        self, path: str, content: bytes, kind: str, *, query: Mapping[str, object],
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:  # fmt: skip
         """The JSON answer to bytes of a media type."""
-        headers = {"Content-Type": kind}
+        headers = {"Content-Type": kind, **(headers or {})}
         return self._send("POST", _target(path, query), lambda: content, headers, _json)
+
+    def read(self, path: str) -> Reply:
+        """An answer as it comes, in memory."""
+
+        def whole(answer: http.client.HTTPResponse) -> Reply:
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            return Reply(answer.status, headers, answer.read())
+
+        reply: Reply = self._send("GET", path, lambda: None, {}, whole)
+        return reply
 
     def download(self, path: str, target: Path) -> str:
         """Write an answer to a new file; returns its entity tag, without quotes."""

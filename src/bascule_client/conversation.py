@@ -140,6 +140,16 @@ class Conversation:
                 known, may_be_old = fresh, False
         raise _replaced(path, f"{_MAX_VERSIONS - 1} times while it was asked")
 
+    def whole_request(
+        self, data: Any, asked: RequestOptions, model: str | None
+    ) -> Steps[tuple[Request, Described]]:
+        """One request for all rows, and what was known of the model; see `Client.submit`."""
+        deadline = self._deadline(None)
+        path = yield from self._path(model, deadline)
+        known = yield from self._described(path, deadline)
+        columns = conform(data, known.signature)
+        return infer_request(path, columns, known.signature.inputs, asked), known
+
     def add_outcomes(
         self,
         outcomes: Any,

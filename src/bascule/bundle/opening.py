@@ -10,10 +10,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bascule.bundle.choosing import pinned
-from bascule.bundle.disk import ORIGINAL, Manifest, read_file, read_manifest, read_statements
-from bascule.bundle.programs import Refused, open_kind, runnable
+from bascule.bundle.disk import (
+    ORIGINAL,
+    Manifest,
+    parse,
+    parse_manifest,
+    read_file,
+    read_manifest,
+    read_statements,
+    reading,
+)
+from bascule.bundle.programs import COMPOSITION, Refused, open_kind, runnable
 from bascule.bundle.statements import Cost
 from bascule.core import Columns, Invalid, NotFound, Program
+
+PARTS = "parts"
+"""The folder of the parts of a composition, each a bundle without what only packing needs."""
 
 
 def open_program(
@@ -45,6 +57,8 @@ def open_program(
     if name == ORIGINAL:
         return open_original(path, manifest, threads=threads, isolated=isolated)
     entry = manifest.program(name)
+    if entry is not None and entry.kind == COMPOSITION:
+        return open_composition(path, manifest, threads=threads, isolated=isolated)
     if entry is None:
         known = ", ".join([*(entry.name for entry in manifest.programs), ORIGINAL])
         raise NotFound(f"bundle {path} has no program {name!r}", hint=f"it has {known}")
@@ -89,6 +103,8 @@ def open_original(
         from bascule.bundle.generation import open_generation
 
         return open_generation(Path(path), manifest, threads=threads)
+    if manifest.original.format == COMPOSITION:
+        return open_composition(path, manifest, threads=threads, isolated=isolated)
     if isolated and not is_isolated(manifest.original.format):
         from bascule.bundle.originals import inputs_of
         from bascule.bundle.programs import of_bundle
@@ -99,6 +115,56 @@ def open_original(
     from bascule.bundle.originals import open_saved
 
     return open_saved(read_file(path, manifest, manifest.original.file), manifest, threads=threads)
+
+
+def open_composition(
+    path: str | Path, manifest: Manifest, *, threads: int = 1, isolated: bool = False
+) -> Program:
+    """A composition with the programs of its parts, which are bundles in `parts/NAME`.
+
+    Args:
+        path: The bundle's folder.
+        manifest: Its manifest.
+        threads: How many each part may use.
+        isolated: Whether originals among the parts run in processes of their own. One that a
+            library reads with code of its own does in any case.
+
+    Raises:
+        Untrusted: A part is not the bundle that was packed, or they do not fit together.
+    """
+    from bascule.bundle.compositions import CompositionProgram, make_plan, read_document
+    from bascule.bundle.originals import is_inspected
+
+    file = manifest.original.file
+    said = parse(read_file(path, manifest, file), file, what="a composition")
+    with reading(file, what="a composition", also=(Invalid,)):
+        parts = {part.name: part for part in read_document(said).parts if part.model}
+        folders = {name: Path(path) / PARTS / name for name in parts}
+        manifests = {name: parse_manifest(folder) for name, folder in folders.items()}
+        digests = {name: known.digest for name, known in manifests.items()}
+        if digests != {name: part.digest for name, part in parts.items()}:
+            raise ValueError("a part is not the bundle that was packed")
+        plan = make_plan(read_document(said), manifests)
+        if plan.signature != manifest.signature:
+            raise ValueError("its manifest has another signature")
+    programs: dict[str, Program] = {}
+    try:
+        for name, known in manifests.items():
+            programs[name] = open_program(
+                folders[name], known, name=_runnable_program(known, parts[name].program),
+                threads=threads, isolated=isolated or not is_inspected(known.original),
+            )  # fmt: skip
+    except BaseException:
+        for program in programs.values():
+            program.close()
+        raise
+    return CompositionProgram(COMPOSITION, plan, programs, digests)
+
+
+def _runnable_program(manifest: Manifest, name: str) -> str:
+    """The program that was packed, or where this machine cannot run it, the one that all can."""
+    entry = manifest.program(name)
+    return name if entry is None or runnable([entry]) else manifest.serves
 
 
 def original_of(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:

@@ -54,8 +54,9 @@ def pack(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A fitted model: .skops, .onnx, or a folder of transformers; or code of yours: "
-            "my_model.py:Model, or my_package:Model for a folder."
+            help="A fitted model: .skops, .onnx, or a folder of transformers; code of yours: "
+            "my_model.py:Model, or my_package:Model for a folder; or a composition of models, "
+            ".toml."
         ),
     ],
     name: Annotated[str, typer.Option(help="What the registry and requests call it.")],
@@ -181,10 +182,11 @@ def _privacy(pairs: list[str] | None) -> dict[str, str] | None:
 
 def pack_files(model: Path, *, quiet: bool, **options: Any) -> Bundle:
     """See `app.pack_files`; shows its stages."""
+    from bascule.api import load
     from bascule.app import pack_files as packed
 
     with stages(quiet=quiet) as tell:
-        return packed(model, progress=tell, **options)
+        return packed(model, progress=tell, open_model=load, **options)
 
 
 def bundle_json(bundle: Bundle) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from bascule.cli.screen import say
 
 PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Build", "building", ("pack", "check", "rebuild")),
+    ("Build", "indexing", ("index",)),
     ("Build", "optimising", ("optimize",)),
     ("Build", "training", ("train", "trigger", "loop")),
     ("Build", "automl", ("automl",)),
@@ -97,6 +98,7 @@ GROUPS = frozenset({
     "subject",
     "audit",
     "edge",
+    "index",
     "train",
     "trigger",
     "loop",

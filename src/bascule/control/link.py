@@ -70,6 +70,12 @@ class ServerLink:
         return tuple(map(ModelSpec.from_json, self._ask("services")))
 
     @property
+    def names(self) -> frozenset[str]:
+        """Of the models and endpoints that are served now."""
+        models = [spec.model for spec in self.services if not spec.is_planned]
+        return frozenset([*models, *(plan.endpoint for plan in self.plans)])
+
+    @property
     def plans(self) -> Plans:
         """The plans of the endpoints that are served now."""
         return tuple(map(Plan.from_json, self._ask("plans")))

@@ -23,7 +23,7 @@ from bascule.control import references
 from bascule.control.parts import Parts
 from bascule.core import BasculeError, Invalid
 from bascule.endpoints import own_part
-from bascule.security import Permission, new_key
+from bascule.security import SERVER_KEY, Permission, new_key
 from bascule.serving import ModelSpec
 from bascule.serving.telemetry import Counters
 from bascule.serving.transports import Authenticator, KeysFile
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY_SCORE = "500"
-CONSOLE = "console"
-"""The name and the id of the key of this process, which the ledger records as the caller."""
 
 
 class Answers:
@@ -153,7 +151,9 @@ def open_keys_file(
     in. It is in no catalogue, and ends when the next process writes the file.
     """
     permissions = (Permission("infer"),)
-    own, token = new_key(CONSOLE, permissions, now=datetime.now(UTC), by=CONSOLE, key_id=CONSOLE)
+    own, token = new_key(
+        SERVER_KEY, permissions, now=datetime.now(UTC), by=SERVER_KEY, key_id=SERVER_KEY
+    )
     file = KeysFile(
         descriptor,
         lambda: parts.open_keys().in_force(),

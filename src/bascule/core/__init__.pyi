@@ -86,7 +86,11 @@ from .processes import (
     is_alive as is_alive,
     own_process as own_process,
 )
-from .programs import AroundProgram as AroundProgram, Program as Program
+from .programs import (
+    AroundProgram as AroundProgram,
+    PartCounts as PartCounts,
+    Program as Program,
+)
 from .scratch import Scratch as Scratch, sweep as sweep
 from .secrets import is_kept_elsewhere as is_kept_elsewhere, secret_in as secret_in
 from .streams import write_without_waiting as write_without_waiting

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from threading import Event
+from typing import NamedTuple
 
 from bascule.core.fields import Columns, Field
+
+
+class PartCounts(NamedTuple):
+    """What a part of a program has done."""
+
+    runs: int = 0
+    rows: int = 0
+    failures: int = 0
+    duration_ns: int = 0
 
 
 class Program(ABC):
@@ -53,8 +63,13 @@ class Program(ABC):
         return None
 
     def complete(self, calls: Sequence[Columns]) -> Sequence[Columns]:
-        """The columns of calls with what is looked up for them; `run` looks it up otherwise."""
+        """The columns of calls with what is found out for them; `run` does so otherwise."""
         return calls
+
+    @property
+    def part_counts(self) -> Mapping[str, PartCounts]:
+        """By name of its parts, what they have done since it was opened; empty without parts."""
+        return {}
 
     @property
     def may_block(self) -> bool:
@@ -69,7 +84,7 @@ class Program(ABC):
     # The defaults do nothing.
 
     def bound_runs(self, timeout_s: float) -> None:  # noqa: B027
-        """End runs that take longer, where `may_block`; a shorter bound that is there stays."""
+        """End runs that take longer, where `may_block`: the next ones, until another bound."""
 
     def interrupt(self) -> None:  # noqa: B027
         """End the runs under way as soon as the runtime can, with `TimedOut`. From any thread."""
@@ -91,6 +106,10 @@ class AroundProgram(Program):
     @property
     def most_parts(self) -> int | None:
         return self._program.most_parts
+
+    @property
+    def part_counts(self) -> Mapping[str, PartCounts]:
+        return self._program.part_counts
 
     @property
     def may_block(self) -> bool:

@@ -3,6 +3,7 @@ from .dates import (
     time_of_run as time_of_run,
     with_dates as with_dates,
 )
+from .deferred import MAX_ANSWER_BYTES as MAX_ANSWER_BYTES, Payloads as Payloads
 from .due import (
     Schedule as Schedule,
     Scheduled as Scheduled,
@@ -22,10 +23,12 @@ from .kinds import (
 from .live import Live as Live, Unrecorded as Unrecorded, noting as noting
 from .operations import Log as Log
 from .records import (
+    CALLBACK as CALLBACK,
     CANCELLED as CANCELLED,
     DONE as DONE,
     ENDED as ENDED,
     FAILED as FAILED,
+    INFERENCE as INFERENCE,
     KILLED as KILLED,
     OF_SCHEDULE as OF_SCHEDULE,
     QUEUED as QUEUED,

@@ -12,8 +12,6 @@ from datetime import timedelta
 from typing import Any
 
 from bascule.core import Limits, NotFound, load_named
-from bascule.jobs.live import Live
-from bascule.jobs.records import Task
 from bascule.security import ANY, Action
 
 HOUR = timedelta(hours=1)
@@ -46,7 +44,7 @@ class Kind:
     Attributes:
         name: As callers write it.
         run: Does it, in a process of its own: the settings, the task, and what it tells meanwhile;
-            gives a result of JSON.
+            gives a result of JSON. See `Task` and `Live`.
         parse: The input that is kept, from that of a caller; raises `Invalid`.
         confine: Raises `Refused` where an input leads out of the places of the settings; its
             paths are relative to a folder.
@@ -58,12 +56,17 @@ class Kind:
         retries: How often it is started again by itself after its process died.
         kept: How long it is kept after its end; None for ever, or until its subject is done again.
         is_open: Whether callers of the API may submit it, and schedules run it.
+        again: Of work that waits for another server, on a thread of the control process: the
+            seconds until one that was refused for now, after so many attempts, is tried again; as
+            often as `retries`. None for work in a process of its own.
+        max_of_caller: How many of one caller may wait or run.
+        is_of_server: Whether it takes a server that serves its model.
         is_private: Whether its owner alone sees it: its input or result has rows of people.
         logger: What it logs with.
     """
 
     name: str
-    run: Callable[[Any, Task, Live], Any]
+    run: Callable[[Any, Any, Any], Any]
     parse: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_it_is
     confine: Callable[[Mapping[str, Any], Sequence[str], str], None] = _anywhere
     right: Action = "manage"
@@ -74,6 +77,9 @@ class Kind:
     retries: int = 0
     kept: timedelta | None = HOUR
     is_open: bool = False
+    again: Callable[[int], float] | None = None
+    max_of_caller: int = 1_000_000
+    is_of_server: bool = False
     is_private: bool = False
     logger: str = "bascule.jobs"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bascule.jobs.deferred import MAX_REQUEST_BYTES
 from bascule.jobs.records import Job
 from bascule.operations import Listing, Operation
 from bascule.security import ANY
@@ -22,3 +23,9 @@ SUBMIT = Operation("POST jobs", "manage", "", Job, status=201)
 JOB = Operation("GET jobs/{job}", "read", "", Job)
 LOG = Operation("GET jobs/{job}/log", "read", "", Log)
 COMMAND = Operation("POST jobs/{job}/{command}", "manage", "", Job)
+DEFER = Operation(
+    "POST models/{model}/inferences", "infer", "{model}", Job, "jobs", status=202,
+    history="job_submitted", keeps=True, max_body_bytes=MAX_REQUEST_BYTES,
+)  # fmt: skip
+ANSWER = Operation("GET jobs/{job}/answer", "read", "", bytes)
+END = Operation("DELETE jobs/{job}", "read", "", Job, history="job_cancel_requested", is_once=True)

@@ -18,6 +18,8 @@ from bascule.security import Action, Key
 QUEUED, RUNNING = "queued", "running"
 DONE, FAILED, CANCELLED, KILLED = "done", "failed", "cancelled", "killed"
 UNDER_WAY = (QUEUED, RUNNING)
+INFERENCE, CALLBACK = "inference", "callback"
+"""The kinds of requests that are answered later, and of what tells their end."""
 ENDED = (DONE, FAILED, CANCELLED, KILLED)
 Command = Literal["cancel", "resume", "retry"]
 OF_SCHEDULE = "schedule "

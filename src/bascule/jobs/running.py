@@ -19,6 +19,7 @@ from bascule.catalogue import Catalogue, Leadership, Leases
 from bascule.core import (
     BasculeError,
     Conflict,
+    Overloaded,
     Refused,
     TimedOut,
     Unavailable,
@@ -76,6 +77,7 @@ class JobRunner(Jobs):
     def __init__(
         self, catalogue: Catalogue, kinds: Kinds, ask: AskKind,
         keys: Callable[[], Sequence[Key]] = lambda: (),
+        serves: Callable[[Job], bool] = lambda _: False, upkeep: Callable[[], None] = lambda: None,
         *, clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:  # fmt: skip
         """Start nothing yet.
@@ -85,11 +87,14 @@ class JobRunner(Jobs):
             kinds: The table of kinds.
             ask: Makes the child that does a task.
             keys: Reads the keys of callers.
+            serves: Whether a server beside this process can do a job that takes one.
+            upkeep: Is called once a minute, by all controllers.
             clock: The time of schedules and of rights.
         """
         super().__init__(catalogue)
         self.kinds, self._ask = kinds, ask
         self._keys, self._clock = keys, clock
+        self._serves, self._upkeep = serves, upkeep
         self._schedules = Schedules(catalogue)
         self.leadership = Leadership(Leases(catalogue), _LEASE, holder_name(), LEASE_S)
         self._here: dict[str, Job] = {}
@@ -100,9 +105,10 @@ class JobRunner(Jobs):
         """Do a task now, in a child, without a record of it. Raises what the child raises."""
         return self._ask(self.kinds.places[task.kind], task).answer()["result"]
 
-    def submit(self, task: Task) -> Job:
-        """Queue a job, and start it at once if there is room here. Raises `Overloaded`."""
-        return self._started(super().submit(task))
+    def submit(self, task: Task, max_of_caller: int = 0) -> Job:
+        """Queue a job, and start it at once if there is room here; see `Jobs.submit`."""
+        most = max_of_caller or self.kinds[task.kind].max_of_caller
+        return self._started(super().submit(task, most))
 
     def command(
         self, job_id: str, command: Command, *, can_resume: bool = True, by: str = "", key: str = ""
@@ -193,7 +199,8 @@ class JobRunner(Jobs):
         with self._lock:
             busy = Counter(one.kind for one in self._here.values() if not one.schedule)
             is_full = busy[kind.name] >= kind.places and not job.schedule
-            claim = None if is_full else self.claim(job.id)
+            must_wait = is_full or self._must_wait(job, kind)
+            claim = None if must_wait else self.claim(job.id)
             if claim is None:
                 return self.get(job.id)
             self._here[job.id] = claim.job
@@ -201,6 +208,11 @@ class JobRunner(Jobs):
             target=self._run, args=(kind, claim), name=f"bascule-job-{kind.name}", daemon=True
         ).start()
         return claim.job
+
+    def _must_wait(self, job: Job, kind: Kind) -> bool:
+        pause_s = kind.again(job.attempt) if kind.again and job.attempt else 0.0
+        is_early = pause_s > 0 and job.updated_at + timedelta(seconds=pause_s) > self._clock()
+        return is_early or (kind.is_of_server and not self._serves(job))
 
     def _run(self, kind: Kind, claim: Claim) -> None:
         job = claim.job
@@ -222,6 +234,9 @@ class JobRunner(Jobs):
                 state, error = QUEUED, None
             elif holder.stopped:
                 state, error = CANCELLED, Conflict(holder.stopped)
+            elif _may_pass(problem) and kind.again and job.attempt <= kind.retries:
+                holder.note(f"tried again: {problem}")
+                state, error = QUEUED, None
         self._end(holder, state, result, error)
         with self._lock:
             del self._here[job.id]
@@ -269,9 +284,14 @@ class JobRunner(Jobs):
     def _forget_old(self) -> None:
         if time.monotonic() - self._forgot_s > _FORGET_S:
             self._forgot_s = time.monotonic()
+            self._upkeep()
             for name in self.kinds.places:
                 kept = self.kinds[name].kept
                 self.forget(name, datetime.now(UTC) - (kept or _NEVER_BEGUN), all_=bool(kept))
+
+
+def _may_pass(problem: Exception) -> bool:
+    return isinstance(problem, Overloaded | Unavailable)
 
 
 def _take(holder: Holder, part: dict[str, Any]) -> None:

@@ -27,8 +27,10 @@ from bascule.core import (
 )
 from bascule.jobs import schema
 from bascule.jobs.records import (
+    CALLBACK,
     DONE,
     ENDED,
+    INFERENCE,
     KILLED,
     QUEUED,
     RUNNING,
@@ -65,11 +67,12 @@ class Jobs:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
 
-    def submit(self, task: Task) -> Job:
+    def submit(self, task: Task, max_of_caller: int = _MAX_WAITING) -> Job:
         """Queue it. One of the same kind and subject that is under way is that job.
 
         Raises:
-            Overloaded: Too many of its kind wait already.
+            Overloaded: Too many of its kind wait already, or `max_of_caller` of its key and user
+                wait or run.
         """
         self.catalogue.create()
         with self.catalogue.write(alone=True) as connection:
@@ -81,6 +84,12 @@ class Jobs:
                 raise Overloaded(
                     f"{_MAX_WAITING} jobs of kind {task.kind} wait", hint="retry later",
                     retry_after_s=10,
+                )  # fmt: skip
+            own = sum((job.key, job.by) == (task.key, task.by) for job in jobs)
+            if own >= max_of_caller:
+                raise Overloaded(
+                    f"{own} jobs of kind {task.kind} of {task.by} are under way",
+                    hint="retry when one has ended", retry_after_s=10,
                 )  # fmt: skip
             return add(connection, task)
 
@@ -344,6 +353,9 @@ def _noted(connection: sa.Connection, job_id: str) -> Job:
     _record(connection, job, f"job_{job.state}", job.holder or job.by)
     if job.subject:
         connection.execute(sa.delete(_table).where(_replaced_by(job)))
+    if job.kind == INFERENCE and (url := job.input["callback"]):
+        said = {"job": job.id, "model": job.input["model"], "state": job.state, "url": url}
+        add(connection, Task(kind=CALLBACK, input=said, title=f"callback of {job.id}", by=job.by))
     if job.schedule and job.due is not None:
         outcome: Mapping[str, Any] = job.result or job.error or {"error": f"it was {job.state}"}
         record_end(

@@ -18,39 +18,52 @@ from bascule.core import BasculeError, Child, NotFound, answer_parent, load_name
 from bascule.jobs import Task, noting
 
 if TYPE_CHECKING:
+    from bascule.control import ServerLink
     from bascule.jobs import AskKind, JobRunner, Kind
+    from bascule.kinds.deferred import Waiting
     from bascule.settings import Settings
 
 _OWN_PLACE = re.compile(r"[^\s'\"]*/(?:console/uploads/[\w-]{22}|bascule-[^/\s'\"]*)/")
 """Where uploads and what is made of them are: of no use to callers."""
 
 
-def asking(settings: Settings) -> AskKind:
-    """What makes the child that does a task by these settings, also where their files change."""
+def asking(settings: Settings, server: ServerLink | None = None) -> AskKind:
+    """What makes the child that does a task by these settings, also where their files change.
+
+    `server`: the one beside this process, which kinds on a thread of it ask.
+    """
     from pydantic import TypeAdapter
 
+    from bascule.kinds.deferred import Waiting
     from bascule.settings import Settings as Shape
 
     content = TypeAdapter(Shape).dump_python(settings, mode="json")
 
-    def ask(place: str, task: Task) -> Child:
+    def ask(place: str, task: Task) -> Child | Waiting:
+        kind: Kind = load_named(place)
+        if kind.again is not None:
+            return Waiting(settings, kind, task, server)
         names = Task.__dataclass_fields__
         plain = {name: getattr(task, name) for name in names}
         question = {"kind": place, "task": msgspec.to_builtins(plain), "settings": content}
         what = task.title or task.kind.replace("_", " ")
-        return Child("bascule.kinds.child", question, load_named(place).limits, what=what)
+        return Child("bascule.kinds.child", question, kind.limits, what=what)
 
     return ask
 
 
-def runner_of(settings: Settings) -> JobRunner:
-    """What runs the jobs of the settings' catalogue."""
+def runner_of(settings: Settings, server: ServerLink | None = None) -> JobRunner:
+    """What runs the jobs of the settings' catalogue; `server` is the one beside this process."""
     from bascule.app import open_catalogue, open_keys
     from bascule.jobs import JobRunner
+    from bascule.kinds.deferred import payloads_of, serves
     from bascule.kinds.kind_table import KINDS
 
     keys = cache(partial(open_keys, settings))
-    return JobRunner(open_catalogue(settings), KINDS, asking(settings), lambda: keys().in_force())
+    return JobRunner(
+        open_catalogue(settings), KINDS, asking(settings, server), lambda: keys().in_force(),
+        partial(serves, settings, server), payloads_of(settings).sweep,
+    )  # fmt: skip
 
 
 class Told:

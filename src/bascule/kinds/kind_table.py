@@ -32,5 +32,7 @@ KINDS = Kinds(
         "optimise": "bascule.kinds.optimising:OPTIMISE",
         "automl": "bascule.kinds.automl:AUTOML",
         "columns": "bascule.kinds.automl:COLUMNS",
+        "inference": "bascule.kinds.deferred:INFER",
+        "callback": "bascule.kinds.deferred:TELL",
     }
 )

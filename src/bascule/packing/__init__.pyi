@@ -1,7 +1,9 @@
 from .federated import federated_app as federated_app, federated_bundle as federated_bundle
+from .flavors.composition import Composition as Composition
 from .flavors.derived import DerivedGraph as DerivedGraph
 from .flavors.generation import TextGeneration as TextGeneration
 from .flavors.python import PythonModel as PythonModel
+from .indexing import build_index as build_index
 from .model_files import CodeOptions as CodeOptions, read_model as read_model
 from .packing import pack as pack
 from .rebuilding import Rebuilt as Rebuilt, rebuild as rebuild

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from bascule.bundle import Texts
-from bascule.bundle.disk import Target
+from bascule.bundle.disk import ProgramEntry, Target
 from bascule.core import Columns, Field, Program, Signature
 
 Truth = NDArray[Any]
@@ -47,8 +47,6 @@ class ImportedModel:
         saved: The bytes of the original in the safest form that its framework has.
         saved_file: Where they go in the bundle.
         saved_format: How they are to be read.
-        saved_beside: Further files of the original, by their names in the bundle, such as weights
-            that are too large for memory.
         requires: Distributions that the original needs, with their versions.
         frame: How to rebuild the container that the model was trained on.
         train: The training rows; empty for a flavor that needs none.
@@ -60,7 +58,9 @@ class ImportedModel:
         reopened: What answers where the original is served, if it may round otherwise than the
             model that was handed in, or runs in a process of its own; else None.
         is_network: Whether numbers much larger than the real ones overflow on the way.
-        example: A row for requests, where there are no rows.
+        own_program: What a manifest says of a model that is its own program, but is no graph.
+        files: Further files of the bundle, by name: their bytes, or where they are.
+        example: Rows for the example request, where they are not of `test` or `train`.
         decide: Asks the model for its `decision_function` of rows in the signature's dtypes; None
             for a flavor whose models have none.
     """
@@ -72,7 +72,6 @@ class ImportedModel:
     saved: bytes
     saved_file: str
     saved_format: str
-    saved_beside: Mapping[str, Path] = field(default_factory=dict)
     requires: Mapping[str, str] = field(default_factory=dict)
     frame: Mapping[str, Any] = field(default_factory=dict)
     train: Rows | None
@@ -82,7 +81,9 @@ class ImportedModel:
     ask: Callable[[Any], Columns] | None = None
     reopened: Program | None = None
     is_network: bool = False
-    example: Columns = field(default_factory=dict)
+    own_program: ProgramEntry | None = None
+    files: Mapping[str, bytes | Path] = field(default_factory=dict)
+    example: Columns | None = None
     decide: Callable[[Columns], NDArray[Any] | None] | None = None
 
 

@@ -25,6 +25,8 @@ _LOADED_BY = {
 }
 """What a model is in Python, by the ending of the files that its own library writes."""
 
+_OF_FOLDERS = ("config.json", "genai_config.json", "tokenizer.json")
+"""Files of the folders that are models themselves."""
 _SKLEARN_VERSION = re.compile(rb"_sklearn_version\W{1,4}(\d[\w.]+)")
 """As scikit-learn writes it into the pickle of an estimator; not found in a compressed one."""
 
@@ -68,7 +70,7 @@ def read_model(
         Untrusted: It holds types that are not scikit-learn's own.
     """
     options = options or CodeOptions()
-    if any(is_there(path / name, Path.is_file) for name in ("config.json", "genai_config.json")):
+    if any(is_there(path / name, Path.is_file) for name in _OF_FOLDERS):
         return path
     if not is_there(path) and ":" in path.name:
         return _read_code(str(path), options)

@@ -30,8 +30,14 @@ from bascule.bundle import (
 from bascule.bundle.disk import Manifest, OriginalEntry, ProgramEntry, example_body, to_parquet
 from bascule.bundle.explaining import EXPLAINING_KIND, IMPORTANCE_KIND
 from bascule.bundle.features import Features, features_of
-from bascule.bundle.originals import is_inspected, is_isolated, open_archive
-from bascule.bundle.programs import MACHINE_CODE, TreesProgram, is_runnable, open_kind
+from bascule.bundle.originals import is_inspected, is_isolated, open_archive, retrieval
+from bascule.bundle.programs import (
+    COMPOSITION,
+    MACHINE_CODE,
+    TreesProgram,
+    is_runnable,
+    open_kind,
+)
 from bascule.bundle.statements import (
     CALIBRATION_KIND,
     PRIVACY_KIND,
@@ -88,7 +94,9 @@ from bascule.packing.statements import (
 
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"
-_SERVED_AS_SAVED = ("generation", "python", "transformers")
+_SERVED_AS_SAVED = ("generation", "python", "transformers", retrieval.FORMAT)
+_OF_ITS_OWN = ("generation", retrieval.FORMAT)
+"""Each row is answered on its own: drawn, or searched for."""
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"
 _DRAWN_ROWS = 48
@@ -352,6 +360,8 @@ def _explained(
     choice: _Choice,
     request: Request,
 ) -> explaining.Explained:
+    if subject.own_program is not None:
+        return explaining.Explained("no explanations: its parts have their own")
     if request.explain is False:
         return explaining.Explained("no explanations, as asked")
     made = choice.compilation
@@ -415,10 +425,10 @@ def _choose(
     compilations: Iterable[Compilation], subject: ImportedModel, rows: Rows | None, request: Request
 ) -> _Choice:
     """The first compilation that is equal to the original on all rows, or the original."""
-    if subject.saved_format in _SERVED_AS_SAVED:
+    if subject.saved_format in _SERVED_AS_SAVED and "pooling" not in subject.frame:
         request.tell("the original itself answers, in a process of its own")
         served = subject.reopened or subject.original
-        if subject.saved_format != "generation":  # which draws its answers, each for itself
+        if subject.saved_format not in _OF_ITS_OWN:
             _check_company(subject, served, request)
         itself = replace(
             parity.exact(rows=0, tolerance=request.tolerance),
@@ -558,17 +568,20 @@ def _own_original(
     (compilation,) = compilations
     _check_company(subject, subject.original, request)
     given = subject.test or subject.train
-    invariant = False
-    if given is not None:
+    own = subject.own_program
+    invariant = own is not None and own.batch_invariant
+    if given is not None and own is None:
         invariant = parity.is_batch_invariant(subject.original, given.columns)
     found = parity.exact(rows=0 if given is None else len(given), tolerance=request.tolerance)
+    if own is not None:
+        found = replace(found, program=disk.ORIGINAL)
     request.tell(found.reason)
     return _Choice(found, compilation, subject.original, invariant)
 
 
 def _rows_to_compare(subject: ImportedModel) -> Rows | None:
     """Held-out rows, else training rows; None for a model that is its own program."""
-    if subject.saved_format == "onnx":
+    if subject.saved_format == "onnx" or subject.own_program is not None:
         return None
     return subject.test or subject.train
 
@@ -688,19 +701,18 @@ def _write(
     outputs = subject.signature.outputs if made is None else made.outputs
     signature = replace(subject.signature, outputs=outputs)
     files = {subject.saved_file: disk.write_file(draft, subject.saved_file, subject.saved)}
-    for file, source in subject.saved_beside.items():
-        files[file] = disk.copy_file(draft, file, source)
     programs: tuple[ProgramEntry, ...] = ()
     if made is not None:
-        files[_PROGRAM_FILE] = disk.write_file(draft, _PROGRAM_FILE, made.data)
         own = replace(_entry(made, subject, request), batch_invariant=choice.batch_invariant)
+        files[own.file] = disk.write_file(draft, own.file, made.data)
         programs = (own, *(other.entry for other in choice.others))
         for other in choice.others:
             files[other.entry.file] = disk.write_file(draft, other.entry.file, other.data)
     example = example_body(_example_rows(subject), signature.inputs)
     files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
-    for file, data in made_before.items():
-        files[file] = disk.write_file(draft, file, data)
+    for file, data in {**made_before, **subject.files}.items():
+        put = disk.copy_file if isinstance(data, Path) else disk.write_file
+        files[file] = put(draft, file, data)
     has_code = any(entry.kind == MACHINE_CODE for entry in programs)
     runs = ["onnxruntime", "numpy", *(["llvmlite"] if has_code else [])]
     lock = provenance.locked([*subject.requires, *runs]).encode()
@@ -715,7 +727,7 @@ def _write(
             subject.saved_file, subject.saved_format, subject.requires, subject.frame
         ),
         programs=programs,
-        serves=_PROGRAM if programs else disk.ORIGINAL,
+        serves=programs[0].name if programs else disk.ORIGINAL,
         files=files,
         targets=subject.targets,
         allows_non_finite=request.allow_non_finite,
@@ -726,6 +738,8 @@ def _write(
 
 def _entry(made: Compilation, subject: ImportedModel, request: Request) -> ProgramEntry:
     """What a manifest says of a program, before it is known whether batches change its bits."""
+    if subject.own_program is not None:
+        return subject.own_program
     has_steps = made.steps is not None
     return ProgramEntry(
         name=_PROGRAM,
@@ -746,7 +760,7 @@ def _example_rows(subject: ImportedModel) -> Columns:
     rows = subject.test or subject.train
     if rows is not None:
         return rows.columns
-    if subject.example:
+    if subject.example is not None:
         return subject.example
     made: Columns = {}
     for read in subject.signature.inputs:
@@ -762,18 +776,20 @@ def _measure(
 ) -> Cost:
     show = getattr(request.tell, "step", lambda *_: None)
     columns = parity.sample(_example_rows(subject))
-    if subject.saved_format not in ("generation", "python"):  # may refuse rows that never were
+    # Code of the author's and an index may refuse rows that never were.
+    if subject.saved_format not in ("python", *_OF_ITS_OWN):
         columns = cost.rows_to_time(columns)
     programs = {disk.ORIGINAL: subject.reopened or subject.original}
     if choice.compilation is not None:
         others = {other.entry.name: other.program for other in choice.others}
-        programs = {_PROGRAM: choice.program, **others, **programs}
+        programs = {manifest.serves: choice.program, **others, **programs}
     latency: Mapping[str, Mapping[int, float]] = cost.measure_latency(
         programs, columns, step=partial(show, "timing the programs by batch size")
     )
     show("measuring memory", 0, 1)
     names = [name for name in latency if name != disk.ORIGINAL]
-    if names and subject.saved_format != "onnx" and not is_inspected(manifest.original):
+    is_own = subject.saved_format in ("onnx", COMPOSITION)
+    if names and not is_own and not is_inspected(manifest.original):
         latency = _with_isolated(draft, manifest, columns, programs, latency)
     try:
         served = pinned(names, latency) if names else disk.ORIGINAL
@@ -864,5 +880,5 @@ def _costs(measured: Cost, serves: str) -> str:
         for program in (serves, disk.ORIGINAL)
     )
     return f"one row takes {own}" + (
-        "" if serves == disk.ORIGINAL else f", and {original} in the original"
+        "" if serves in (disk.ORIGINAL, COMPOSITION) else f", and {original} in the original"
     )

@@ -34,7 +34,7 @@ from bascule.control import (
     volunteer_for_the_oom_killer,
 )
 from bascule.core import BasculeError
-from bascule.kinds import judging, runner_of
+from bascule.kinds import judging, payloads_of, runner_of
 from bascule.serving.execution import Meters
 from bascule.serving.telemetry import Counters, start_logging
 from bascule.serving.transports import Authenticator
@@ -108,6 +108,7 @@ def main() -> int:
     mine.settle_keys(None)
     peer.ask("begin", AS_LONG_AS_IT_TAKES_S)
     server = ServerLink(counters, peer, host=config["host"], port=config["port"], token=token)
+    parts = replace(parts, open_jobs=cache(partial(runner_of, settings, server)))
     listener = socket.socket(fileno=config["listener_fd"])
 
     def beat() -> None:
@@ -309,7 +310,10 @@ def _running_jobs(parts: Parts, *, after: threading.Event) -> AbstractContextMan
 
 def _parts_of(settings: Settings) -> Parts:
     jobs = cache(partial(runner_of, settings))  # opened late: what reads the catalogue is large
-    return replace(control_parts(settings), open_jobs=jobs, places=settings.batch.places)
+    return replace(
+        control_parts(settings), open_jobs=jobs, places=settings.batch.places,
+        payloads=payloads_of(settings), callbacks=settings.deferred.callbacks,
+    )  # fmt: skip
 
 
 def _settings_of(config: dict[str, Any]) -> Settings:

@@ -11,8 +11,10 @@ from .envelopes import (
 )
 from .keys import (
     ANY as ANY,
+    ON_BEHALF as ON_BEHALF,
     OPEN_ACTIONS as OPEN_ACTIONS,
     PROJECT as PROJECT,
+    SERVER_KEY as SERVER_KEY,
     Action as Action,
     Key as Key,
     KnownKeys as KnownKeys,

@@ -54,6 +54,10 @@ INCLUDED: Mapping[Action, tuple[Action, ...]] = {
 }
 """What an action includes. Reading a model's metadata does not include the model itself."""
 ANY, PROJECT = "*", "project="
+SERVER_KEY = "console"
+"""The id of the key of a control process, by which it asks its server. In no catalogue."""
+ON_BEHALF = " for "
+"""In an `Authorization` between that key's token and the id of the caller that it asks for."""
 _PREFIX = "bsc"
 _TOKEN = re.compile(rf"{_PREFIX}_[0-9a-f]{{12}}_[A-Za-z0-9_-]{{43}}")
 _MAX_AUTHORIZATION = 256
@@ -319,6 +323,9 @@ class KnownKeys:
         """
         if not authorization:
             raise Unauthenticated("this needs a key, and none was sent", hint=_HOW)
+        own, on_behalf, caller = authorization.partition(ON_BEHALF)
+        if on_behalf:
+            return self._caller_of(self.identify(own, now=now), caller, now)
         scheme, _, token = authorization.partition(" ")
         token = token.strip()
         is_long = len(authorization) > _MAX_AUTHORIZATION
@@ -332,6 +339,13 @@ class KnownKeys:
         state = key.state(now)
         if state != "live":
             raise Unauthenticated(f"key {key.name} ({key.id}) is {state}", hint="ask for a new one")
+        return key
+
+    def _caller_of(self, server: Key, caller: str, now: datetime) -> Key:
+        """The live key for which the control process asks."""
+        key = self.with_id(caller) if server.id == SERVER_KEY else None
+        if key is None or key.id == SERVER_KEY or key.state(now) != "live":
+            raise Unauthenticated("the key of the caller has ended", hint="ask for a new one")
         return key
 
     def judge(

@@ -68,6 +68,33 @@ def test_events_may_be_cut_anywhere(engine, server):
     assert joined(ask(engine())) == Chunk("Hé😀", finish="length", usage=Usage(7, 2, 0))
 
 
+def test_deltas_of_a_call_become_one_call_where_the_answer_is_whole(engine, server):
+    def delta(index, **function):
+        call = {"index": index, "id": f"c{index}", "type": "function", "function": function}
+        return event("", None, choices=[{"delta": {"tool_calls": [call]}}])
+
+    server.behaviours = [
+        sending(
+            delta(0, name="f", arguments=""), delta(0, arguments='{"x": '), delta(0, arguments="1}"),
+            delta(1, name="g", arguments="{}"), event("", "tool_calls"), DONE,
+        )
+    ]  # fmt: skip
+    said = joined(ask(engine()))
+    assert [call["function"] for call in said.tool_calls] == [
+        {"name": "f", "arguments": '{"x": 1}'}, {"name": "g", "arguments": "{}"}
+    ]  # fmt: skip
+    assert said.usage == Usage(0, 4, 0), "counted by events where the upstream does not count"
+
+
+def test_log_probabilities_without_bytes_get_those_of_their_token(engine, server):
+    told = {"token": "é", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+    choice = {"delta": {"content": "é"}, "logprobs": {"content": [told]}}
+    server.behaviours = [sending(event("", None, choices=[choice]), event("", "stop"), DONE)]
+    (said,) = joined(ask(engine(extra={"top_k": 1}))).logprobs
+    assert (said.bytes, said.logprob) == ([0xC3, 0xA9], -0.5)
+    assert server.asked[0].body["top_k"] == 1
+
+
 @pytest.mark.parametrize("code", [429, 503])
 def test_a_refused_request_is_sent_again(engine, server, code):
     server.behaviours = [refusing(code), FINE]

@@ -77,11 +77,11 @@ def rows(start, count):
     return [[start + row, -row] for row in range(count)]
 
 
-def held(calls, program):
+def held(calls, program, deadline_s=10.0):
     """Keep the thread busy with one call until the gate is opened."""
     program.gate.clear()
     program.running.clear()
-    calls.submit(([[0.5, 0.5]], None))
+    calls.submit(([[0.5, 0.5]], None), deadline_s=deadline_s)
     assert program.running.wait(10)
 
 
@@ -1008,7 +1008,7 @@ def overdue(running, fake, thread):
     """A run that goes on after the deadline of its caller, and a call that waits behind it."""
     program = fake()
     calls = Calls(running, program, thread, deadline_s=0.1)
-    held(calls, program)
+    held(calls, program, deadline_s=0.1)
     calls.submit((rows(1, 1), None))
     yield calls, program
     program.gate.set()
@@ -1023,6 +1023,23 @@ def test_a_run_that_goes_on_after_its_deadline_is_interrupted(running, overdue):
     time.sleep(0.2)
     assert not running.on_loop(calls.batcher.end_overdue)
     assert program.gate.is_set()
+
+
+def test_a_run_goes_on_for_a_caller_that_may_wait_for_longer_than_others(running, fake, thread):
+    program, bounds = fake(), []
+    program.bound_runs = bounds.append
+    calls = Calls(running, program, thread, deadline_s=0.1)
+    held(calls, program, deadline_s=60.0)
+    time.sleep(0.2)
+    program.interrupt = program.gate.set
+    assert not running.on_loop(calls.batcher.end_overdue)
+    assert not program.gate.is_set()
+    program.gate.set()
+    calls.all()
+    running.until(lambda: len(bounds) == 3)
+    assert bounds[0] == bounds[2] == 1.1
+    assert 60.0 < bounds[1] <= 61.0
+    running.on_loop(calls.batcher.stop)
 
 
 def test_a_run_that_cannot_be_ended_has_its_model_stuck_until_it_ends(

@@ -12,6 +12,7 @@ from .folder import (
     copy_file as copy_file,
     digest_of as digest_of,
     drafting as drafting,
+    parse_manifest as parse_manifest,
     read_file as read_file,
     read_manifest as read_manifest,
     read_statements as read_statements,

@@ -84,7 +84,7 @@ def read_manifest(path: str | Path, *, verify: bool = True) -> Manifest:
             folder, or a file is missing, strange, or not what the manifest says.
     """
     path = Path(path)
-    manifest = _parse_manifest(path)
+    manifest = parse_manifest(path)
     for name, entry in manifest.files.items():
         _check_file(path, name, entry)
     _refuse_strangers(path, manifest)
@@ -272,7 +272,11 @@ def _manifest_bytes(path: Path) -> bytes:
     return file.read_bytes()
 
 
-def _parse_manifest(path: Path) -> Manifest:
+def parse_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at `path` alone: no file that it names is looked at.
+
+    Raises as `read_manifest`.
+    """
     data = _manifest_bytes(path)
     file = f"{MANIFEST} of bundle {path}"
     value = parse(data, file, what="a manifest")

@@ -1,4 +1,9 @@
-from . import aten as aten, keras_archive as keras_archive, pipelines as pipelines
+from . import (
+    aten as aten,
+    keras_archive as keras_archive,
+    pipelines as pipelines,
+    retrieval as retrieval,
+)
 from .archives import BOOSTED as BOOSTED, check_archive as check_archive
 from .aten import (
     ARITHMETIC as ARITHMETIC,

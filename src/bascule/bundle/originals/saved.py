@@ -19,6 +19,7 @@ _OPENERS = {
     "sklearn-pickle": "bascule.bundle.originals.pickled:open_pickled",
     "skops": "bascule.bundle.originals.sklearn:open_skops",
     "transformers": "bascule.bundle.originals.pipelines:open_pipeline",
+    "vector-index": "bascule.bundle.originals.retrieval:open_index",
     "xgboost-json": "bascule.bundle.originals.boosted:open_boosted",
 }
 """By format: what opens it, given the bytes, the manifest and the number of threads."""
@@ -52,9 +53,10 @@ def is_inspected(original: OriginalEntry) -> bool:
 def is_read_by_its_library(original: OriginalEntry) -> bool:
     """Whether a library's own reader opens the file, or a part of it.
 
-    Those of XGBoost, LightGBM and CatBoost end the process on some damaged files, or never return.
+    Those of XGBoost, LightGBM, CatBoost and hnswlib end the process on some damaged files, or never
+    return.
     """
-    return original.format in BOOSTED_FORMATS or (
+    return original.format in (*BOOSTED_FORMATS, "vector-index") or (
         original.format == "skops" and not is_inspected(original)
     )
 

@@ -7,6 +7,7 @@ from .host import (
     place_of as place_of,
 )
 from .kinds import (
+    COMPOSITION as COMPOSITION,
     MACHINE_CODE as MACHINE_CODE,
     ONNX as ONNX,
     is_runnable as is_runnable,
@@ -21,7 +22,14 @@ from .onnx import (
     is_known_type as is_known_type,
     open_onnx as open_onnx,
     open_session as open_session,
+    open_tokenized as open_tokenized,
     without_missing_text as without_missing_text,
+)
+from .tokenized import (
+    METADATA as METADATA,
+    TOKENS as TOKENS,
+    TokenizedProgram as TokenizedProgram,
+    text_fields as text_fields,
 )
 from .trees import FEATURES as FEATURES, SUMS as SUMS, TreesProgram as TreesProgram
 from .unknowns import count_unknowns as count_unknowns

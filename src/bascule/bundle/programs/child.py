@@ -218,7 +218,7 @@ class ChildProgram(Program):
 
     def bound_runs(self, timeout_s: float) -> None:
         """Kill the process on runs that take longer."""
-        self.run_timeout_s = min(self.run_timeout_s, timeout_s)
+        self.run_timeout_s = timeout_s
 
     def interrupt(self) -> None:
         """Nothing: a run that takes too long ends with its process."""

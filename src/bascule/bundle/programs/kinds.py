@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 _KINDS: dict[str, str] = {
     "onnx": "bascule.bundle.programs.onnx:open_onnx",
     "llvm": "bascule.bundle.programs.llvm:open_llvm",
+    "composition": "bascule.bundle.programs.kinds:open_alone",
 }
 """Openers by kind; each module also has `obstacle()`."""
 
 _RETIRED: dict[str, str] = {"onedal": "pack the model again: machine code replaces oneDAL"}
 """Kinds that bundles of earlier versions have, and what to do; their other programs run."""
 
+COMPOSITION = "composition"
+"""The kind of program that runs those of other bundles; see `opening.open_composition`."""
 
 MACHINE_CODE = "llvm"
 """The kind of program that adds up trees; see `programs.trees`."""
@@ -66,6 +69,16 @@ def open_kind(
         **settings,
     )
     return program
+
+
+def open_alone(_data: bytes, **_: object) -> Program:
+    """Of a composition, whose file without those of its parts answers nothing: raises."""
+    raise Untrusted("a composition is opened from its folder", hint="bascule.load(FOLDER)")
+
+
+def obstacle() -> str:
+    """Of a composition: its parts say what they need when they are opened."""
+    return ""
 
 
 def runnable(entries: Sequence[ProgramEntry]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bascule.bundle.programs.guard import check_graph
 from bascule.bundle.programs.texts import TextProgram
+from bascule.bundle.programs.tokenized import TokenizedProgram, texts_of
 from bascule.bundle.texts import Texts
 from bascule.core import (
     Columns,
@@ -158,6 +159,11 @@ def open_onnx(
             inputs and outputs are not those that the manifest declares.
     """
     session = open_session(data, file, threads=threads, providers=providers)
+    if (carried := texts_of(session, file)) is not None:
+        program = _tokenized(session, name, *carried)
+        if (program.inputs, program.outputs) != (inputs, outputs):
+            raise Untrusted(f"{file} has other inputs or outputs than are declared", file=file)
+        return program
     extra = () if texts is None else tuple(one.field for one in texts.prepared)
     match(session.get_inputs(), (*inputs, *extra), f"an input of {file}")
     match(session.get_outputs(), outputs, f"an output of {file}")
@@ -171,6 +177,28 @@ def open_onnx(
     }:
         raise Untrusted(f"{file} is given texts that are prepared from no column of texts")
     return TextProgram(program, texts)
+
+
+def open_tokenized(data: bytes, file: str, *, threads: int = 1) -> Program | None:
+    """A graph that carries its tokenizer, with the inputs and outputs that it has; else None.
+
+    Raises:
+        Untrusted, MissingExtra: As `open_onnx`.
+    """
+    session = open_session(data, file, threads=threads)
+    carried = texts_of(session, file)
+    return None if carried is None else _tokenized(session, "original", *carried)
+
+
+def _tokenized(session: Any, name: str, columns: tuple[str, ...], tokenizer: Any) -> Program:
+    inner = OnnxProgram(
+        session,
+        name=name,
+        inputs=tuple(map(field_of, session.get_inputs())),
+        outputs=tuple(map(field_of, session.get_outputs())),
+        missing_text=None,
+    )
+    return TokenizedProgram(inner, tokenizer, columns)
 
 
 def check_providers(names: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ from bascule.control.api.routes.counters import add_load
 from bascule.control.api.routes.endpoints import add_endpoints
 from bascule.control.api.routes.fleet import add_fleet
 from bascule.control.api.routes.history import add_history
+from bascule.control.api.routes.inferences import add_inferences
 from bascule.control.api.routes.jobs import Submissions, add_jobs
 from bascule.control.api.routes.keys import add_keys
 from bascule.control.api.routes.ledger import add_ledger
@@ -127,6 +128,7 @@ def control_app(
     submissions = Submissions(context.jobs, authorise, places)
     add_batch(app, submissions, context.schedules)
     add_jobs(app, submissions)
+    add_inferences(app, context, submissions)
     add_ledger(app, context.predictions, authorise)
     add_usage(app, context)
     add_privacy(app, context.jobs, authorise)

@@ -147,7 +147,7 @@ def _describe(name: str, operation: dict[str, Any], asks_for_keys: bool) -> None
         parameters.append(_ref("parameters", "IdempotencyKey"))
         problems += ["409", "422"]
         replayed = {"description": "Present on a repeated answer", "schema": {"const": "true"}}
-        for status in ("200", "201"):
+        for status in ("200", "201", "202"):
             if status in responses:
                 responses[status].setdefault("headers", {})[REPLAYED] = replayed
     for status in problems:

@@ -1,4 +1,4 @@
-from . import predictors as predictors, trees as trees
+from . import predictors as predictors, tokenized as tokenized, trees as trees
 from .apart import (
     TREE_NUMBERS as TREE_NUMBERS,
     arrays_of as arrays_of,

@@ -15,7 +15,7 @@ from bascule.bundle.disk import TRUTHS, Manifest, ProgramEntry
 from bascule.bundle.programs import ONNX, open_kind
 from bascule.packing.imported import Compilation, ImportedModel, Rows
 
-_FILE = "programs/onnx.onnx"
+PROGRAM_FILE = "programs/onnx.onnx"
 """The program itself, so that a device keeps these bytes once."""
 
 
@@ -46,7 +46,7 @@ class Derived:
 
     def read(self, model: DerivedGraph, train: Any, test: Any) -> ImportedModel:
         manifest = model.manifest
-        entry = replace(model.entry, name="original", kind=ONNX, file=_FILE)
+        entry = replace(model.entry, name="original", kind=ONNX, file=PROGRAM_FILE)
         program = open_kind(entry, model.data, outputs=manifest.signature.outputs)
         return ImportedModel(
             task=manifest.task,
@@ -55,7 +55,7 @@ class Derived:
             signature=manifest.signature,
             original=program,
             saved=model.data,
-            saved_file=_FILE,
+            saved_file=PROGRAM_FILE,
             saved_format="onnx",
             train=_rows(train, manifest),
             test=_rows(test, manifest),

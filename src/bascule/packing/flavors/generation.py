@@ -107,7 +107,7 @@ class Generation:
             saved=saved,
             saved_file=FILE,
             saved_format=FORMAT,
-            saved_beside=files,
+            files=files,
             requires={name: installed_version(name) for name in _REQUIRED[spec.engine]},
             train=None,
             test=None,

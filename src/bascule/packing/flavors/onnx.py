@@ -1,4 +1,4 @@
-"""ONNX: a graph that is its own program and its own original."""
+"""ONNX: a graph that is its own program and its own original; with its tokenizer, of texts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 
 from bascule.bundle import as_dtype, conform
 from bascule.bundle.disk import Manifest
-from bascule.bundle.programs import field_of, is_known_type, open_onnx, open_session
-from bascule.core import Columns, Field, Invalid, Signature, Untrusted, first_line
-from bascule.packing.flavors.derived import Derived, DerivedGraph
+from bascule.bundle.originals import installed_version
+from bascule.bundle.programs import field_of, is_known_type, open_onnx, open_session, open_tokenized
+from bascule.core import Columns, Field, Invalid, Program, Signature, Untrusted, first_line
+from bascule.packing.compilers import tokenized
+from bascule.packing.flavors.derived import PROGRAM_FILE, Derived, DerivedGraph
 from bascule.packing.imported import Compilation, ImportedModel, Rows
 from bascule.packing.probing import LENGTHS, drawn
 
@@ -40,6 +42,8 @@ class Onnx:
             session = open_session(data, "the model")
         except Untrusted as problem:
             raise Invalid(problem.message, hint=problem.hint or "give an ONNX file") from None
+        if (texts := open_tokenized(data, "the model")) is not None:
+            return _of_texts(data, texts, train, test)
         signature = Signature(
             tuple(_row_field(node) for node in session.get_inputs()),
             tuple(_row_field(node, "gives") for node in session.get_outputs()),
@@ -71,6 +75,23 @@ class Onnx:
         )
 
 
+def _of_texts(data: bytes, program: Program, train: Any, test: Any) -> ImportedModel:
+    """One file of the bundle is program and original: it has a hundred megabytes."""
+    signature = Signature(program.inputs, program.outputs)
+    return ImportedModel(
+        task="other",
+        signature=signature,
+        original=program,
+        saved=data,
+        saved_file=PROGRAM_FILE,
+        saved_format="onnx",
+        requires={"tokenizers": installed_version("tokenizers")},
+        train=_rows(train, signature),
+        test=_rows(test, signature),
+        is_network=True,
+    )
+
+
 def reopen(data: bytes, manifest: Manifest) -> bytes | DerivedGraph:
     """The graph itself; with what its manifest says of it, where it was made from another."""
     if manifest.flavor != Derived.name or (entry := manifest.served) is None:
@@ -82,6 +103,8 @@ def _bytes(model: Any) -> bytes:
     if isinstance(model, bytes):
         return model
     if isinstance(model, str | Path):
+        if (file := tokenized.graph_in(Path(model))) is not None:
+            return tokenized.text_graph(Path(model), file)
         try:
             return Path(model).read_bytes()
         except OSError as problem:

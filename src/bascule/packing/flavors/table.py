@@ -13,7 +13,9 @@ from bascule.packing.imported import Flavor
 
 TABLE: dict[str, str] = {
     "derived": "bascule.packing.flavors.derived:Derived",
+    "composition": "bascule.packing.flavors.composition:Compositions",
     "generation": "bascule.packing.flavors.generation:Generation",
+    "retrieval": "bascule.packing.flavors.retrieval:Retrieval",
     "transformers": "bascule.packing.flavors.transformers:Transformers",
     "onnx": "bascule.packing.flavors.onnx:Onnx",
     "python": "bascule.packing.flavors.python:Python",

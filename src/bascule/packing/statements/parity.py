@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import for_program, recombined, take
+from bascule.bundle.programs import TokenizedProgram
 from bascule.bundle.statements import Parity, in_batches, row_differences
 from bascule.core import Columns, Program
 
@@ -143,7 +144,7 @@ def judge(
         return judged, False
     count = len(next(iter(columns.values())))
     real = take(columns, slice(count - probes))
-    rows = _rows_to_recombine(columns)
+    rows = _rows_to_recombine(program, columns)
     parts = [np.arange(count - probes), np.arange(count - probes, count)]
     some = [sample({"row": part}, min(rows, _ALONE_ROWS) // 2)["row"] for part in parts]
     few = np.concatenate(some)
@@ -170,18 +171,20 @@ def is_batch_invariant(program: Program, columns: Columns) -> bool:
     where it is an image, so few could be asked that it is taken not to hold. (Bounded by numbers
     and not by time, for the verdict is part of what the bundle is.)
     """
-    enough = _rows_to_recombine(columns) >= _FEWEST_ROWS
+    enough = _rows_to_recombine(program, columns) >= _FEWEST_ROWS
     return enough and next(_by_company(program, columns), None) is None
 
 
-def _rows_to_recombine(columns: Columns) -> int:
+def _rows_to_recombine(program: Program, columns: Columns) -> int:
+    if isinstance(program, TokenizedProgram):  # padding changes last bits, and a row takes long
+        return _LEAST_ROWS
     values_of_a_row = sum(math.prod(column.shape[1:]) for column in columns.values())
     return min(INVARIANCE_ROWS, max(_LEAST_ROWS, _INVARIANCE_VALUES // max(1, values_of_a_row)))
 
 
 def _by_company(program: Program, columns: Columns) -> Iterator[tuple[Columns, Columns]]:
     """Answers to rows one by one and in batches, of each size where their bits are not the same."""
-    rows = _rows_to_recombine(columns)
+    rows = _rows_to_recombine(program, columns)
     many = for_program(recombined(columns, rows), program.inputs)
     alone = in_batches(program, many, 1)
     for size in (2, 3, 7, 64, 100, rows):

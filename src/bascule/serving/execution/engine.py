@@ -37,6 +37,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import sub
 
 import numpy as np
 
@@ -45,6 +46,7 @@ from bascule.core import (
     Columns,
     ModelFailed,
     Overloaded,
+    PartCounts,
     Program,
     TimedOut,
     Unavailable,
@@ -80,6 +82,7 @@ _HURRIED_BELOW_S = 1.0
 """Nothing holds the loop up for longer between taking a call and running it: whoever has so much
 time, and whoever brings no deadline, need not be looked at again."""
 _SLOWNESS_BOUNDS = (0.1, 20.0)
+_GRACE_S = 1.0
 """One run that was held up by something else must not make the server turn callers away."""
 STUCK_S = 2.0
 """How long a run that is to end may go on before its model is stuck."""
@@ -101,6 +104,7 @@ class Job:
     """What the answer is to say; None for the version of the engine."""
     settled: bool = False
     came_s: float = 0.0
+    until_s: float = 0.0
     timer: asyncio.TimerHandle | None = None
     closed: Callable[[int], None] = _ignore
     size_bytes: int = 0
@@ -206,6 +210,8 @@ class Batcher:
         self.slowness = 1.0
         self.runs = 0
         self._run: tuple[float, float, int] | None = None
+        self._overdue_s = 0.0
+        program.bound_runs(limits.deadline_s + _GRACE_S)
         self.busy_s = 0.0
 
     @property
@@ -263,6 +269,7 @@ class Batcher:
         self._held.bytes += size
         self._held_bytes += size
         job.came_s = time.perf_counter()
+        job.until_s = job.came_s + deadline_s
         if not self._open:
             self._busy_since_s = job.came_s
         self._open += 1
@@ -302,7 +309,7 @@ class Batcher:
         run = self._run
         if self._stopped or self._program.may_block:
             return False
-        over_s = 0.0 if run is None else time.perf_counter() - run[0] - self._limits.deadline_s
+        over_s = 0.0 if run is None else time.perf_counter() - self._overdue_s
         if over_s <= 0.0:
             self._refusal = ""
             return False
@@ -448,9 +455,14 @@ class Batcher:
         rows = sum(job.rows for job in batch)
         expected_s = self._pace.run_s(rows)
         started_s = time.perf_counter()
+        # All callers have been answered by then. A deferred one waits for longer than the others.
+        allowed_s = max(self._limits.deadline_s, *(job.until_s - started_s for job in batch))
+        self._program.bound_runs(allowed_s + _GRACE_S)
+        self._overdue_s = started_s + allowed_s
         self._run = (started_s, expected_s * self.slowness, rows)
         outcomes = run_together(self._program, batch, self._by)
         took_s = time.perf_counter() - started_s
+        self._program.bound_runs(self._limits.deadline_s + _GRACE_S)  # of answers in parts
         if isinstance(outcomes[0], TimedOut) and took_s < self._limits.deadline_s:
             outcomes = run_together(self._program, batch, self._by)  # another run was to end
         self._run = None
@@ -471,9 +483,9 @@ class Engine:
 
     __slots__ = (
         "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_hurried",
-        "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop", "_noted_runs",
-        "_past_inline_runs", "_runs", "_was_interrupted", "batcher", "by", "inline_rows", "pace",
-        "parts", "placement", "program", "size_bytes",
+        "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop",
+        "_noted_parts", "_noted_runs", "_past_inline_runs", "_runs", "_was_interrupted", "batcher",
+        "by", "inline_rows", "pace", "parts", "placement", "program", "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -504,6 +516,7 @@ class Engine:
         self._hurried: list[tuple[Job, float]] = []
         self._calls = 0
         self._inline_runs = self._past_inline_runs = self._noted_runs = 0
+        self._noted_parts = dict(program.part_counts)  # what was run to measure its pace
         self._inline_s = self._inline_should_s = 0.0
         self._before = 0.0
         self._runs = 0
@@ -609,6 +622,15 @@ class Engine:
         runs = self._past_inline_runs + self._inline_runs + self.batcher.runs
         new, self._noted_runs = runs - self._noted_runs, runs
         return new
+
+    def new_part_counts(self) -> dict[str, PartCounts]:
+        """What the parts of the program did since the last call of this; nothing without parts."""
+        counts, before = dict(self.program.part_counts), self._noted_parts
+        self._noted_parts = counts
+        return {
+            part: PartCounts(*map(sub, done, before.get(part, PartCounts())))
+            for part, done in counts.items()
+        }
 
     def revisit(self, passed_s: float, *, others_called: bool) -> None:
         """Decide again where calls run, from those of the last `passed_s`."""

@@ -20,7 +20,8 @@ def failure_of(program: Program, error: Exception) -> BasculeError:
         reason = _reason(error)
         trace = error.facts.get("trace", "")
         log.exception("the program %s failed: %s\n%s", program.name, reason, trace)
-        return ModelFailed("the model failed", reason=reason)
+        part = f"part {error.facts['part']} of " if "part" in error.facts else ""
+        return ModelFailed(f"{part}the model failed", reason=reason)
     if isinstance(error, BasculeError):
         return error
     log.exception("the program %s failed", program.name)

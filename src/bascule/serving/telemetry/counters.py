@@ -25,8 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bascule.core import Unavailable
+from bascule.core import PartCounts, Unavailable
 from bascule.serving.telemetry.arms import ArmCounters
+from bascule.serving.telemetry.part_counters import PartCounters, PartTotals
 
 
 class Ending(StrEnum):
@@ -105,18 +106,27 @@ _NAME_BYTES = 272
 class MetricSeries:
     """The counters of one worker for one label."""
 
-    __slots__ = ("_base", "_words", "label", "totals")
+    __slots__ = ("_base", "_words", "count_parts", "label", "totals")
     answers = None
     """What is in the answers is counted for arms of a rollout; see `ArmSeries`."""
 
     def __init__(
-        self, words: memoryview, base: int, label: MetricLabels, totals: Callable[[], Totals]
+        self,
+        words: memoryview,
+        base: int,
+        label: MetricLabels,
+        totals: Callable[[], Totals],
+        count_parts: Callable[[Mapping[str, PartCounts]], None],
     ) -> None:
-        """`totals` sums the label's counters over all workers."""
+        """`totals` sums the label's counters over all workers.
+
+        `count_parts` notes so much more that the parts of a composition did.
+        """
         self._words = words
         self._base = base
         self.label = label
         self.totals = totals
+        self.count_parts = count_parts
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
         """Note one answer: its status, duration, number of rows and one of `PROTOCOLS`."""
@@ -189,6 +199,7 @@ class Totals:
         parts: Parts of answers in parts that were sent.
         endings: Answers in parts by how they ended, only those seen.
         refusals: Calls that policies refused, by reason, only those seen.
+        of_composition: What the parts of a composition did, by name.
     """
 
     by_status: dict[int, int]
@@ -204,6 +215,7 @@ class Totals:
     parts: int = 0
     endings: Mapping[str, int] = field(default_factory=dict)
     refusals: Mapping[str, int] = field(default_factory=dict)
+    of_composition: Mapping[str, PartTotals] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -266,14 +278,16 @@ class Counters:
         self._front_bytes = 8 * (self._ledger + _LEDGER_WORDS * workers)
         self._names_bytes = self._front_bytes + capacity * _NAME_BYTES
         arms_at = self._names_bytes + workers * (capacity + 1) * _SLOT_WORDS * 8
-        size = arms_at + ArmCounters.size_of(workers)
+        parts_at = arms_at + ArmCounters.size_of(workers)
+        size = parts_at + PartCounters.size_of(workers, capacity + 1)
         with path.open("a+b") as file:
             if file.seek(0, 2) < size:
                 file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
         self._bytes = memoryview(self._map)
         self._words = self._bytes.cast("Q")
-        self.arms = ArmCounters(self._bytes[arms_at:], workers)
+        self.arms = ArmCounters(self._bytes[arms_at:parts_at], workers)
+        self._parts = PartCounters(self._bytes[parts_at:size], workers, capacity + 1)
         self._labels = [EVERYTHING_ELSE]
 
     def name(self, label: MetricLabels) -> None:
@@ -318,7 +332,8 @@ class Counters:
         """The slot of a worker for a label that was named."""
         place = self.labels().index(label)
         totals = partial(self._total, place)
-        return MetricSeries(self._words, self._base(worker, place), label, totals)
+        count_parts = partial(self._parts.add, worker, place)
+        return MetricSeries(self._words, self._base(worker, place), label, totals, count_parts)
 
     def beat(self, worker: int) -> None:
         """Note that the event loop of a worker turns."""
@@ -421,6 +436,7 @@ class Counters:
                 for index, reason in enumerate(REFUSALS)
                 if sums[_REFUSALS + index]
             },
+            of_composition=self._parts.totals(place),
         )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from bascule.core import BasculeError, Invalid, Overloaded, TooLarge
-from bascule.security import Action
+from bascule.security import ON_BEHALF, Action
 from bascule.serving.calls import AnsweredBy, Call, Deliver, Memo
 from bascule.serving.codecs import compression as codings
 from bascule.serving.execution import BufferBudget, Predictor
@@ -23,6 +23,7 @@ from bascule.serving.transports.statuses import error_body, status_of
 _Read = TypeVar("_Read")
 _JSON = b"application/json"
 _MAX_TIMEOUT_DIGITS = 9
+_ON_BEHALF = ON_BEHALF.encode()
 _COMPRESSED_FROM_BYTES = 32 << 10
 """Smaller answers are not compressed, although nearly every client accepts gzip: compressing them
 takes more time here than it saves on the network."""
@@ -238,6 +239,9 @@ class Exchange(Request):
         """How long the caller still waits: the shorter of the server's deadline and its own."""
         asked = self.head.headers.get(b"x-request-timeout-ms")
         allowed_s = deadline_s if asked is None else min(deadline_s, _asked_s(asked))
+        said = self.head.headers.get(b"authorization", b"")
+        if asked is not None and self.caller and _ON_BEHALF in said:
+            allowed_s = _asked_s(asked)  # of a caller that does not wait for it
         return allowed_s - self.waited_s
 
     def fail(self, error: BasculeError) -> None:

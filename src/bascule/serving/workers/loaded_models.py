@@ -79,7 +79,6 @@ Result = TypeVar("Result")
 
 _RUNTIMES: set[str] = set()
 _LOOK_FOR_ROOM_S = 0.02
-_GRACE_S = 1.0
 LOAD_TIMEOUT_S = 150.0
 """After so long the loader does not come back. The supervisor has given up before."""
 _LOADING_SWITCH_S = 0.0005
@@ -251,6 +250,8 @@ class LoadedModels:
         for model in self._models.values():
             runs = 0 if model.engine is None else model.engine.new_runs()
             model.series.note_work(runs, model.open_calls)
+            if model.engine is not None and (parts := model.engine.new_part_counts()):
+                model.series.count_parts(parts)
 
     def is_running(self) -> bool:
         """Whether a run is under way on a model's thread."""
@@ -541,8 +542,6 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
         raise
     if program.may_block or features is not None:
         pace = replace(pace, inline_rows=0)
-    # All its callers have been answered by then.
-    program.bound_runs(model.limits.deadline_s + _GRACE_S)
     if model.limits.memory_budget_mb:
         _give_back_memory()  # what was needed for the loading alone is not the model's
     own_bytes = resident_bytes() - before_bytes

@@ -76,6 +76,15 @@ class Submissions:
         )  # fmt: skip
         return self.runner().submit(task)
 
+    def visible(self, job: str, request: Request) -> Job:
+        """A job that the caller may see; raises `NotFound` and `Refused`."""
+        found = self.runner().get(job)
+        kind = self.runner().kinds[found.kind]
+        caller = self.authorise(request, "read", kind.model_of(found.input))
+        if kind.is_private and caller.user != found.by:
+            raise Refused(f"job {found.id} is another person's", hint="submit one of your own")
+        return found
+
     def command(self, job: Job, command: Command, request: Request) -> Job:
         """Cancel a job, or run it again for the caller; raises as `checked` does."""
         caller, kind = caller_of(request), self.runner().kinds[job.kind]
@@ -87,7 +96,7 @@ class Submissions:
 
 def add_jobs(app: FastAPI, submissions: Submissions) -> None:
     """Add the routes to `app`."""
-    runner, authorise = submissions.runner, submissions.authorise
+    runner, visible = submissions.runner, submissions.visible
 
     @serves(app, of_jobs.JOBS)
     def jobs(paged: Paged, kind: str = "", state: str = "") -> Page[Job]:
@@ -120,14 +129,6 @@ def add_jobs(app: FastAPI, submissions: Submissions) -> None:
     def command(job: str, command: Command, request: Request) -> Job:
         """Cancel a job, go on with one that has ended early, or begin it again."""
         return submissions.command(visible(job, request), command, request).shown()
-
-    def visible(job: str, request: Request) -> Job:
-        found = runner().get(job)
-        kind = runner().kinds[found.kind]
-        caller = authorise(request, "read", kind.model_of(found.input))
-        if kind.is_private and caller.user != found.by:
-            raise Refused(f"job {found.id} is another person's", hint="submit one of your own")
-        return found
 
 
 def _created(job: Job) -> str:

@@ -1,0 +1,104 @@
+"""The routes about inference that is answered later: submitted, read, ended. Each is a job."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
+
+from bascule.control.api.context import ControlContext
+from bascule.control.api.conventions import etag_of
+from bascule.control.api.rights import caller_of, serves
+from bascule.control.api.routes.jobs import Submissions
+from bascule.core import BasculeError, Invalid, NotFound, Refused
+from bascule.jobs import INFERENCE, Job, Payloads, Task, operations as of_jobs
+
+_PASSED_ON = (
+    "accept", "content-encoding", "content-type", "inference-header-content-length", "traceparent",
+    "tracestate", "x-request-id",
+)  # fmt: skip
+_MAX_HEADERS = 8_192
+
+
+def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissions) -> None:
+    """Add the routes to `app`; they answer 404 where the server keeps no answers."""
+    callbacks = context.parts.callbacks
+
+    def payloads() -> Payloads:
+        if context.parts.payloads is None:
+            raise NotFound("this server keeps no answers", hint="ask one that has a home")
+        return context.parts.payloads
+
+    @serves(app, of_jobs.DEFER)
+    async def defer(
+        model: str, request: Request, response: Response,
+        version: Annotated[str, Query(max_length=64)] = "", in_parts: bool = False,
+        callback: Annotated[str, Query(max_length=1_024)] = "",
+    ) -> Job:  # fmt: skip
+        """Have a request answered later: headers and body of the `infer` of that model.
+
+        `in_parts`: of its `infer_stream`. `callback`: one of `deferred.callbacks`, told the end.
+        """
+        caller, body = caller_of(request), await request.body()
+        if caller.session:
+            raise Refused("a session has no answers later", hint="submit it with a key")
+        if callback and callback not in callbacks:
+            raise Refused(f"{callback} is not in deferred.callbacks", hint="poll for the answer")
+        place = quote(model, safe="") + (f"/versions/{quote(version, safe='')}" if version else "")
+        asked = {
+            "model": model, "path": f"/v2/models/{place}/infer{'_stream' if in_parts else ''}",
+            "callback": callback, "headers": _passed_on(request),
+        }  # fmt: skip
+
+        def submit() -> Job:
+            if model not in context.server.names:
+                raise NotFound(f"no {model!r} is served here", hint="GET /api/v1/services")
+            name = payloads().put(body)
+            task = Task(
+                kind=INFERENCE, input={**asked, "body": name}, title=f"inference of {model}",
+                by=caller.user, key=caller.key,
+            )  # fmt: skip
+            try:
+                return context.jobs().submit(task)
+            except BasculeError:
+                (payloads().folder / name).unlink(missing_ok=True)
+                raise
+
+        job = await run_in_threadpool(submit)
+        response.headers["Location"] = of_jobs.JOB.at(job=job.id)
+        return job
+
+    @serves(app, of_jobs.ANSWER, response_class=Response)
+    def answer(job: str, request: Request) -> Response:
+        """The bytes that the request would have been answered with; 409 before."""
+        found = submissions.visible(job, request)
+        if found.kind != INFERENCE:
+            raise NotFound(f"job {job} is no inference", hint=f"GET /api/v1/jobs/{job}")
+        path = payloads().answer_of(found, datetime.now(UTC))
+        headers = {**found.result["headers"], "ETag": etag_of(path.name)}
+        return FileResponse(path, headers=headers, media_type=headers["content-type"])
+
+    @serves(app, of_jobs.END)
+    def end(job: str, request: Request) -> Job:
+        """Cancel a job that is under way; of an inference that has ended, delete the answer."""
+        found = submissions.visible(job, request)
+        if found.kind == INFERENCE and found.is_ended:
+            payloads().remove(found)
+            return found.shown()
+        return submissions.command(found, "cancel", request).shown()
+
+
+def _passed_on(request: Request) -> dict[str, str]:
+    """The headers that the server of predictions reads."""
+    found = {
+        name: value
+        for name, value in request.headers.items()
+        if name in _PASSED_ON or (name.startswith("bascule-") and name != "bascule-user")
+    }
+    if sum(map(len, found.values())) > _MAX_HEADERS:
+        raise Invalid(f"the headers have over {_MAX_HEADERS:,} letters", hint="send fewer")
+    return found

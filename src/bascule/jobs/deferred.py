@@ -1,0 +1,75 @@
+"""The files of requests that are answered later, and of their answers.
+
+Each has a random name and is written once. The row of the job names the one answer that counts: an
+attempt that lost its lease leaves a file that nothing names. `sweep` looks at ages alone.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from bascule.core import Conflict, Gone, Overloaded, sync_folder, synced, writing
+from bascule.jobs.records import DONE, Job
+
+MAX_REQUEST_BYTES = 16 << 20
+MAX_ANSWER_BYTES = 64 << 20
+MAX_KEPT_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """The files in `folder`, each `kept` after it was written. Raises `Invalid` as `writing`."""
+
+    folder: Path
+    kept: timedelta
+
+    def put(self, body: bytes) -> str:
+        """Keep a request; its name. Raises `Overloaded` where `MAX_KEPT_BYTES` are kept."""
+        name = secrets.token_hex(16)
+        with writing(self.folder):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if sum(file.stat().st_size for file in os.scandir(self.folder)) > MAX_KEPT_BYTES:
+                raise Overloaded(
+                    f"requests and answers take over {MAX_KEPT_BYTES:,} bytes",
+                    hint="delete answers that were read, or retry later", retry_after_s=60,
+                )  # fmt: skip
+            with synced(self.folder / name) as file:
+                file.write(body)
+            sync_folder(self.folder)
+        return name
+
+    def answer_of(self, job: Job, now: datetime) -> Path:
+        """The answer of a job that is done.
+
+        Raises:
+            Gone: It is kept no more.
+            Conflict: The job has not ended, or was cancelled.
+            BasculeError: Why there is none, as the server of the model said it.
+        """
+        path = self.folder / ((job.result or {}).get("file") or "none")
+        is_old = job.ended_at is not None and now >= job.ended_at + self.kept
+        if is_old or (job.state == DONE and not path.exists()):
+            raise Gone(f"the answer of {job.id} is kept no more", hint="submit the request again")
+        if job.state != DONE:
+            raise job.problem or Conflict(f"job {job.id} is {job.state}", hint="ask again later")
+        return path
+
+    def remove(self, job: Job) -> None:
+        """Delete the request and the answer; fine where they are gone."""
+        for name in (job.input["body"], (job.result or {}).get("file")):
+            (self.folder / (name or "none")).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Delete what is kept no more."""
+        before_s = time.time() - self.kept.total_seconds()
+        with suppress(FileNotFoundError):
+            for file in list(os.scandir(self.folder)):
+                with suppress(FileNotFoundError):  # another server sweeps too
+                    if file.stat().st_mtime < before_s:
+                        os.unlink(file)

@@ -1,0 +1,151 @@
+"""Compositions in a running server: canary, ledger, metrics, a part that fails."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.waiting import until
+
+import bascule
+from bascule.monitoring.ledger import Ledger
+from bascule.packing import Composition, PythonModel
+
+CODE = """
+class Model:
+    def predict(self, columns):
+        if (columns["risk"] < 0).any():
+            raise ValueError("negative")
+        return {"price": columns["risk"] * 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two versions of a composition: a model, code of one's own that reads it, a rule table."""
+    from sklearn.linear_model import LinearRegression
+
+    folder = tmp_path_factory.mktemp("compositions")
+    rows = pd.DataFrame({"amount": np.arange(50.0), "age": np.arange(50.0) * 7 % 50})
+    options = {"measure": False, "explain": False, "outliers": False}
+    risk = LinearRegression().fit(rows, rows.amount - 10)
+    bascule.pack(risk, name="risk", train=rows, to=folder / "risk", **options)
+    code = folder / "doubled.py"
+    code.write_text(CODE)
+    model = PythonModel(entry="doubled:Model", code=code)
+    prices = pd.DataFrame({"risk": [1.0, 2.0]})
+    bascule.pack(model, name="price", train=prices, to=folder / "price", **options)
+    made = []
+    for number, most in ((1, 25), (2, 15)):
+        parts = {
+            "risk": {"model": "risk"},
+            "price": {"model": "price", "inputs": {"risk": "risk.prediction"}},
+            "decision": {
+                "rules": [
+                    {"when": f"price.price > {most}", "then": {"offer": "no"}},
+                    {"then": {"offer": "yes"}},
+                ]
+            },
+        }
+        document = Composition({"parts": parts}, lambda name: bascule.load(folder / name))
+        to = folder / f"credit{number}"
+        made.append(
+            bascule.pack(document, name="credit", to=to, train=rows.tail(20), **options).path
+        )
+    return made
+
+
+def asked(client, amount, **head):
+    inputs = [
+        {"name": name, "datatype": "FP64", "shape": [1], "data": [value]}
+        for name, value in (("amount", amount), ("age", 1.0))
+    ]
+    return client.request("POST", "/v2/models/credit/infer", head | {"inputs": inputs}).answer()
+
+
+def test_a_canary_between_two_compositions_records_the_parts_of_each_answer(
+    serve, home, connect, command, monkeypatch
+):
+    monkeypatch.setenv("BASCULE_HOME", str(home))
+    env = {"BASCULE_HOME": str(home), "BASCULE_MONITORING__LEDGER": "auto"}
+    server = serve("credit/1", "--workers=2", env=env)
+    remote = f"--server=http://127.0.0.1:{server.control_port}"
+    code, _, said = command(
+        remote, "deploy", "credit/2", "--strategy=canary", "--steps=50,100", "--yes"
+    )
+    assert code == 0, said
+
+    answers = {}
+
+    def both_answer():
+        with connect(server.port) as client:
+            for _ in range(8):
+                prediction_id = f"a{len(answers)}"
+                answer = asked(client, 20.0, id=prediction_id)
+                assert answer.status == 200, answer.body
+                version = f"credit/{answer.json['model_version']}"
+                answers[prediction_id] = version, answer.json["outputs"][0]["data"]
+        return {version for version, _ in answers.values()} == {"credit/1", "credit/2"}
+
+    until(both_answer)
+    # A price of 20, which is too much for the second version alone.
+    offers = {"credit/1": ["yes"], "credit/2": ["no"]}
+    assert all(said == offers[version] for version, said in answers.values())
+
+    with connect(server.port) as client:
+        failed = asked(client, 5.0)
+        assert failed.status == 500
+        assert "part price" in failed.body.decode()
+
+        def metrics():
+            lines = client.request("GET", "/metrics").answer().body.decode().splitlines()
+            name = "bascule_composition_part_"
+            found = dict(line.rsplit(" ", 1) for line in lines if line.startswith(name))
+            failures = sum(
+                float(found[one])
+                for one in found
+                if "failures_total" in one and 'part="price"' in one
+            )
+            return failures >= 1 and found
+
+        found = until(metrics)
+    runs = sum(float(found[one]) for one in found if "runs_total" in one and 'part="risk"' in one)
+    assert runs >= len(answers) + 1
+    assert any("seconds_total" in one and 'part="decision"' in one for one in found)
+
+    def rows():
+        made = Ledger(home).query("select * from predictions where status = 200", model="credit")
+        return made.num_rows >= len(answers) and made.to_pylist()
+
+    for row in until(rows):
+        number = 1 if answers[row["id"]][0] == "credit/1" else 2
+        assert row["input.risk.prediction"] == pytest.approx(10.0)
+        assert row["input.price.price"] == pytest.approx(20.0)
+        assert row["input.price.ms"] > 0
+        assert row["input.price.digest"].startswith("sha256:")
+        assert row["input.decision.rule"] == (2 if number == 1 else 1)
+    code, out, said = command("replay", next(iter(answers)), "--json")
+    assert code == 0, said
+    assert json.loads(out)["is_same"]
+
+
+def test_a_batch_run_and_the_document_of_a_server_know_a_composition(
+    home, command, monkeypatch, tmp_path, trained
+):
+    monkeypatch.setenv("BASCULE_HOME", str(home))
+    table = pd.DataFrame({"amount": [20.0, 40.0], "age": [1.0, 1.0]})
+    table.to_parquet(tmp_path / "rows.parquet")
+    code, _, said = command(
+        "batch",
+        "run",
+        "credit/2",
+        "--from",
+        tmp_path / "rows.parquet",
+        "--to",
+        tmp_path / "out.parquet",
+    )
+    assert code == 0, said
+    scored = pd.read_parquet(tmp_path / "out.parquet")
+    assert scored["offer"].tolist() == bascule.load(trained[1]).predict(table)["offer"].tolist()
