@@ -20,6 +20,17 @@ _STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separa
 """Free white space lets small models write nothing else."""
 
 
+def in_style(schema: dict[str, Any]) -> str:
+    """A schema for llguidance, with how it writes JSON; raises `Invalid` for one too large."""
+    try:
+        text = json.dumps({**schema, "x-guidance": _STYLE})
+    except (ValueError, RecursionError) as problem:
+        raise refused(str(problem)) from None
+    if len(text) > _MOST_CHARACTERS:
+        raise refused(f"{len(text):,} characters; the limit is {_MOST_CHARACTERS:,}")
+    return text
+
+
 class SchemaMask:
     """The tokens that may come next in one answer."""
 
@@ -28,13 +39,7 @@ class SchemaMask:
         from llguidance import LLMatcher, LLParserLimits
         from llguidance.numpy import allocate_token_bitmask
 
-        try:
-            text = json.dumps(schema)
-            if len(text) > _MOST_CHARACTERS:
-                raise ValueError(f"{len(text):,} characters; the limit is {_MOST_CHARACTERS:,}")
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=_STYLE)
-        except (ValueError, TypeError, RecursionError) as problem:
-            raise _refused(str(problem)) from None
+        grammar = LLMatcher.grammar_from_json_schema(in_style(schema))
         limits = LLParserLimits(verbose_errors=False)
         self._matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
         self._bits = allocate_token_bitmask(1, tokenizer.vocab_size)
@@ -43,7 +48,7 @@ class SchemaMask:
     def check(self) -> None:
         """Raise `Invalid` where the schema exceeded the bounds."""
         if self._matcher.is_error():
-            raise _refused(self._matcher.get_error())
+            raise refused(self._matcher.get_error())
 
     def apply(self, logits: NDArray[np.float32]) -> None:
         """Set the logits of excluded tokens to -inf. Raises nothing; `check` tells of errors."""
@@ -76,7 +81,8 @@ def llama_tokenizer(vocabulary: Any, ends: list[int]) -> Any:
         return lltokenizer_from_vocab(vocabulary, eos_token=ends)
 
 
-def _refused(reason: str) -> Invalid:
+def refused(reason: str) -> Invalid:
+    """What is raised for a schema that cannot be followed."""
     return Invalid(
         f"response_format: the schema cannot be followed: {first_line(reason)[:300]}",
         hint="see docs/reference/openai.md for the supported keywords",
