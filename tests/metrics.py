@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from bascule.batch import Status, batch_text
 from bascule.jobs import Schedule, Scheduled
-from bascule.serving.telemetry import ArmTotals, MetricLabels, Totals, prometheus_text
+from bascule.serving.telemetry import ArmTotals, MetricLabels, Totals, prometheus_text, texts
 from bascule.serving.telemetry.counters import Histogram
 
 
@@ -22,9 +22,13 @@ def every_metric() -> str:
         histograms=histograms,
         endings=ended,
         refusals={"rate": 1},
+        texts=texts.totals_of([1] * texts.WORDS),
     )
+    words = memoryview(bytearray(8 * texts.WORDS)).cast("Q")
+    texts.count_text(words, 0, texts.TextFigures(1, 1, 0, 1, 1, 0, "stop", False, False))
+    of_arm = texts.totals_of(words.tolist())
     arms = [
-        ArmTotals("m", 1, arm, "m/1", 1, 0, 0, (1,), slower_than_s=(0.05,))
+        ArmTotals("m", 1, arm, "m/1", 1, 0, 0, (1,), slower_than_s=(0.05,), texts=of_arm)
         for arm in ("current", "shadow")
     ]
     labels = [MetricLabels(), MetricLabels("m", "1")]

@@ -589,7 +589,8 @@ def _scribe_of(settings: Settings) -> Command:
 
 
 def _note_master(settings: Settings) -> None:
-    if not set(settings.monitoring.private.values()) & {"encrypt", "tokenise"}:
+    keeps_texts = any(keys.get("keep_texts_percent") for keys in settings.policies.values())
+    if not (keeps_texts or set(settings.monitoring.private.values()) & {"encrypt", "tokenise"}):
         return
     from bascule.monitoring.ledger import note_master
 

@@ -43,7 +43,7 @@ def run_demo(*, keep: bool, as_json: bool, other: str = "", console: Console | N
     Args:
         keep: Leave the server running and its folder in place, and say where they are.
         as_json: Tell the story on the error stream, and print the summary alone as JSON.
-        other: Tell the story of `trust`, `edge`, `loop` or `chat` in its place; nothing of it is kept.
+        other: Tell another story in its place, of `_OTHERS`; nothing of it is kept.
         console: Prints the story; the standard output if None.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bascule.core import BasculeError, Conflict, Invalid, Refused, check_name
+from bascule.core import BasculeError, Conflict, Invalid, Refused, Signature, check_name
 from bascule.endpoints.approving import (
     ROLLED_BACK,
     Approve,
@@ -335,16 +335,21 @@ class Endpoints:
                 registry, reference, base, plan.endpoint, takes_requests=takes_requests
             )
 
+    def signature(self, reference: str) -> Signature | None:
+        """What a version takes and gives; None where it is gone or damaged."""
+        from bascule.bundle.features import signature_for_callers
+
+        try:
+            return signature_for_callers(self._registry().path_to_look_at(reference))
+        except BasculeError:
+            return None
+
     def _check_signature(
         self, registry: Registry, reference: str, base: str, endpoint: str, *, takes_requests: bool
     ) -> None:
         from bascule.bundle.features import signature_for_callers
 
-        if reference == base:
-            return
-        try:
-            now = signature_for_callers(registry.path_to_look_at(base))
-        except BasculeError:
+        if reference == base or (now := self.signature(base)) is None:
             return  # the current version is gone or damaged: another one must be able to follow
         then = signature_for_callers(registry.path_to_look_at(reference))
         if not is_exchangeable(then, now):

@@ -711,8 +711,10 @@ def _write(
     example = example_body(_example_rows(subject), signature.inputs)
     files[disk.EXAMPLE] = disk.write_file(draft, disk.EXAMPLE, example)
     for file, data in {**made_before, **subject.files}.items():
-        put = disk.copy_file if isinstance(data, Path) else disk.write_file
-        files[file] = put(draft, file, data)
+        if isinstance(data, Path):
+            files[file] = disk.copy_file(draft, file, data)
+        else:
+            files[file] = disk.write_file(draft, file, data)
     has_code = any(entry.kind == MACHINE_CODE for entry in programs)
     runs = ["onnxruntime", "numpy", *(["llvmlite"] if has_code else [])]
     lock = provenance.locked([*subject.requires, *runs]).encode()

@@ -31,6 +31,8 @@ class CountsAnswers(Protocol):
 
     def count_ending(self, ending: str, parts: int) -> None: ...
 
+    def count_text(self, figures: Any) -> None: ...
+
 
 class Memo:
     """What was found out for a head that many requests have. Each pair stands or falls together.
@@ -72,6 +74,8 @@ class Context(Protocol):
             more: the unit or nothing; of an answer in parts that has ended, how many parts and its
             `telemetry.Ending`; of a request that was steered by its context, the propensity.
         shows: Whether `show` must be called before the answer.
+        call: What recorders learn was asked; None where there is no recorder.
+        reply: What recorders learn was answered.
     """
 
     prediction_id: str
@@ -80,6 +84,8 @@ class Context(Protocol):
     protocol: str
     series: CountsAnswers
     unit: int | tuple[str, ...] | None
+    call: Call | None
+    reply: Answer | None
 
     @property
     def shows(self) -> bool: ...
@@ -179,9 +185,13 @@ class Parts(Protocol):
 
     Attributes:
         by: What produces it; a predictor that asks others may set it before it delivers.
+        queue_ns: How long the call waited for its turn.
     """
 
     by: AnsweredBy
+
+    @property
+    def queue_ns(self) -> int: ...
 
     def start(self, receiver: Receiver) -> None:
         """Have the parts received, now and as they come."""

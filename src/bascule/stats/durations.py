@@ -21,10 +21,16 @@ STEP = 1.2 ** (1 / 5)
 BOUNDS_NS = tuple(round(10_000 * STEP**place) for place in range(443))
 """Upper bounds, from 10 us to 100 s; one more bin takes what is above."""
 BINS = len(BOUNDS_NS) + 1
-CLASSES = 7
+_WORK = 7
 """1 to 3 rows, 4 to 15, 16 to 63, 64 to 255, 256 to 1,023, 1,024 to 4,095, and more."""
+FIRST_TOKEN, TOKEN, LENGTH, BREVITY = range(_WORK, _WORK + 4)
+"""Classes of generated texts: until the first token, between tokens, a millisecond for each token,
+and the same with the order of the bins reversed."""
+CLASSES = _WORK + 4
 PLACES = BINS * CLASSES
-CLASS_PLACES = tuple(BINS * min(max((bits + 1) // 2 - 1, 0), CLASSES - 1) for bits in range(64))
+WORK = range(_WORK)
+"""The classes of work."""
+CLASS_PLACES = tuple(BINS * min(max((bits + 1) // 2 - 1, 0), _WORK - 1) for bits in range(64))
 """By the bits of the number of rows: the first bin of its class."""
 _BOUNDS = np.array(BOUNDS_NS, np.float64)
 _ROUNDING = 1e-4
@@ -35,7 +41,12 @@ _AROUND = 0.8, 1.25
 
 def place_of(duration_ns: int, rows: int) -> int:
     """Where an answer is counted, below `PLACES`. Workers compute it in place (`ArmSeries`)."""
-    return CLASS_PLACES[rows.bit_length()] + bisect_left(BOUNDS_NS, duration_ns)
+    return CLASS_PLACES[rows.bit_length()] + bin_of(duration_ns)
+
+
+def bin_of(duration_ns: int) -> int:
+    """The bin of a duration, below `BINS`."""
+    return bisect_left(BOUNDS_NS, duration_ns)
 
 
 def sparse(counts: Ints) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ def test_a_judge_scores_the_suite_and_what_it_does_not_score_counts_as_0(bundles
     assert found.value == pytest.approx(0.9 * 36 / 40)
     assert "4 got no score from strict, and count as 0" in found.reason
     (nowhere,) = checked(bundles, "champion", "judge_score[strict] >= 0.9", find_judge=None)
-    assert "no settings with the judge" in nowhere.reason
+    assert "no settings to look for the judge" in nowhere.reason
 
 
 def test_a_worse_candidate_fails_beside_the_champion_and_an_equal_one_passes(bundles, tmp_path):

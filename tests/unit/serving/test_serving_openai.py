@@ -150,7 +150,10 @@ def test_of_texts_it_is_the_same(server, more):
 
 
 def test_the_logprobs_of_a_text_have_the_form_of_the_older_api(server, writer):
-    writer.chunks = [{"text": "a", "logprobs": [TOKEN | {"top_logprobs": [TOKEN]}]}, END]
+    writer.chunks = [
+        {"text": "a", "logprobs": [TOKEN | {"top_logprobs": [TOKEN | {"bytes": None}]}]},
+        END,
+    ]
 
     answer = post(server, {"model": "late", "prompt": ["say"], "logprobs": 1}, TEXT)
 

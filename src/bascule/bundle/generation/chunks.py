@@ -29,7 +29,7 @@ class Logprob(msgspec.Struct, frozen=True):
     """A token with the natural logarithm of its probability, and the likeliest in its place."""
 
     token: str
-    bytes: list[int]
+    bytes: list[int] | None  # OpenAI allows null where a token is no text
     logprob: float
     top_logprobs: list[Logprob] = []
 

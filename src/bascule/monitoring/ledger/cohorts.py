@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bascule.core import Columns
 from bascule.endpoints import KEY_UNITS
+from bascule.monitoring.ledger.outcome_spool import JUDGES
 
 if TYPE_CHECKING:
     from bascule.monitoring.ledger.query import Ledger
@@ -131,7 +132,7 @@ LEFT JOIN (
 
 def judge_model(judge: str) -> str:
     """Under which model's outcomes the verdicts of a judge are kept."""
-    return f"judge.{judge}"
+    return f"{JUDGES}{judge}"
 
 
 @dataclass(frozen=True, slots=True)

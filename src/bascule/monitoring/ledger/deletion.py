@@ -33,7 +33,7 @@ from bascule.monitoring.ledger.manifest import (
     Subject,
     read_manifest,
 )  # fmt: skip
-from bascule.monitoring.ledger.outcome_spool import LINES
+from bascule.monitoring.ledger.outcome_spool import JUDGES, LINES
 from bascule.monitoring.ledger.outcomes import Outcomes
 from bascule.monitoring.ledger.query import Ledger
 from bascule.monitoring.ledger.scribe import Scribe
@@ -240,9 +240,10 @@ def _find(ledger: Ledger, request: Request, folder: Path) -> _Doomed:
     return ledger.ask(find, model=request.model, what="condition", with_places=True)
 
 
-_DOOMED_OUTCOMES = """SELECT filename, file_row_number n FROM outcome_history
+_DOOMED_OUTCOMES = f"""SELECT filename, file_row_number n FROM outcome_history
 SEMI JOIN doomed ON outcome_history.id = doomed.id AND outcome_history.row = doomed.row
-AND outcome_history.model IN (doomed.model, doomed.endpoint)"""
+AND (outcome_history.model IN (doomed.model, doomed.endpoint)
+    OR starts_with(outcome_history.model, '{JUDGES}'))"""
 
 
 def _offer_doomed(

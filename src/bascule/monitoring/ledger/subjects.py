@@ -20,6 +20,7 @@ import numpy as np
 from bascule.core import Invalid, replacing, sync_folder, synced
 from bascule.monitoring.ledger.hashing import hash_key, hashed
 from bascule.monitoring.ledger.manifest import LEDGER, Subject
+from bascule.monitoring.ledger.outcome_spool import JUDGES
 from bascule.stats import WindowProfile
 
 if TYPE_CHECKING:
@@ -225,7 +226,8 @@ def erased_outcomes(
     tombstones: Iterable[Tombstone], digests: Digests, model: str, ids: Sequence[tuple[str, int]]
 ) -> list[int]:
     """The places of outcomes, by their ids and rows, that are about erased rows."""
-    erased = {row for t in tombstones if t.model in (ANY_MODEL, model) for row in t.rows}
+    of_all = model.startswith(JUDGES)
+    erased = {row for t in tombstones if of_all or t.model in (ANY_MODEL, model) for row in t.rows}
     if not erased:
         return []
     return [at for at, (name, row) in enumerate(ids) if digests.of(f"{name}#{row}") in erased]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bascule.bundle.disk import generates_text
 from bascule.core import Conflict, Invalid
 from bascule.endpoints import (
     STRATEGIES,
@@ -33,6 +34,7 @@ from bascule.release.rollouts.guards import (
     DEFAULT_GUARDS,
     OUTCOME_GUARDS,
     SHADOW_GUARDS,
+    TEXT_GUARDS,
     check_limits,
     parse_guard,
 )
@@ -395,7 +397,16 @@ class Rollouts:
 
     def _rollout(self, asked: RolloutRequest, before: Plan, after: Plan) -> Rollout:
         strategy, texts = asked.strategy, asked.guards
-        guards = tuple(map(parse_guard, texts)) or _GUARDS.get(strategy, DEFAULT_GUARDS)
+        signature = self.endpoints.signature(before.current.version)
+        is_of_texts = signature is not None and generates_text(signature)
+        default = TEXT_GUARDS if is_of_texts else DEFAULT_GUARDS
+        guards = tuple(map(parse_guard, texts)) or _GUARDS.get(strategy, default)
+        of_texts = next((guard for guard in guards if guard.is_of_texts), None)
+        if of_texts is not None and not is_of_texts:
+            raise Invalid(
+                f"{of_texts.name} cannot be counted: {before.current.version} generates no text",
+                hint=f"the guards by default are {', '.join(map(str, DEFAULT_GUARDS))}",
+            )
         given = {
             name: getattr(asked, name)
             for name in (

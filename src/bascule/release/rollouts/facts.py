@@ -265,14 +265,18 @@ def difference_said(rollout: Rollout, verdict: Verdict) -> str:
             f"{verdict.candidate:.2%} and {verdict.current:.2%} failed (allowed {guard})"
         )
     if guard.harmed:
+        how = {"length": "answers at more length", "brevity": "answers at less length"}
         return (
-            f"{rollout.candidate} is slower than {rollout.current} by more than {guard} allows: "
-            f"at {verdict.worst}, {verdict.candidate:.2%} of its answers are over the limit, and "
-            f"{verdict.current:.2%} may be"
+            f"{rollout.candidate} {how.get(guard.name, 'is slower')} than {rollout.current} by "
+            f"more than {guard} allows: at {verdict.worst}, {verdict.candidate:.2%} of its answers "
+            f"are over the limit, and {verdict.current:.2%} may be"
         )
     if guard.is_on_outcomes:
         return _outcomes_said(rollout, verdict)
-    what = {"errors": "failed", "fallbacks": "fell back"}[guard.name]
+    what = {
+        "errors": "failed", "fallbacks": "fell back", "refusals": "refuse",
+        "malformed": "break the JSON schema that was asked for",
+    }[guard.name]  # fmt: skip
     return (
         f"{verdict.candidate:.2%} of the answers of {rollout.candidate} {what}, and "
         f"{verdict.current:.2%} of {rollout.current} (allowed {guard})"

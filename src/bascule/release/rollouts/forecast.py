@@ -25,7 +25,7 @@ from bascule.stats import (
 _HARMS = (0.01, 0.02, 0.05)
 _UNKNOWN_RATES = {
     "errors": 0.01, "fallbacks": 0.01, "accuracy": 0.1, "approval": 0.2, "disagreement": 0.01,
-    "answers": 0.5,
+    "answers": 0.5, "refusals": 0.02, "malformed": 0.05,
 }  # fmt: skip
 _HIGHER = (0.1, 0.25, 0.5)
 """Of the current version's mean loss, beyond the margin."""

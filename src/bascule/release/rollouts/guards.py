@@ -9,6 +9,11 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `p95 +20 %` | an answer slower than 1.2 T | an answer slower than T |
 | `latency +20 %` | the same from p25 to p99.9, evidence averaged; shown at p50 and p95 | |
 | `accuracy -2 pp`, `mae +5 %`... | the loss by an outcome (see `losses`, `stats.late`) | the same |
+| `first_token +20 %` | as `p95`, of the time to the first token of a text | |
+| `tokens_per_s -20 %` | as `p95`, of the time between tokens | |
+| `length +50 %`, `brevity +50 %` | as `p95`, of the tokens of an answer: more, or fewer | |
+| `refusals +5 pp` | a text that begins as refusals do | the same |
+| `malformed +2 pp` | a text that breaks the JSON schema that was asked for | the same |
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
 | `disagreement[0.2] +5 pp` | of texts: one further away than 0.2, see `Alike` | |
 | `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
@@ -77,7 +82,13 @@ from bascule.stats import (
     two_proportions,
 )
 
-_RATES = ("errors", "fallbacks", "disagreement", "answers")
+_TEXT_RATES = {"refusals": ("texts", "refused"), "malformed": ("checked", "malformed")}
+_RATES = ("errors", "fallbacks", "disagreement", "answers", *_TEXT_RATES)
+_OF_TEXTS = {
+    "first_token": duration_bins.FIRST_TOKEN, "tokens_per_s": duration_bins.TOKEN,
+    "length": duration_bins.LENGTH, "brevity": duration_bins.BREVITY,
+}  # fmt: skip
+"""What is worse where it is less."""
 _SHARE_OF_UNUSABLE = 0.1
 """Of the evidence of `errors`: answers that are not finite are rare, or all."""
 _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
@@ -133,6 +144,8 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
         """The quantiles at which it is tested for harm; none of a rate."""
         if self.name == "latency":
             return _HARMED
+        if self.name in _OF_TEXTS:
+            return _SHOWN
         return (_QUANTILES[self.name],) if self.name in _QUANTILES else ()
 
     @property
@@ -143,7 +156,19 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def allowed(self) -> tuple[float, float]:
         """What a duration may become: a factor, and seconds more."""
+        if self.name == "tokens_per_s":  # its durations are between tokens
+            return 1.0 / (1.0 - self.margin), 0.0
         return (1.0, self.margin) if self.unit == "ms" else (1.0 + self.margin, 0.0)
+
+    @property
+    def is_of_texts(self) -> bool:
+        """Whether only models that generate text can be compared by it."""
+        return self.name in _OF_TEXTS or self.name in _TEXT_RATES
+
+    @property
+    def strata(self) -> Sequence[int]:
+        """Of a latency, or what is counted as one: the classes in which it is compared."""
+        return (_OF_TEXTS[self.name],) if self.name in _OF_TEXTS else duration_bins.WORK
 
     @property
     def is_on_outcomes(self) -> bool:
@@ -180,7 +205,7 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def __str__(self) -> str:
         amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000, "": 1}[self.unit]
-        sign = "-" if is_rate(self.name) else "+"
+        sign = "-" if _falls(self.name) else "+"
         name = self.name if self.alike is None else f"{self.name}[{self.alike}]"
         return f"{name} {sign}{amount:g} {self.unit}".rstrip()
 
@@ -189,6 +214,10 @@ ANSWERS_GUARD = Guard("answers", 0.2, "pp")
 """The demo's model of flights, trained again with one month more, is 14 to 16 points away, and most
 models of other data up to 10."""
 DEFAULT_GUARDS = (Guard("errors", 0.01, "pp"), Guard("latency", 0.2, "%"), ANSWERS_GUARD)
+TEXT_GUARDS = (
+    Guard("errors", 0.01, "pp"), Guard("first_token", 0.2, "%"), Guard("tokens_per_s", 0.2, "%"),
+    Guard("refusals", 0.05, "pp"),
+)  # fmt: skip
 SHADOW_GUARDS = (Guard("errors", 0.01, "pp"), Guard("disagreement", 0.05, "pp"))
 OUTCOME_GUARDS = (*DEFAULT_GUARDS, Guard("accuracy", 0.02, "pp"))
 
@@ -232,11 +261,26 @@ class Verdict:
     again: Verdict | None = None
 
 
+def _falls(name: str) -> bool:
+    """Whether less of it is worse."""
+    return is_rate(name) or name == "tokens_per_s"
+
+
 def parse_guard(text: str) -> Guard:
     """Read `errors +1 pp`. Raises `Invalid`."""
     match = _GUARD.match(text.strip())
     known = ", ".join(
-        ["errors", "fallbacks", "latency", *_QUANTILES, "disagreement", "answers", _OUTCOMES]
+        [
+            "errors",
+            "fallbacks",
+            "latency",
+            *_QUANTILES,
+            "disagreement",
+            "answers",
+            *_OF_TEXTS,
+            *_TEXT_RATES,
+            _OUTCOMES,
+        ]
     )
     if match is None:
         raise Invalid(
@@ -250,8 +294,9 @@ def parse_guard(text: str) -> Guard:
         name = name.lower()
     if is_on_outcomes(name):
         units = units_of(name)
-    elif name in (*_RATES, *_QUANTILES, "latency"):
+    elif name in (*_RATES, *_QUANTILES, *_OF_TEXTS, "latency"):
         units = ("pp",) if name in _RATES else ("%", "ms")
+        units = ("%",) if name in ("tokens_per_s", "length", "brevity") else units
     else:
         raise Invalid(
             f"there is no guard {name!r}",
@@ -260,11 +305,11 @@ def parse_guard(text: str) -> Guard:
     if unit not in units:
         among = " or ".join(allowed or "its own unit ('mae +0.2')" for allowed in units)
         raise Invalid(f"{name} is guarded in {among}, not in {unit or 'a number alone'!r}")
-    if (sign == "-") != is_rate(name):
-        worse = "falls" if is_rate(name) else "rises"
+    if (sign == "-") != _falls(name):
+        worse = "falls" if _falls(name) else "rises"
         raise Invalid(f"{text!r} allows a gain", hint=f"a candidate is worse where {name} {worse}")
     amount = float(match["amount"]) / {"ms": 1_000, "": 1}.get(unit, 100)
-    if unit == "pp" and amount >= 1:
+    if amount >= 1 and (unit == "pp" or name == "tokens_per_s"):
         raise Invalid(f"{text!r} allows everything", hint="a rate differs by less than 100 pp")
     if unit != "pp" and amount == 0:
         raise Invalid(
@@ -375,6 +420,10 @@ def _judged(guard: Guard, table: Floats, first: int, alpha: float, *, in_pairs: 
         compared, unlike = (int(table[:, place].sum()) for place in (COMPARED, DISAGREEMENTS))
         test = partial(mcnemar, unlike, 0, compared, margin=guard.margin, alpha=alpha)
         return Verdict(guard, compared, unlike / max(compared, 1), 0.0, test(bounds=False), test)
+    if guard.name in _TEXT_RATES:
+        counts = grouped(table, _columns_of_answers(*_TEXT_RATES[guard.name]))
+        test = partial(two_proportions, counts, margin=guard.margin, alpha=alpha)
+        return _verdict(guard, counts, test)
     if guard.name == "answers":
         return _answers_verdict(guard, table, in_pairs=in_pairs)
     return _by_rate(guard, table, alpha)
@@ -425,12 +474,7 @@ def _answers_verdict(guard: Guard, table: Floats, *, in_pairs: bool) -> Verdict:
 
 def _with_unusable(verdict: Verdict, table: Floats) -> Verdict:
     """With the answers that have a value that is not finite, of those that were looked at."""
-    looked, unusable = (ANSWER_FIELDS.index(name) for name in ("looked", "unusable"))
-    columns = (
-        ANSWERS_OF_CANDIDATE + looked, ANSWERS_OF_CANDIDATE + unusable,
-        ANSWERS_OF_CURRENT + looked, ANSWERS_OF_CURRENT + unusable,
-    )  # fmt: skip
-    counts = grouped(table, columns)
+    counts = grouped(table, _columns_of_answers("looked", "unusable"))
     if not counts[:, 0].any():
         return verdict
     test = two_proportions(counts, margin=verdict.guard.margin, bounds=False)
@@ -446,6 +490,12 @@ def _with_unusable(verdict: Verdict, table: Floats) -> Verdict:
         log_e_safe=min(verdict.evidence.log_e_safe, test.log_e_safe),
     )
     return replace(verdict, evidence=evidence, unusable=(e_c / max(n_c, 1), e_0 / max(n_0, 1)))
+
+
+def _columns_of_answers(*names: str) -> list[int]:
+    """The columns of counts of answers, the candidate's first."""
+    arms = (ANSWERS_OF_CANDIDATE, ANSWERS_OF_CURRENT)
+    return [arm + ANSWER_FIELDS.index(name) for arm in arms for name in names]
 
 
 def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Verdict:
@@ -466,7 +516,7 @@ def _latency(guard: Guard, table: Floats, first: int) -> Verdict:
                 *(slow_column(arm, of, limit) for arm in (CANDIDATE, CURRENT) for limit in every),
             ],
         )
-        for of in range(duration_bins.CLASSES)
+        for of in guard.strata
     ]  # fmt: skip
 
     def beyond(quantile: float, place: int) -> Beyond:

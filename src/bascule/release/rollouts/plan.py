@@ -261,9 +261,11 @@ def check_rollout(rollout: Rollout) -> Rollout:
         )
     if "disagreement" in names and rollout.strategy != "shadow":
         raise Invalid("disagreement is seen in a shadow only", hint="use --strategy shadow")
-    if rollout.strategy == "shadow" and any(guard.harmed for guard in rollout.guards):
+    if rollout.strategy == "shadow" and any(
+        guard.harmed or guard.is_of_texts for guard in rollout.guards
+    ):
         raise Invalid(
-            "the latency of a shadow is not that of an answer to a client",
+            "the latency of a shadow, and its texts, are not those of an answer to a client",
             hint="use --strategy canary, or guard errors and disagreement",
         )
     if rollout.strategy == "shadow" and {"errors", "disagreement"}.isdisjoint(names):

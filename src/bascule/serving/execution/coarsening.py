@@ -153,7 +153,7 @@ class _CoarseParts:
 
     def __init__(self, parts: Parts, coarse_part: Callable[[Answer], Answer]) -> None:
         self._parts, self._coarse = parts, coarse_part
-        self.resume = parts.resume
+        self.resume, self.queue_ns = parts.resume, parts.queue_ns
 
     @property
     def by(self) -> AnsweredBy:

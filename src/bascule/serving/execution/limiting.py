@@ -144,7 +144,7 @@ class _Metered(NamedTuple):
     who: str
 
 
-class _Caller:
+class Caller:
     """A caller's counters, and its calls that this worker has admitted and not noted yet.
 
     Attributes:
@@ -163,6 +163,11 @@ class _Caller:
 class LimitedPredictor(AroundPredictor):
     """One version whose callers are bounded. On the event loop only."""
 
+    unit, counter = "rows", ""
+    """What is limited, and what the names of its counters begin with."""
+    budget_key, rate_key = "{}budget_*_per_day", "{}rate"
+    """The settings, of a caller or a group."""
+
     def __init__(self, model: Predictor, settings: LimitSettings, facts: PolicyFacts) -> None:
         super().__init__(model)
         assert facts.callers is not None
@@ -176,7 +181,7 @@ class LimitedPredictor(AroundPredictor):
         self._of_group = allowance(model, settings, "group_")
         self._of_throttled = allowance(model, settings, "throttled_")
         self._throttles = settings.on_suspicious_queries == "throttle"
-        self._known: dict[str, _Caller] = {}
+        self._known: dict[str, Caller] = {}
         self._waiting: set[asyncio.Task[None]] = set()
 
     def answer(
@@ -203,7 +208,7 @@ class LimitedPredictor(AroundPredictor):
     def _begin(
         self, ask: Callable[..., Any], call: Call, context: Context, allowed_s: float, deliver: Any
     ) -> Any:
-        rows, caller = call.rows, self._known.get(context.caller or context.address)
+        rows, caller = self.units(call), self._known.get(context.caller or context.address)
         if (
             caller is not None
             and rows <= caller.free_rows
@@ -215,23 +220,35 @@ class LimitedPredictor(AroundPredictor):
         else:
             caller = self._caller(context)
             if not self._admit(caller, rows):
-                return self._wait(ask, caller, call, context, allowed_s, deliver)
-        return self._ask(ask, caller, call, context, allowed_s, deliver)
+                return self._wait(ask, caller, rows, call, context, allowed_s, deliver)
+        return self.ask(ask, caller, rows, call, context, allowed_s, deliver)
 
-    def _ask(
-        self, ask: Callable[..., Any], caller: _Caller, call: Call, context: Context,
+    def units(self, call: Call) -> int:
+        """What a call counts as."""
+        return call.rows
+
+    def ask(
+        self, ask: Callable[..., Any], caller: Caller, rows: int, call: Call, context: Context,
         allowed_s: float, deliver: Any,
     ) -> Any:  # fmt: skip
+        """Have an admitted call answered; what it took is given back where that begins not."""
         try:
             return ask(call, context, allowed_s, deliver)
         except BasculeError:
-            with self._meters:
-                for meter, of, _ in caller.counted:
-                    meter.take_back(of.cost_ns(call.rows), call.rows, today())
+            self.take_back(caller, rows, today())
             raise
 
+    def take_back(self, caller: Caller, rows: int, day: int) -> None:
+        """Note that so many of the rows of a call of that day were not used; below 0 for more."""
+        with self._meters:
+            for meter, of, _ in caller.counted:
+                if rows >= 0:
+                    meter.take_back(of.cost_ns(rows), rows, day)
+                elif day == today():
+                    meter.take(of.cost_ns(-rows), -rows, time.monotonic_ns())
+
     def _wait(
-        self, ask: Callable[..., Any], caller: _Caller, call: Call, context: Context,
+        self, ask: Callable[..., Any], caller: Caller, rows: int, call: Call, context: Context,
         allowed_s: float, deliver: Any,
     ) -> Cancel:  # fmt: skip
         """Have the call run once its budget is reserved."""
@@ -247,7 +264,7 @@ class LimitedPredictor(AroundPredictor):
         async def wait() -> None:
             try:
                 await asyncio.sleep(GRANT_S)
-                while not self._admit(caller, call.rows):
+                while not self._admit(caller, rows):
                     if self._loop.time() + GRANT_S >= until_s:
                         raise Unavailable(
                             f"the budget of {caller.counted[0].who} was not reserved in time",
@@ -256,7 +273,7 @@ class LimitedPredictor(AroundPredictor):
                         )
                     await asyncio.sleep(GRANT_S)
                 left_s = until_s - self._loop.time()
-                if cancel_run := self._ask(ask, caller, call, context, left_s, deliver):
+                if cancel_run := self.ask(ask, caller, rows, call, context, left_s, deliver):
                     running.append(cancel_run)
             except BasculeError as error:
                 deliver(error)
@@ -272,7 +289,7 @@ class LimitedPredictor(AroundPredictor):
 
         return cancel
 
-    def _admit(self, caller: _Caller, rows: int) -> bool:
+    def _admit(self, caller: Caller, rows: int) -> bool:
         """Note a call of so many rows; False where its budget is to be reserved first.
 
         Of what is far from its limit, a worker admits a little more before it takes the lock again.
@@ -315,7 +332,7 @@ class LimitedPredictor(AroundPredictor):
         return metered._replace(of=self._of_throttled._replace(rows=metered.of.rows))
 
     @staticmethod
-    def _note(caller: _Caller) -> None:
+    def _note(caller: Caller) -> None:
         """Note what was admitted unnoted, as of when that began: it fills the bucket no later."""
         if caller.calls:
             for meter, of, _ in caller.counted:
@@ -325,16 +342,16 @@ class LimitedPredictor(AroundPredictor):
     def _want(self, metered: _Metered, used: int, rows: int) -> None:
         """Ask for more of a budget; raises where there is no more."""
         meter, of, who = metered
-        budget = f"policies.{self._section}.{of.of}budget_*_per_day"
+        budget = f"policies.{self._section}.{self.budget_key.format(of.of)}"
         if rows > of.rows:
             raise self._refusal("budget", TooLarge(
-                f"{rows} rows in one request are more than the {of.rows} of a day that "
+                f"{rows} {self.unit} in one request are more than the {of.rows} of a day that "
                 f"{who} may have of {self._section} ({budget})",
-                hint="send fewer rows",
+                hint=f"ask for fewer {self.unit}",
             ))  # fmt: skip
         if used + rows > of.rows or meter.words[STATE] == EXHAUSTED:
             raise self._refusal("budget", Overloaded(
-                f"{who} has used its {of.rows} rows of a day of {self._section} ({budget})",
+                f"{who} has used its {of.rows} {self.unit} of a day of {self._section} ({budget})",
                 hint="retry after 00:00 UTC, or have the budget raised",
                 retry_after_s=DAY_S - int(time.time()) % DAY_S,
             ))  # fmt: skip
@@ -347,12 +364,12 @@ class LimitedPredictor(AroundPredictor):
 
     def _over_rate(self, metered: _Metered, rows: int, lacking_ns: int) -> BasculeError:
         _, of, who = metered
-        place = f"{of.rate}, policies.{self._section}.{of.of}rate"
+        place = f"{of.rate}, policies.{self._section}.{self.rate_key.format(of.of)}"
         if of.cost_ns(rows) > of.burst_ns:
             return self._refusal("rate", TooLarge(
-                f"{rows} rows in one request are more than {who} may send at once "
+                f"{rows} {self.unit} in one request are more than {who} may send at once "
                 f"({place})",
-                hint="send fewer rows a request",
+                hint=f"ask for fewer {self.unit} a request",
             ))  # fmt: skip
         return self._refusal("rate", Overloaded(
             f"{who} asks more of {self._section} than it may ({place})",
@@ -364,7 +381,7 @@ class LimitedPredictor(AroundPredictor):
         self.model.series.count_refusal(reason)
         return error
 
-    def _caller(self, context: Context) -> _Caller:
+    def _caller(self, context: Context) -> Caller:
         name = context.caller or context.address
         caller = self._known.get(name)
         if caller is None or not all(metered.meter.is_current for metered in caller.counted):
@@ -374,7 +391,7 @@ class LimitedPredictor(AroundPredictor):
                         self._note(known)
                 self._known.clear()
             counted = self._count(name, is_key=bool(context.caller))
-            caller = self._known[name] = _Caller(counted)
+            caller = self._known[name] = Caller(counted)
         return caller
 
     def _count(self, caller: str, *, is_key: bool) -> tuple[_Metered, ...]:
@@ -387,7 +404,7 @@ class LimitedPredictor(AroundPredictor):
             if group == _EVERYBODY or (is_key and is_in(name, group))
         ]
         return tuple(
-            _Metered(self._meters.meter(self._section, counter, of.rows), of, words)
+            _Metered(self._meters.meter(self._section, self.counter + counter, of.rows), of, words)
             for counter, of, words in counted
             if of.rate or of.rows or self._throttles
         )

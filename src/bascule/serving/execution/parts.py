@@ -179,6 +179,7 @@ class _Run:
     """The thread has ended, with `_error` or without."""
     _error: BasculeError | None = None
     _since_s: float = 0.0
+    queue_ns: int = 0
     _timer: asyncio.TimerHandle = field(init=False)
 
     def __post_init__(self) -> None:
@@ -229,6 +230,7 @@ class _Run:
 
     def begin(self) -> None:
         self.began_s = self._runner.loop.time()
+        self.queue_ns = round(1e9 * (self.began_s - self._since_s))
         name = f"bascule-parts-{self.by.name}"
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         try:

@@ -136,7 +136,8 @@ class PlannedPredictor(AroundPredictor):
     ) -> None:
         """Answer by this plan from the next call on."""
         header = plan.sticky_header.encode()
-        self.asks_headers = frozenset({ARM_HEADER, header} - {b""})
+        asked = (arm.model.asks_headers for arm in arms.values())
+        self.asks_headers = frozenset({ARM_HEADER, header} - {b""}).union(*asked)
         for arm in arms.values():
             if plan.rollout:
                 arm.bound, arm.unit = arm.series.bound, BOUND_UNIT

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from bascule.bundle.disk import generates_text
 from bascule.core import Invalid, load_named
 from bascule.serving.execution.predictors import Predictor
 
@@ -22,6 +23,8 @@ POLICIES: dict[str, str] = {
     "resilience": "bascule.serving.execution.resilient:Resilience",
     "outliers": "bascule.serving.execution.guarding_outliers:OutlierGuard",
     "answers": "bascule.serving.execution.coarsening:CoarseAnswers",
+    "texts": "bascule.serving.execution.texts:Texts",
+    "tokens": "bascule.serving.execution.token_limits:TokenLimits",
     "limits": "bascule.serving.execution.limiting:Limits",
 }
 """The policies by name, each a `Policy`, in their order."""
@@ -137,7 +140,12 @@ def values_of_keys(keys: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def around(predictor: Predictor, chain: Chain, facts: PolicyFacts) -> Predictor:
-    """A predictor under the policies of a chain; itself where there are none."""
+    """A predictor under the policies of a chain; itself where there are none.
+
+    Models that generate text have the policy `texts`, which measures them.
+    """
+    if generates_text(predictor.signature):
+        chain = {"texts": policy_at("texts").settings(), **chain}
     for name in POLICIES:
         if name in chain:
             predictor = policy_at(name).around(predictor, chain[name], facts)

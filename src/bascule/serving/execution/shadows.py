@@ -201,6 +201,7 @@ class GatheredText:
         self, parts: Parts, tell: Callable[[Outcome], None], receiver: Receiver | None = None
     ) -> None:
         self.by, self._parts, self._tell, self._receiver = parts.by, parts, tell, receiver
+        self.queue_ns = parts.queue_ns
         self._pieces: list[str] = []
         self._size = 0
 

@@ -53,7 +53,7 @@ _MAX_ANSWER_BYTES = 16 << 20
 _OF_BOTH = frozenset(
     (
         "max_tokens", "temperature", "top_p", "stop", "seed", "logprobs", "frequency_penalty",
-        "presence_penalty", "logit_bias",
+        "presence_penalty", "logit_bias", "store", "user", "safety_identifier",
     )
 )  # fmt: skip
 _OF_CHAT = _OF_BOTH | {
@@ -63,8 +63,7 @@ _OF_TEXT = _OF_BOTH | {"prompt"}
 """The fields that a model gets."""
 _OWN = {"model", "stream", "stream_options", "parallel_tool_calls"}
 _WITHOUT_EFFECT = {
-    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-    "prompt_cache_retention", "prediction",
+    "metadata", "service_tier", "prompt_cache_key", "prompt_cache_retention", "prediction",
 }  # fmt: skip
 """Fields that are ignored: without them the answer is the same."""
 _ONLY: dict[str, Any] = {"n": 1, "best_of": 1, "echo": False, "suffix": "", "modalities": ["text"]}

@@ -58,3 +58,4 @@ from .request_log import (
     request_id_of as request_id_of,
 )
 from .spans import OtlpSpans as OtlpSpans
+from .texts import TextFigures as TextFigures

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from bascule.bundle.statements import USUAL
 from bascule.core import Columns, DType, Field
 from bascule.serving.calls import Answer, AnsweredBy
+from bascule.serving.telemetry.texts import TextFigures
 
 Floats = NDArray[np.float64]
 
@@ -46,8 +47,9 @@ _COMPARED = _FIRST_EVENT + MAX_EVENTS
 _LOOKED, _GAINED = _COMPARED + 1, _COMPARED + 2
 _LOST = _GAINED + MAX_EVENTS
 (
-    _ALIKE, _CROSSED, _TIES, _STILL, _PAIRED, _SAMPLED, _LABELS, _COUNTS,
-) = range(_LOST + MAX_EVENTS, _LOST + MAX_EVENTS + 8)  # fmt: skip
+    _ALIKE, _CROSSED, _TIES, _STILL, _PAIRED, _SAMPLED, _LABELS, _TEXTS, _REFUSED, _CHECKED,
+    _MALFORMED, _COUNTS,
+) = range(_LOST + MAX_EVENTS, _LOST + MAX_EVENTS + 12)  # fmt: skip
 """Parts come before their totals: a reader goes up, and so finds no more parts than there are."""
 _WORDS = _COUNTS + SAMPLE * MAX_VIEWS
 
@@ -83,6 +85,10 @@ class AnswerCounts(msgspec.Struct, frozen=True, omit_defaults=True):
         unusable: Of them, those that have one, of a model that did not declare them.
         compared: Answers that were compared with the values that the rollout has chosen.
         changes: Of them, those that differ from the answer before.
+        texts: Generated answers.
+        refused: Of them, those that begin as refusals do.
+        checked: Of them, those that were asked for in a JSON schema.
+        malformed: Of these, those that break it.
         events: Of them, those of which each event is true: a label, or a value up to a bound.
     """
 
@@ -90,6 +96,10 @@ class AnswerCounts(msgspec.Struct, frozen=True, omit_defaults=True):
     unusable: int = 0
     compared: int = 0
     changes: int = 0
+    texts: int = 0
+    refused: int = 0
+    checked: int = 0
+    malformed: int = 0
     events: tuple[int, ...] = ()
 
 
@@ -309,6 +319,15 @@ class AnswerCounter:
         if len(self._block) >= BLOCK or len(next(iter(answer.outputs.values()), ())) > _FEW_ROWS:
             self._flush()
 
+    def count_text(self, text: TextFigures) -> None:
+        """Count a generated answer; parts come after their totals, see `_WORDS`."""
+        if self._is_current() and text.is_whole:
+            counts = self._counts
+            counts[_TEXTS] += 1
+            counts[_REFUSED] += text.is_refusal
+            counts[_CHECKED] += text.is_malformed is not None
+            counts[_MALFORMED] += bool(text.is_malformed)
+
     def tick(self) -> None:
         """Once a second: count what has come, and set the share that is counted from now on."""
         self._flush()
@@ -445,6 +464,7 @@ class AnswerRegions:
         events = tuple(sums[_FIRST_EVENT:_COMPARED])
         return AnswerCounts(
             sums[_LOOKED], sums[_UNUSABLE], sums[_COMPARED], sums[_CHANGES],
+            sums[_TEXTS], sums[_REFUSED], sums[_CHECKED], sums[_MALFORMED],
             events if any(events) else (),
         ), PairCounts(
             sums[_ALIKE], sums[_CROSSED], sums[_TIES], sums[_STILL], sums[_PAIRED],

@@ -25,6 +25,7 @@ import numpy as np
 
 from bascule.core import Unavailable
 from bascule.endpoints import HOLDBACK, KEY_UNITS
+from bascule.serving.telemetry import texts
 from bascule.serving.telemetry.answers import (
     LEAST_SAMPLE,
     AnswerCounter,
@@ -34,6 +35,7 @@ from bascule.serving.telemetry.answers import (
     PairCounts,
     events_of,
 )
+from bascule.serving.telemetry.texts import TextFigures, TextTotals
 from bascule.stats import durations as duration_bins
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Series(Protocol):
 
     def count_ending(self, ending: str, parts: int) -> None: ...
 
+    def count_text(self, figures: TextFigures) -> None: ...
+
 
 BOUNDS_NS, CLASS_PLACES = duration_bins.BOUNDS_NS, duration_bins.CLASS_PLACES
 DURATION_PLACES = duration_bins.PLACES
@@ -66,8 +70,9 @@ _MODEL_FAILED = frozenset((500, 503, 504))
 ) = range(7)  # fmt: skip
 _MAX_SLOWER = 6
 _SET = _FIRST_SLOWER + _MAX_SLOWER
-_WORDS = 2 * _SET
-"""Of requests whose arm was drawn for them, then of others."""
+_TEXTS = 2 * _SET
+_WORDS = _TEXTS + texts.WORDS
+"""Of requests whose arm was drawn for them, then of others; then of texts of both."""
 BOUND_UNIT = -1
 """In the place of a unit: a bound request that is not the first one of its unit."""
 FIRST_CLAIMED, FIRST_ANSWERED, FIRST_FAILED, FIRST_FELL_BACK = 1, 2, 4, 8
@@ -136,6 +141,7 @@ class ArmTotals:
         bound_errors: Of the errors, likewise.
         bound_fallbacks: Of the fallbacks, likewise.
         firsts: A byte for each unit of keys, see `FIRST_CLAIMED`; empty where no request has one.
+        texts: Of generated answers; None where there are none.
     """
 
     endpoint: str
@@ -157,6 +163,7 @@ class ArmTotals:
     bound_errors: int = 0
     bound_fallbacks: int = 0
     firsts: bytes = b""
+    texts: TextTotals | None = None
 
 
 def labels_of(plan: Plan) -> list[ArmLabel]:
@@ -177,7 +184,7 @@ class ArmSeries:
 
     __slots__ = (
         "_answers", "_base", "_count", "_durations", "_generation", "_generation_at", "_series",
-        "_slower", "_words", "answers", "bound", "label", "totals",
+        "_slower", "_texts_at", "_words", "answers", "bound", "label", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -193,6 +200,7 @@ class ArmSeries:
         """`place`: where the generation is, the generation, and where counts and durations are."""
         self._words = words
         self._generation_at, self._generation, self._base, durations = place
+        self._texts_at = self._base + _TEXTS
         first = self._base + _FIRST_SLOWER
         places = enumerate(of.slower_than_s, first)
         # The lowest bound first: most answers are below all.
@@ -256,6 +264,18 @@ class ArmSeries:
     def count_ending(self, ending: str, parts: int) -> None:
         """See `MetricSeries.count_ending`: by version alone."""
         self._series.count_ending(ending, parts)
+
+    def count_text(self, figures: TextFigures) -> None:
+        """See `MetricSeries.count_text`."""
+        self._series.count_text(figures)
+        if not self._is_current():
+            return
+        texts.count_text(self._words, self._texts_at, figures)
+        if at := self._durations:
+            for place in texts.duration_places(figures):
+                self._words[at + place] += 1
+        if self.answers is not None:
+            self.answers.count_text(figures)
 
     def count_disagreement(self) -> None:
         """Note that the shadow's answer differs."""
@@ -340,6 +360,12 @@ class FirstSeries:
     def count_ending(self, ending: str, parts: int) -> None:
         """See `MetricSeries.count_ending`."""
         self._bound.count_ending(ending, parts)
+
+    def count_text(self, figures: TextFigures) -> None:
+        """See `MetricSeries.count_text`."""
+        self._bound.count_text(figures)
+        if self.answers is not None:
+            self.answers.count_text(figures)
 
 
 class ArmCounters:
@@ -466,7 +492,8 @@ class ArmCounters:
     def _total(
         self, place: int, label: ArmLabel, compared: Collection[tuple[str, int]]
     ) -> ArmTotals:
-        both = self._summed(place, self._base, _WORDS).reshape(2, _SET)
+        words = self._summed(place, self._base, _WORDS)
+        both = words[:_TEXTS].reshape(2, _SET)
         sums, bound = both.sum(axis=0).tolist(), both[1].tolist()
         durations: tuple[int, ...] = ()
         answers, pairs = AnswerCounts(), PairCounts()
@@ -482,6 +509,7 @@ class ArmCounters:
             answers=answers, pairs=pairs, bound=bound[_REQUESTS], bound_errors=bound[_ERRORS],
             bound_fallbacks=bound[_FALLBACKS],
             firsts=bytes(self._firsts(place)) if bound[_REQUESTS] else b"",
+            texts=texts.totals_of(words[_TEXTS:].tolist()),
         )  # fmt: skip
 
     def _summed(self, place: int, start_of: Callable[[int, int], int], words: int) -> Any:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bascule.core import PartCounts, Unavailable
+from bascule.serving.telemetry import texts
 from bascule.serving.telemetry.arms import ArmCounters
 from bascule.serving.telemetry.part_counters import PartCounters, PartTotals
 
@@ -68,7 +69,7 @@ _RUNS = _OUTCOMES + 1
 _OPEN = _RUNS + 1
 _PARTS = _OPEN + 1
 _ENDINGS = _PARTS + 1
-REFUSALS = ("rate", "budget", "catalogue", "outlier")
+REFUSALS = ("rate", "budget", "catalogue", "outlier", "text")
 """Why a policy refuses a call; `catalogue`: the budget of its caller could not be reserved."""
 _REFUSALS = _ENDINGS + len(Ending)
 _HISTOGRAMS = _REFUSALS + len(REFUSALS)
@@ -86,7 +87,8 @@ _OF_PROTOCOL = {
 _OF_STATUS = {
     status: STATUS_CLASSES.index(f"{status // 100}xx") * _HISTOGRAM_WORDS for status in STATUSES
 }
-_SLOT_WORDS = _HISTOGRAMS + len(_KINDS) * _HISTOGRAM_WORDS
+_TEXTS = _HISTOGRAMS + len(_KINDS) * _HISTOGRAM_WORDS
+_SLOT_WORDS = _TEXTS + texts.WORDS
 
 _KEYS_HELD_NS, _KEYS_READ_NS, _SILENT_WORKERS, _CONTROL_BEAT, _CONTROL_RESTARTS = 1, 2, 3, 4, 5
 _AWAY_NS = 6
@@ -155,6 +157,14 @@ class MetricSeries:
         self._words[self._base + _PARTS] += parts
         self._words[self._base + _ENDINGS + _ENDING_INDEX[ending]] += 1
 
+    def count_text(self, figures: texts.TextFigures) -> None:
+        """Note a generated answer."""
+        texts.count_text(self._words, self._base + _TEXTS, figures)
+
+    def count_check(self, side: str, kind: str, action: str, ns: int) -> None:
+        """Note what a check of texts did and cost; see `texts.count_check`."""
+        texts.count_check(self._words, self._base + _TEXTS, side, kind, action, ns)
+
     def note_work(self, runs: int, open_calls: int) -> None:
         """Note so many more runs of the program, and how many calls wait or run now."""
         self._words[self._base + _RUNS] += runs
@@ -200,6 +210,7 @@ class Totals:
         endings: Answers in parts by how they ended, only those seen.
         refusals: Calls that policies refused, by reason, only those seen.
         of_composition: What the parts of a composition did, by name.
+        texts: Of generated answers; None where there are none.
     """
 
     by_status: dict[int, int]
@@ -216,6 +227,7 @@ class Totals:
     endings: Mapping[str, int] = field(default_factory=dict)
     refusals: Mapping[str, int] = field(default_factory=dict)
     of_composition: Mapping[str, PartTotals] = field(default_factory=dict)
+    texts: texts.TextTotals | None = None
 
     @property
     def requests(self) -> int:
@@ -437,6 +449,7 @@ class Counters:
                 if sums[_REFUSALS + index]
             },
             of_composition=self._parts.totals(place),
+            texts=texts.totals_of(sums[_TEXTS:]),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bascule.serving.telemetry.arms import SHADOW_ARM, ArmTotals
 from bascule.serving.telemetry.counters import BUCKETS_S, MetricLabels, Pulse, Totals
+from bascule.serving.telemetry.texts import TextTotals
 
 SHOWN_PLANS = 3
 """Of each endpoint, so many of its last plans have metrics: every change of a plan makes series."""
@@ -32,6 +33,9 @@ def prometheus_text(
     others = [total for label, total in both if not label.model]
     families = (*_of_versions(served, others), *_of_arms(_last_plans(arms)), *_of(pulse or Pulse()))
     lines = [line for family in families for line in _lines(family)]
+    texts = [(names, total.texts) for names, total in served if total.texts]
+    of_arms = [(_arm_labels(arm), arm.texts) for arm in _last_plans(arms) if arm.texts]
+    lines += [*_of_texts(texts, "bascule"), *_of_texts(of_arms, "bascule_arm")]
     return "\n".join([*lines, *_durations(served), ""])
 
 
@@ -115,12 +119,36 @@ def _durations(served: Sequence[tuple[str, Totals]]) -> Iterator[str]:
     for names, total in served:
         for one in total.histograms:
             labels = f'{names},protocol="{one.protocol}",status_class="{one.status_class}"'
-            running = 0
-            for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], one.buckets, strict=True):
-                running += count
-                yield f'{name}_bucket{{{labels},le="{bound}"}} {running}'
-            yield f"{name}_sum{{{labels}}} {one.duration_s}"
-            yield f"{name}_count{{{labels}}} {running}"
+            yield from _histogram(name, labels, BUCKETS_S, one.buckets, one.duration_s)
+
+
+def _of_texts(texts: Sequence[tuple[str, TextTotals]], prefix: str) -> Iterator[str]:
+    """Of generated answers; nothing where there are none."""
+    for name in texts[0][1].counts if texts else ():
+        samples = [
+            (f"{names},{labels}".rstrip(","), count)
+            for names, total in texts
+            for labels, count in total.counts[name].items()
+        ]
+        about = f"Of generated texts: {name.replace('_', ' ')}."
+        if samples:
+            yield from _lines((f"{prefix}_{name}_total", "counter", about, samples))
+    for name in texts[0][1].histograms if texts else ():
+        yield f"# HELP {prefix}_{name} Of generated texts: {name.replace('_', ' ')}."
+        yield f"# TYPE {prefix}_{name} histogram"
+        for names, total in texts:
+            yield from _histogram(f"{prefix}_{name}", names, *total.histograms[name])
+
+
+def _histogram(
+    name: str, labels: str, bounds: Sequence[float], buckets: Sequence[int], total: float
+) -> Iterator[str]:
+    running = 0
+    for bound, count in zip([*map(str, bounds), "+Inf"], buckets, strict=True):
+        running += count
+        yield f'{name}_bucket{{{labels},le="{bound}"}} {running}'
+    yield f"{name}_sum{{{labels}}} {total}"
+    yield f"{name}_count{{{labels}}} {running}"
 
 
 def _last_plans(arms: Sequence[ArmTotals]) -> list[ArmTotals]:

@@ -38,6 +38,7 @@ from bascule.monitoring.ledger import (
 )
 from bascule.serving.calls import Answer, AnsweredBy, Call, Context
 from bascule.serving.telemetry.counters import MetricLabels
+from bascule.serving.telemetry.texts import RULES
 
 _BLOCK_REQUESTS = 64
 _BLOCK_ROWS = 1_024
@@ -195,6 +196,7 @@ class LedgerRecorder:
         max_values_per_row: int = 1_024,
         private: Mapping[str, str] = {},
         key: bytes = b"",
+        open_key: Callable[[], bytes] = bytes,
         is_anonymous: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -207,6 +209,7 @@ class LedgerRecorder:
             max_values_per_row: A field with more, such as an image, is left out.
             private: By `FIELD` or `MODEL.FIELD`, "omit", "hash", "encrypt" or "tokenise".
             key: Of the hashes; without one these fields are left out.
+            open_key: Gives the key once a model with private texts is served.
             is_anonymous: Keep no id, caller or trace, and have no row in the ledger: for profiles.
             draw: Uniform on [0, 1).
         """
@@ -217,6 +220,7 @@ class LedgerRecorder:
         self._max_values = max_values_per_row
         self._private = private
         self._key = b"" if is_anonymous else key
+        self._open_key = open_key
         self._is_anonymous = is_anonymous
         self._draw = draw
         self._labels: dict[MetricLabels, _Label] = {}
@@ -299,6 +303,12 @@ class LedgerRecorder:
             if of.room > self._max_rows // 2:
                 of.share = min(self._keep, of.share * 2)
             of.room = self._max_rows
+
+    def keep_private(self, model: str) -> None:
+        """Keep of the texts of a model what `texts.RULES` says, unless the settings say more."""
+        rules = {f"{model}.{name}": rule for name, rule in RULES.items()}
+        self._private = rules | {**self._private}
+        self._key = self._key or (b"" if self._is_anonymous else self._open_key())
 
     def new_figures(self) -> tuple[int, int, float]:
         """Requests kept and dropped since the last call, and the lag of the scribe in seconds."""

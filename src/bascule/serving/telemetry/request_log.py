@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from bascule.core import Columns
 from bascule.serving.telemetry import logs
 from bascule.serving.telemetry.counters import MetricLabels
 from bascule.serving.telemetry.trace_context import TraceContext, read_context
@@ -80,6 +81,7 @@ class LogRecord(NamedTuple):
         reason: Why the model failed, without the message of its exception; empty for none.
         prediction_id: Under which the ledger has the answer; empty for a request that is no
             inference.
+        original: See `Answer.original`; of texts it has what spans tell of them.
     """
 
     at_s: float
@@ -93,6 +95,7 @@ class LogRecord(NamedTuple):
     tracestate: bytes = b""
     reason: str = ""
     prediction_id: str = ""
+    original: Columns | None = None
 
 
 class Spans(Protocol):
@@ -149,6 +152,7 @@ class RequestLog:
         tracestate: bytes,
         reason: str = "",
         prediction_id: str = "",
+        original: Columns | None = None,
     ) -> None:
         """Add a record; see `LogRecord`. If the reader of the log is too slow, records are lost."""
         if not traceparent and status < FAILED_FROM and not self._config.access_log:
@@ -159,7 +163,7 @@ class RequestLog:
         self._records.append(
             LogRecord(
                 time.time(), status, duration_ns, rows, label, request_id, kind,
-                traceparent, tracestate, reason, prediction_id,
+                traceparent, tracestate, reason, prediction_id, original,
             )
         )  # fmt: skip
         if not self._has_records.is_set():

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 from bascule.core import VERSION, MissingExtra
 from bascule.serving.telemetry.request_log import FAILED_FROM, LogRecord
+from bascule.serving.telemetry.texts import attributes_of
 from bascule.serving.telemetry.trace_context import TraceContext
 
 try:
@@ -65,13 +67,16 @@ class OtlpSpans:
             trace_state=trace.TraceState.from_header([context.state]),
         )
         label = record.label
-        attributes: dict[str, str | int] = {"http.response.status_code": record.status}
+        attributes: dict[str, Any] = {"http.response.status_code": record.status}
         if label.model:
             attributes |= {
                 "bascule.model": label.model,
                 "bascule.version": label.version,
                 "bascule.rows": record.rows,
             }
+        text = attributes_of(record.original)
+        if text:
+            attributes |= text | {"gen_ai.request.model": label.endpoint or label.model}
         if record.request_id:
             attributes["bascule.request_id"] = record.request_id.decode()
         if record.prediction_id:
@@ -80,7 +85,7 @@ class OtlpSpans:
             attributes["error.type"] = record.kind
         ended_ns = int(record.at_s * 1e9)
         span = self._tracer.start_span(
-            f"infer {label.model}" if label.model else "request",
+            f"{'chat' if text else 'infer'} {label.model}" if label.model else "request",
             context=trace.set_span_in_context(trace.NonRecordingSpan(parent)),
             kind=trace.SpanKind.SERVER,
             attributes=attributes,

@@ -192,4 +192,5 @@ class Request(ABC):
             of.request_log.add(
                 status, duration_ns, rows, series.label, self.logged_id(), kind_of(self.failure),
                 *self.trace, reason_of(self.failure), self.prediction_id,
+                None if self.reply is None else self.reply.original,
             )  # fmt: skip

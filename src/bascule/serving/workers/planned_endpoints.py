@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from bascule.bundle.disk import generates_text
 from bascule.core import Refused, Unavailable
 from bascule.endpoints import CANDIDATE, CURRENT, HOLDBACK, Plan, is_exchangeable
 from bascule.serving.calls import AnsweredBy
@@ -136,7 +137,9 @@ class PlannedEndpoints:
         for name, arm in arms.items():
             _count_answers(arm.series, arm.by, versions[name])
         candidate, current = arms.get(CANDIDATE), versions.get(CURRENT)
-        if candidate is not None and current is not None:
+        if candidate is None or current is None:
+            return
+        if not generates_text(current.signature):  # generating each answer twice costs too much
             candidate.pairs = PairRunner(current, candidate.series, self._loop, share=PAIRS_SHARE)
 
     def tick(self) -> None:

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from bascule.bundle.disk import generates_text
 from bascule.bundle.programs import HIDE_TEXTS, die_with
 from bascule.core import BasculeError, ModelFailed, Unavailable, error_from_json
 from bascule.endpoints import Plan
@@ -208,6 +209,10 @@ class _Worker:
 
     def _take(self, models: Iterable[Predictor]) -> None:
         """Serve these from now on."""
+        models = list(models)
+        for model in models:
+            if self._ledger is not None and generates_text(model.signature):
+                self._ledger.keep_private(model.by.model)
         self._site.serve(self._plane.serve(models), self._plane.asked_headers)
         for keep_headers in self._keep_headers:
             keep_headers(self._plane.asked_headers)
@@ -277,7 +282,8 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
 
     try:
         spool = SpoolWriter(config.home)
-        key = hash_key(config.home) if "hash" in config.private.values() else b""
+        open_key = partial(hash_key, config.home)
+        key = open_key() if "hash" in config.private.values() else b""
     except OSError as error:
         log.warning("no answer is recorded: %s cannot be written: %s", config.home, error)
         return None
@@ -288,6 +294,7 @@ def _open_ledger(config: LedgerConfig | None) -> LedgerRecorder | None:
         max_values_per_row=config.max_values_per_row,
         private=config.private,
         key=key,
+        open_key=open_key,
         is_anonymous=config.is_anonymous,
     )
 

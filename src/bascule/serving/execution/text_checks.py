@@ -1,0 +1,284 @@
+"""Checks of texts: what matches, and what becomes of it. Pure.
+
+Patterns are RE2 expressions and those of personal data are bounded, so that every check takes time
+in proportion to the text. What looks like a number of a card or an account is one where its check
+digits are right (Luhn 1960; ISO 13616).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from time import perf_counter_ns
+from typing import Any, Literal
+
+import msgspec
+
+from bascule.core import MissingExtra
+
+Span = tuple[int, int, str]
+"""Where a match begins and ends, and what is put in its place."""
+Note = Callable[[str, str, int], None]
+"""Takes the kind of a check, its action at its first match in a text or nothing, and its cost in
+ns."""
+_CONTEXT = 8
+"""Characters before a piece that patterns may look at."""
+_MAX_SCHEMA_BYTES = 32_768
+_SLOW = re.compile(r'"(pattern|patternProperties|uniqueItems|\$ref|\$dynamicRef)"')
+_HINT = "pip install 'bascule[texts]'"
+
+
+@dataclass(frozen=True, slots=True)
+class TextCheck:
+    """A check of prompts or of answers; it has one of the four criteria.
+
+    Attributes:
+        action: What becomes of a text that matches: "refuse" it; "redact" puts a mark in the place
+            of the match, or ends a text that is too long; "flag" counts it alone.
+        pattern: A regular expression of RE2.
+        pii: Personal data: `email`, `phone`, `iban`, `card`.
+        max_characters: A longer text matches.
+        json_schema: As JSON. A text that is not valid under it matches; of answers alone.
+    """
+
+    action: Literal["refuse", "redact", "flag"] = "refuse"
+    pattern: str = ""
+    pii: tuple[Literal["email", "phone", "iban", "card"], ...] = ()
+    max_characters: int = 0
+    json_schema: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.pattern, self.pii, self.max_characters, self.json_schema))) != 1:
+            raise ValueError("has one of pattern, pii, max_characters and json_schema")
+        if self.max_characters < 0:
+            raise ValueError(f"max_characters: {self.max_characters} is not over 0")
+        if self.pattern and _compiled(self.pattern).match(""):
+            raise ValueError(f"pattern: {self.pattern!r} matches every text")
+        if self.json_schema:
+            if self.action == "redact":
+                raise ValueError("json_schema: its action is refuse or flag")
+            if schema_check(self.json_schema, is_trusted=True) is None:
+                raise ValueError("json_schema: is no JSON schema")
+
+    @property
+    def kind(self) -> str:
+        """Under which it is counted: length, pattern, pii or schema."""
+        kinds = {"pattern": self.pattern, "pii": self.pii, "schema": self.json_schema}
+        return next((kind for kind, value in kinds.items() if value), "length")
+
+    @property
+    def said(self) -> str:
+        """What matches, in words."""
+        if self.max_characters:
+            return f"more than {self.max_characters:,} characters"
+        return ", ".join(self.pii) or f"a match of its {self.kind}"
+
+    def spans(self, text: str, start: int = 0) -> Iterator[Span]:
+        """Matches of patterns and personal data from `start` on."""
+        if self.pattern:
+            for match in _compiled(self.pattern).finditer(text, start):
+                if match.end() > match.start():
+                    yield match.start(), match.end(), "[removed]"
+        for name in self.pii:
+            yield from _personal(name, text, start)
+
+    def is_met(self, text: str) -> bool:
+        """Whether a whole text matches; of checks without `max_characters`."""
+        if self.json_schema:
+            is_valid = schema_check(self.json_schema, is_trusted=True)
+            return is_valid is not None and not is_valid(text)
+        return next(self.spans(text), None) is not None
+
+
+class TextFilter:
+    """Takes one text, whole or in pieces, and gives what may be handed on.
+
+    The last `hold` characters are held back until it is known that no match begins in them; all of
+    an unfinished match is. Of a match that is longer than that, the beginning may be handed on.
+
+    Attributes:
+        ended_by: The check that ends the text; None while there is none.
+    """
+
+    def __init__(self, checks: Sequence[TextCheck], hold: int, note: Note) -> None:
+        self._spans = [check for check in checks if check.pattern or check.pii]
+        self._spans = [check for check in self._spans if check.action != "flag"]
+        self._lengths = [check for check in checks if check.max_characters]
+        self._whole = [
+            check for check in checks
+            if check.json_schema or (check.action == "flag" and not check.max_characters)
+        ]  # fmt: skip
+        holds_all = any(check.json_schema and check.action == "refuse" for check in checks)
+        self._hold = 1 << 62 if holds_all else hold * bool(self._spans)
+        self._note = note
+        self._acted: set[TextCheck] = set()
+        self._all: list[str] = []
+        self._buffer, self._start, self._length = "", 0, 0
+        self.ended_by: TextCheck | None = None
+
+    def feed(self, piece: str, *, is_last: bool) -> str:
+        """What of the text so far may be handed on now, and was not before.
+
+        Where `ended_by` is set, nothing may follow.
+        """
+        for check in self._lengths:
+            over = self._length + len(piece) - check.max_characters
+            self._noted(check, 0, matches=over > 0)
+            if over > 0 and check.action == "redact":
+                piece, is_last = piece[: max(0, len(piece) - over)], True
+        if self.ended_by is not None and self.ended_by.action == "refuse":
+            return ""
+        self._length += len(piece)
+        self._buffer += piece
+        if self._whole:
+            self._all.append(piece)
+            if is_last:
+                text = "".join(self._all)
+                for check in self._whole:
+                    began_ns = perf_counter_ns()
+                    self._noted(check, began_ns, matches=check.is_met(text))
+        handed = self._released(is_last=is_last)
+        is_refused = self.ended_by is not None and self.ended_by.action == "refuse"
+        return "" if is_refused else handed
+
+    def _released(self, *, is_last: bool) -> str:
+        text, start = self._buffer, self._start
+        end = len(text) if is_last else max(start, len(text) - self._hold)
+        marks: list[Span] = []
+        for check in self._spans:
+            began_ns, matches = perf_counter_ns(), False
+            for span in check.spans(text, start):
+                if span[1] == len(text) and not is_last:
+                    end = min(end, span[0])  # it may go on
+                    continue
+                matches = True
+                marks.append(span)
+            self._noted(check, began_ns, matches=matches)
+        parts, at = [], start
+        for first, last, mark in sorted(marks):
+            if first >= end or last <= at:
+                continue
+            if last > end:
+                end = max(first, at)
+                break
+            parts += [text[at:first], mark]
+            at = last
+        parts.append(text[at:end])
+        kept = max(0, end - _CONTEXT)
+        self._buffer, self._start = text[kept:], end - kept
+        return "".join(parts)
+
+    def _noted(self, check: TextCheck, began_ns: int, *, matches: bool) -> None:
+        is_new = matches and check not in self._acted
+        if is_new:
+            self._acted.add(check)
+        ns = perf_counter_ns() - began_ns if began_ns else 0
+        self._note(check.kind, check.action if is_new else "", ns)
+        ends = check.action == "refuse" or (check.action == "redact" and check.max_characters)
+        if matches and ends and (self.ended_by is None or check.action == "refuse"):
+            self.ended_by = check
+
+
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> Any:
+    try:
+        import re2
+    except ImportError:
+        raise MissingExtra("patterns of text checks need google-re2", hint=_HINT) from None
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as problem:
+        raise ValueError(f"pattern: {pattern!r} is no expression of RE2: {problem}") from None
+
+
+# -- personal data --
+
+_PERSONAL = {
+    "email": r"\b[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}",
+    "phone": r"(?<![\w.])(?:\+|\(|\d)[\d ()./-]{7,20}\d(?!\w)",
+    "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
+    "card": r"(?<![\w.])\d(?:[ -]?\d){12,18}(?!\w)",
+}
+_COMPILED = {name: re.compile(pattern) for name, pattern in _PERSONAL.items()}
+_NO_PHONE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,3}(?:\.\d{1,3}){3}$")
+"""Dates and addresses of hosts."""
+
+
+def _is_phone(text: str) -> bool:
+    digits = len(re.sub(r"\D", "", text))
+    if not 8 <= digits <= 15 or _NO_PHONE.match(text):
+        return False
+    groups = len(re.findall(r"[ ./()-]+", text))
+    return text.startswith(("+", "00")) or (digits >= 9 and (text[0] in "0(" or groups >= 2))
+
+
+def _is_iban(text: str) -> bool:
+    compact = text.replace(" ", "")
+    turned = compact[4:] + compact[:4]
+    return 15 <= len(compact) <= 34 and int("".join(str(int(c, 36)) for c in turned)) % 97 == 1
+
+
+_CARD_LENGTHS = {2: (16,), 3: (14, 15, 16), 4: (13, 16, 19), 5: (16,), 6: (16, 17, 18, 19)}
+"""By the first digit, of the networks that have it."""
+
+
+def _is_card(text: str) -> bool:
+    digits = [int(c) for c in text if c.isdigit()][::-1]
+    total = sum(digits[::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    return len(digits) in _CARD_LENGTHS.get(digits[-1], ()) and total % 10 == 0
+
+
+_IS: Mapping[str, Callable[[str], bool]] = {
+    "email": bool, "phone": _is_phone, "iban": _is_iban, "card": _is_card,
+}  # fmt: skip
+
+
+def _personal(name: str, text: str, start: int) -> Iterator[Span]:
+    while match := _COMPILED[name].search(text, start):
+        found, start = match.group(), match.end()
+        if name in ("iban", "card"):  # what stands beside a number may have been taken for a part
+            while found and not _IS[name](found):
+                found = found[: max(found.rfind(" "), found.rfind("-"), 0)]
+            start = match.start() + max(len(found), 1)
+        if found and _IS[name](found):
+            yield match.start(), match.start() + len(found), f"[{name}]"
+
+
+# -- JSON schemas --
+
+
+@lru_cache(maxsize=64)
+def schema_check(schema: str, *, is_trusted: bool) -> Callable[[str], bool] | None:
+    """Whether a text is JSON that is valid under a schema; None where that cannot be said.
+
+    References to other documents are not followed. One that is not trusted, as it comes with a
+    request, has none of the keywords that may take long.
+    """
+    try:
+        from jsonschema.validators import Draft202012Validator, validator_for
+        from referencing import Registry
+    except ImportError:
+        if is_trusted:
+            raise MissingExtra("JSON schemas need jsonschema", hint=_HINT) from None
+        return None
+    try:
+        read = msgspec.json.decode(schema)
+        if not is_trusted and (len(schema) > _MAX_SCHEMA_BYTES or _SLOW.search(schema)):
+            return None
+        kind = validator_for(read, default=Draft202012Validator)
+        kind.check_schema(read)
+        validator = kind(read, registry=Registry())
+    except Exception:  # of a library, about what a caller has sent
+        return None
+
+    def is_valid(text: str) -> bool:
+        try:
+            return bool(validator.is_valid(msgspec.json.decode(text)))
+        except Exception:  # as above: no JSON, or deeper than the interpreter goes
+            return False
+
+    return is_valid
