@@ -87,7 +87,7 @@ def read_model(
     suffix = path.suffix.lower()
     if suffix in (".onnx", ".gguf"):
         return path
-    if suffix == ".toml":
+    if suffix == ".toml" and describes_generation(path):
         return _read_generation(path)
     if suffix == ".skops":
         return _read_skops(path)
@@ -131,14 +131,19 @@ def _read_code(written: str, said: CodeOptions) -> Any:
     )
 
 
+def describes_generation(path: Path) -> bool:
+    """Whether a TOML file describes a model of text generation; other ones are compositions."""
+    try:
+        return not {"weights", "upstream"}.isdisjoint(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, ValueError):
+        return False
+
+
 def _read_generation(path: Path) -> Any:
     """A model of text generation, described in TOML by the fields of `TextGeneration`."""
     from bascule.packing.flavors import TextGeneration
 
-    try:
-        described = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise Invalid(f"{path} is not TOML: {problem}", hint="mend that line") from None
+    described = tomllib.loads(path.read_text(encoding="utf-8"))
     known = [field.name for field in fields(TextGeneration)]
     if unknown := {*described} - {*known}:
         raise Invalid(f"{path}: {min(unknown)!r} is not known", hint=f"it has {', '.join(known)}")

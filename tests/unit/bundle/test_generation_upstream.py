@@ -75,7 +75,8 @@ def test_deltas_of_a_call_become_one_call_where_the_answer_is_whole(engine, serv
 
     server.behaviours = [
         sending(
-            delta(0, name="f", arguments=""), delta(0, arguments='{"x": '), delta(0, arguments="1}"),
+            delta(0, name="f", arguments=""),
+            delta(0, arguments='{"x": '), delta(0, arguments="1}"),
             delta(1, name="g", arguments="{}"), event("", "tool_calls"), DONE,
         )
     ]  # fmt: skip

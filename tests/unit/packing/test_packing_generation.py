@@ -154,7 +154,7 @@ def test_a_template_runs_no_code_and_one_without_end_is_ended(pack):
 
 @pytest.mark.parametrize("template", ["{% for x %}", "{{ raise_exception('never') }}"])
 def test_a_template_that_never_works_is_refused_when_it_is_packed(pack, template):
-    with pytest.raises((Invalid, ModelFailed), match="expected token|never"):
+    with pytest.raises((Invalid, ModelFailed), match=r"expected token|never"):
         pack(template=template)
 
 
@@ -294,7 +294,7 @@ def test_the_command_packs_weights_and_descriptions(command, smollm2, tmp_path, 
     assert code == 0, err
     kept = json.loads((tmp_path / "chat.bundle/original/generation.json").read_text())
     assert (kept["system"], kept["context_tokens"]) == ("Be kind.", 256)
-    (tmp_path / "chat.toml").write_text("weight = 'x'\n")
+    (tmp_path / "chat.toml").write_text("upstream = 'x'\nweight = 'x'\n")
     code, _, err = command("pack", "chat.toml", "--name", "chat")
     assert code != 0
     assert "'weight' is not known" in err

@@ -6,6 +6,7 @@ from .requests import (
     INPUTS as INPUTS,
     OUTPUTS as OUTPUTS,
     TextRequest as TextRequest,
+    check_defaults as check_defaults,
     parse_request as parse_request,
 )
 from .specs import (
@@ -13,7 +14,6 @@ from .specs import (
     FILE as FILE,
     FORMAT as FORMAT,
     Spec as Spec,
-    check_defaults as check_defaults,
     spec_of as spec_of,
 )
 from .upstream import UPSTREAMS as UPSTREAMS

@@ -167,6 +167,13 @@ def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRe
     return request
 
 
+def check_defaults(spec: Spec) -> None:
+    """Raise `Invalid` for defaults that no request could have."""
+    if wrong := {"messages", "prompt", "tools"} & {*spec.defaults}:
+        raise Invalid(f"defaults: {min(wrong)} is of a request alone", field="defaults")
+    parse_request("", spec.defaults)
+
+
 def _check(request: TextRequest) -> None:
     if (request.messages is None) == (request.prompt is None):
         raise _wrong("messages", "or `prompt` has to be given, and not both")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from bascule.core import Invalid, Untrusted
+from bascule.core import Untrusted
 
 FORMAT = "generation"
 FILE = "original/generation.json"
@@ -59,12 +59,3 @@ def spec_of(data: bytes) -> Spec:
         return msgspec.json.decode(data, type=Spec)
     except (msgspec.DecodeError, RecursionError) as problem:
         raise Untrusted(f"{FILE} cannot be read: {problem}", file=FILE) from None
-
-
-def check_defaults(spec: Spec) -> None:
-    """Raise `Invalid` for defaults that no request could have."""
-    from bascule.bundle.generation.requests import parse_request
-
-    if wrong := {"messages", "prompt", "tools"} & {*spec.defaults}:
-        raise Invalid(f"defaults: {min(wrong)} is of a request alone", field="defaults")
-    parse_request("", spec.defaults)
