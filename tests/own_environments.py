@@ -79,3 +79,4 @@ if __name__ == "__main__":  # built before the first tier, and not while a test 
 
     dvc_command()
     files_of("rapidocr")
+    files_of("smollm2")

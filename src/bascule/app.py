@@ -690,9 +690,10 @@ def pack_files(
     `open_model` opens the models of a composition, which is refused without it.
     """
     from bascule.batch import as_trained, read_rows, split_truth
-    from bascule.packing import Composition, pack, read_model
+    from bascule.packing import Composition, describes_generation, pack, read_model
 
-    if model.suffix == ".toml" and open_model is not None:
+    is_composition = model.suffix == ".toml" and not describes_generation(model)
+    if is_composition and open_model is not None:
         fitted: Any = Composition(model, open_model)
     else:
         fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)

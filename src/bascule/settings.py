@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from bascule.core import BasculeWarning, Invalid, masked, secret_in
+from bascule.bundle.generation import UPSTREAMS
+from bascule.core import BasculeWarning, Invalid, is_kept_elsewhere, masked, secret_in
 from bascule.monitoring import JudgeOptions, Prices
 from bascule.monitoring.alerts import ReceiverOptions, RouteOptions
 from bascule.monitoring.reviews import ReviewRule
@@ -595,6 +596,9 @@ class Settings:
             the policies of `serving.execution.POLICIES` declare, such as `rate = "100/s"`.
         reviews: Sections `[reviews.MODEL]`.
         judges: Sections `[judges.NAME]`.
+        upstreams: Section `[upstreams]`: servers that models of text generation may ask, by their
+            addresses as the bundles have them; where the key of each is kept (`env:VARIABLE`,
+            `file:PATH`, `vault:PATH#FIELD`), or an empty text for none.
     """
 
     home: Path = Path(".bascule")
@@ -619,6 +623,7 @@ class Settings:
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reviews: Mapping[str, ReviewSettings] = field(default_factory=dict)
     judges: Mapping[str, JudgeSettings] = field(default_factory=dict)
+    upstreams: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def load_settings(
@@ -652,6 +657,9 @@ def load_settings(
             variables[variable] = str(value)
             shown[variable] = f"--{name.replace('_', '-')}"
     settings = _checked(_Sources(here / SETTINGS_FILE, variables, shown))
+    if environ is None:
+        # For engines in this process, and in workers, which read no settings.
+        os.environ[UPSTREAMS] = json.dumps(dict(settings.upstreams))
     return _with_whole_paths(settings, here, variables.get(SAFE_PORTS, ""))
 
 
@@ -673,6 +681,7 @@ def _checked(sources: _Sources) -> Settings:
         _check_console(settings.console, settings.projects)
         _check_projects(settings.projects)
         _check_sections(settings.policies)
+        _check_upstreams(settings.upstreams)
     except ValidationError as error:
         raise _explained([dict(one) for one in error.errors()], sources) from None
     except _Wrong as error:
@@ -923,6 +932,18 @@ def _check_protocols(serving: ServingSettings) -> None:
             "models are loaded by the protocol 'invocations', which is left out",
             "leave it among serving.protocols, and give Vertex AI's routes other paths",
         )
+
+
+def _check_upstreams(upstreams: Mapping[str, str]) -> None:
+    for address, place in upstreams.items():
+        with _about("upstreams", address):
+            if not address.startswith(("http://", "https://")):
+                raise Invalid("an address begins with http:// or https://")
+            if place and not is_kept_elsewhere(place):
+                raise Invalid(
+                    "a key is not written here",
+                    hint='say where it is kept: "env:VARIABLE", "file:PATH" or "vault:PATH#FIELD"',
+                )
 
 
 def _check_trace_endpoint(address: str) -> None:

@@ -54,9 +54,9 @@ def pack(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A fitted model: .skops, .onnx, or a folder of transformers; code of yours: "
-            "my_model.py:Model, or my_package:Model for a folder; or a composition of models, "
-            ".toml."
+            help="A fitted model: .skops, .onnx, .gguf, a folder of transformers; code of yours: "
+            "my_model.py:Model, or my_package:Model for a folder; or a .toml file that describes a "
+            "composition of models, or a model that writes texts."
         ),
     ],
     name: Annotated[str, typer.Option(help="What the registry and requests call it.")],

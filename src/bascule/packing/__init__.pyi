@@ -5,6 +5,12 @@ from .flavors.generation import TextGeneration as TextGeneration
 from .flavors.python import PythonModel as PythonModel
 from .flavors.retrieval import VectorIndex as VectorIndex
 from .model_files import CodeOptions as CodeOptions, read_model as read_model
+from .indexing import build_index as build_index
+from .model_files import (
+    CodeOptions as CodeOptions,
+    describes_generation as describes_generation,
+    read_model as read_model,
+)
 from .packing import pack as pack
 from .rebuilding import Rebuilt as Rebuilt, rebuild as rebuild
 from .watermarks import (

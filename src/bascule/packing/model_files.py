@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ _LOADED_BY = {
 }
 """What a model is in Python, by the ending of the files that its own library writes."""
 
+_OF_FOLDERS = ("config.json", "genai_config.json", "tokenizer.json")
+"""Files of the folders that are models themselves."""
 _SKLEARN_VERSION = re.compile(rb"_sklearn_version\W{1,4}(\d[\w.]+)")
 """As scikit-learn writes it into the pickle of an estimator; not found in a compressed one."""
 
@@ -56,7 +59,7 @@ def read_model(
     """A fitted model from a file; or `CODE:CLASS`, a class in a file or package.
 
     Args:
-        path: The file; or the folder of a saved model of transformers.
+        path: The file; or the folder of a saved model of transformers or ONNX Runtime GenAI.
         allow_pickle: Whether it may be a pickle.
         options: Of a model that is code.
         code: What a pickle imports: files and folders are importable while it is read, and stay so.
@@ -67,7 +70,7 @@ def read_model(
         Untrusted: It holds types that are not scikit-learn's own.
     """
     options = options or CodeOptions()
-    if any(is_there(path / name, Path.is_file) for name in ("config.json", "tokenizer.json")):
+    if any(is_there(path / name, Path.is_file) for name in _OF_FOLDERS):
         return path
     if not is_there(path) and ":" in path.name:
         return _read_code(str(path), options)
@@ -82,8 +85,10 @@ def read_model(
             hint="leave them out, or name a class: my_model.py:Model",
         )
     suffix = path.suffix.lower()
-    if suffix == ".onnx":
+    if suffix in (".onnx", ".gguf"):
         return path
+    if suffix == ".toml" and describes_generation(path):
+        return _read_generation(path)
     if suffix == ".skops":
         return _read_skops(path)
     if suffix in (".pkl", ".pickle", ".joblib"):
@@ -124,6 +129,27 @@ def _read_code(written: str, said: CodeOptions) -> Any:
         task=said.task or ("classification" if said.labels else "other"),
         classes=tuple(map(_label, said.labels)) or None,
     )
+
+
+def describes_generation(path: Path) -> bool:
+    """Whether a TOML file describes a model of text generation; other ones are compositions."""
+    try:
+        return not {"weights", "upstream"}.isdisjoint(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, ValueError):
+        return False
+
+
+def _read_generation(path: Path) -> Any:
+    """A model of text generation, described in TOML by the fields of `TextGeneration`."""
+    from bascule.packing.flavors import TextGeneration
+
+    described = tomllib.loads(path.read_text(encoding="utf-8"))
+    known = [field.name for field in fields(TextGeneration)]
+    if unknown := {*described} - {*known}:
+        raise Invalid(f"{path}: {min(unknown)!r} is not known", hint=f"it has {', '.join(known)}")
+    for name in {"weights", "adapter"} & {*described}:
+        described[name] = path.parent / str(described[name])
+    return TextGeneration(**described)
 
 
 def _named_file(written: str) -> tuple[str, Path]:

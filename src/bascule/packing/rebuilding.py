@@ -89,7 +89,7 @@ def rebuild(
         Conflict: `to` exists.
     """
     bundle = load(path)
-    reopen = reopener(bundle.manifest.original)
+    reopen = reopener(bundle.manifest.original, bundle.path)
     tell = progress or (lambda _: None)
     known = _provenance(bundle.statements() if statements is None else statements)
     rows = _rows(bundle, known, {"train": train, "test": test, "calibration": calibration})

@@ -1,10 +1,12 @@
 from .chunks import Chunk as Chunk, joined as joined
+from .hosting import chunk_of as chunk_of
 from .opening import open_generation as open_generation, open_scorer as open_scorer
 from .requests import (
     EXAMPLE as EXAMPLE,
     INPUTS as INPUTS,
     OUTPUTS as OUTPUTS,
     TextRequest as TextRequest,
+    check_defaults as check_defaults,
     parse_request as parse_request,
 )
 from .specs import (
@@ -12,7 +14,6 @@ from .specs import (
     FILE as FILE,
     FORMAT as FORMAT,
     Spec as Spec,
-    check_defaults as check_defaults,
     spec_of as spec_of,
 )
 from .upstream import UPSTREAMS as UPSTREAMS

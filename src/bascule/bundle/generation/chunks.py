@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from bascule.core import sha256_bytes
 
@@ -43,13 +45,21 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def joined(chunks: Iterable[Chunk]) -> Chunk:
-    """An answer in one chunk."""
-    text, calls, logprobs, last = "", list[dict[str, Any]](), list[Logprob](), Chunk()
+    """An answer in one chunk; pieces of one call of a tool are put together."""
+    text, calls, logprobs, last = "", dict[int, dict[str, Any]](), list[Logprob](), Chunk()
     for last in chunks:
         text += last.text
-        calls += last.tool_calls
+        for delta in last.tool_calls:
+            place = delta.get("index", 0)
+            calls[place] = _with_delta(calls[place], delta) if place in calls else delta
         logprobs += last.logprobs or ()
-    return Chunk(text, calls, logprobs or None, last.finish, last.usage)
+    return Chunk(text, [*calls.values()], logprobs or None, last.finish, last.usage)
+
+
+def _with_delta(call: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
+    before, more = call.get("function") or {}, delta.get("function") or {}
+    arguments = (before.get("arguments") or "") + (more.get("arguments") or "")
+    return {**call, "function": {**before, "arguments": arguments}}
 
 
 class TextCutter:
@@ -79,6 +89,64 @@ class TextCutter:
         """How long the end of the text is that begins the stop."""
         lengths = range(min(len(stop) - 1, len(self._held)), 0, -1)
         return next((n for n in lengths if self._held.endswith(stop[:n])), 0)
+
+
+def written(
+    pieces: Iterable[tuple[bytes, Logprob | None]], stops: Sequence[str], most: int, usage: Usage
+) -> Iterator[Chunk]:
+    """The chunks of an answer.
+
+    Args:
+        pieces: The bytes of each token; they end where the model ends its answer.
+        stops: Texts before which the answer ends.
+        most: How many tokens it may have.
+        usage: Of the prompt.
+    """
+    cutter, logprobs, made = TextCutter(stops), list[Logprob](), 0
+    finish: Finish = "stop"
+    text, is_stopped = "", False
+    for data, logprob in pieces:
+        made += 1
+        if logprob is not None:
+            logprobs.append(logprob)
+        text, is_stopped = cutter.add(data)
+        if is_stopped or made == most:
+            finish = "stop" if is_stopped else "length"
+            break
+        if text:
+            yield Chunk(text, logprobs=logprobs or None)
+            text, logprobs = "", []
+    if not is_stopped:
+        text += cutter.rest()
+    usage = msgspec.structs.replace(usage, completion_tokens=made)
+    yield Chunk(text, logprobs=logprobs or None, finish=finish, usage=usage)
+
+
+def logprob_of(
+    logits: NDArray[np.float32],
+    token: int,
+    data: bytes,
+    others: int,
+    bytes_of: Callable[[int], bytes],
+) -> Logprob:
+    """What is told of a token: its log probability, and the likeliest tokens in its place.
+
+    Args:
+        logits: Of all tokens, as the model gives them.
+        token: The token that was drawn.
+        data: Its bytes, which may depend on the token before it.
+        others: How many of the likeliest are told.
+        bytes_of: The bytes of any token.
+    """
+    scores = logits.astype(np.float64) - float(logits.max())
+    scores -= np.log(np.exp(scores).sum())
+    best = np.argsort(-scores, kind="stable")[:others].tolist()
+    top = [_told(bytes_of(other), float(scores[other])) for other in best]
+    return msgspec.structs.replace(_told(data, float(scores[token])), top_logprobs=top)
+
+
+def _told(data: bytes, logprob: float) -> Logprob:
+    return Logprob(data.decode(errors="replace"), list(data), logprob)
 
 
 def with_calls(chunks: Iterable[Chunk], *, is_forced: bool) -> Iterator[Chunk]:

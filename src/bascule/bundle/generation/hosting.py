@@ -14,7 +14,7 @@ import numpy as np
 from bascule.bundle.generation.chunks import Chunk, joined, with_calls
 from bascule.bundle.generation.requests import OUTPUTS, TextRequest, parse_request
 from bascule.bundle.generation.specs import ENGINES, FILE, Spec, spec_of
-from bascule.core import Columns, Invalid, load_named
+from bascule.core import Columns, Invalid, ModelFailed, load_named
 
 _encode = msgspec.json.Encoder().encode
 
@@ -31,6 +31,9 @@ class Engine(Protocol):
 
     def score(self, text: str) -> tuple[float, int]:
         """The sum of the natural log probabilities of the tokens of a text, and their number."""
+
+    def close(self) -> None:
+        """Give back what it holds outside of this process."""
 
 
 class Answering:
@@ -57,7 +60,7 @@ class Answering:
     ) -> Iterator[Chunk]:
         request = parse_request(said, self._spec.defaults)
         chunks = self._engine.generate(request, cancelled or threading.Event())
-        if request.callable:
+        if request.callable and self._spec.engine != "upstream":  # which tells calls as such
             return with_calls(chunks, is_forced=bool(request.forced))
         return chunks
 
@@ -90,10 +93,13 @@ def engine_of(path: str | Path, threads: int) -> tuple[Spec, Engine]:
 
 def hosted(path: str, threads: str) -> Answering:
     """What `programs.host` calls; the process gets no more memory than the bundle says."""
-    spec, engine = engine_of(path, int(threads))
-    if spec.memory_bytes:
-        resource.setrlimit(resource.RLIMIT_DATA, (spec.memory_bytes, spec.memory_bytes))
-    return Answering(spec, engine)
+    most = spec_of((Path(path) / FILE).read_bytes()).memory_bytes
+    if most:  # of data: mapped weights do not count
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    try:
+        return Answering(*engine_of(path, int(threads)))
+    except MemoryError:
+        raise ModelFailed(f"memory_bytes: {most:,} are too few to load the model") from None
 
 
 def scoring(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:

@@ -7,24 +7,28 @@ again.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.generation.chunks import Chunk, Finish, Logprob, TextCutter, Usage
-from bascule.bundle.generation.requests import Function, Message, TextRequest, describe_tools
+from bascule.bundle.generation.chunks import Chunk, Logprob, Usage, logprob_of, written
+from bascule.bundle.generation.requests import (
+    TextRequest,
+    conversation,
+    room_for,
+    telling_refusals,
+    without_template,
+)
+from bascule.bundle.generation.schemas import SchemaMask, llama_tokenizer
 from bascule.bundle.generation.specs import Spec
 from bascule.core import Invalid, MissingExtra, ModelFailed, first_line
 
-_BATCH_TOKENS, _PIECE_TOKENS = 512, 32
-"""A piece is as fast as a batch of the usual size, and of one size: other sizes round otherwise."""
-_MOST_SCHEMA = 1 << 16
+_BATCH_TOKENS, _PIECE_TOKENS, _LEAST_LAST = 512, 32, 2
+"""A piece of a prompt is as fast as a batch of the usual size, and done soon."""
 _WINDOW = 512
 
 
@@ -40,6 +44,7 @@ class LlamaEngine:
             ) from None
         self._spec, self._library, self._threads = spec, llama_cpp, threads
         self._weights, self._scorer = folder / spec.weights, cast("Any", None)
+        self._tokenizer: Any = None
         adapter = str(folder / spec.adapter) if spec.adapter else None
         try:
             self._llama = llama_cpp.Llama(
@@ -59,6 +64,7 @@ class LlamaEngine:
                 eos_token=self._special(self._llama.token_eos()),
                 bos_token=self._special(self._llama.token_bos()),
             )
+        self._prompt_tokens = 0
 
     def generate(
         self,
@@ -67,49 +73,31 @@ class LlamaEngine:
     ) -> Iterator[Chunk]:
         """The chunks of an answer; those of the pieces of a prompt have no text."""
         llama, tokens = self._llama, self._tokens(request)
-        room = llama.n_ctx() - len(tokens)
-        if room <= 0:
-            raise Invalid(
-                f"messages: the prompt has {len(tokens):,} tokens; with its answer, "
-                f"{llama.n_ctx():,} may be",
-                field="messages",
-                hint="send less, or pack the model with more context_tokens",
-            )
-        if not tokens:
-            raise Invalid("prompt: is empty, and the model begins no text", field="prompt")
-        grammar, logits = self._grammar(request), list[NDArray[np.float32]]()
+        most = room_for(request, len(tokens), llama.n_ctx())
+        mask, logits = self._mask(request), list[NDArray[np.float32]]()
+        processors = self._processors(request, mask, logits)
         cached = yield from self._prepare(tokens)
         seed = self._library.LLAMA_DEFAULT_SEED if request.seed is None else request.seed
         llama.set_seed(seed & 0xFFFFFFFF)
-        most = min(room, request.most_tokens or room)
-        cutter, logprobs, made = TextCutter(request.stops), list[Logprob](), 0
-        finish: Finish = "length"
-        text, is_stopped = "", False
-        for token in llama.generate(
-            tokens, top_k=0, top_p=request.top_p, min_p=0.0, temp=request.temperature,
-            frequency_penalty=request.frequency_penalty, presence_penalty=request.presence_penalty,
-            logits_processor=self._processors(request, logits), grammar=grammar,
-        ):  # fmt: skip
-            text = ""
-            if self._library.llama_vocab_is_eog(self._vocabulary, token):
-                finish = "stop"
-                break
-            made += 1
-            data = llama.detokenize([token], prev_tokens=tokens[-1:])
-            if request.others >= 0:
-                logprobs.append(self._logprob(token, data, logits.pop(), request.others))
-            text, is_stopped = cutter.add(data)
-            if is_stopped:
-                finish = "stop"
-            if is_stopped or made == most:
-                break
-            if text:
-                yield Chunk(text, logprobs=logprobs or None)
-                logprobs = []
-        if not is_stopped:
-            text += cutter.rest()
-        usage = Usage(len(tokens), made, cached)
-        yield Chunk(text, logprobs=logprobs or None, finish=finish, usage=usage)
+
+        def pieces() -> Iterator[tuple[bytes, Logprob | None]]:
+            penalties = request.frequency_penalty, request.presence_penalty
+            for token in llama.generate(
+                tokens, top_k=0, top_p=request.top_p, min_p=0.0, temp=request.temperature,
+                frequency_penalty=penalties[0], presence_penalty=penalties[1],
+                logits_processor=processors,
+            ):  # fmt: skip
+                self._prompt_tokens = len(tokens)
+                if mask is not None:
+                    mask.add(token)
+                if self._library.llama_vocab_is_eog(self._vocabulary, token):
+                    return
+                data, told = llama.detokenize([token], prev_tokens=tokens[-1:]), None
+                if request.others >= 0:
+                    told = logprob_of(logits.pop(), token, data, request.others, self._bytes)
+                yield data, told
+
+        yield from written(pieces(), request.stops, most, Usage(len(tokens), 0, cached))
 
     def score(self, text: str) -> tuple[float, int]:
         """The sum of the log probabilities of the tokens behind the first, and how many they are.
@@ -135,17 +123,29 @@ class LlamaEngine:
                 count += len(logits)
         return total, count
 
+    def close(self) -> None:
+        """Nothing: the process ends."""
+
     def _prepare(self, tokens: list[int]) -> Generator[Chunk, None, int]:
-        """Compute all of a prompt but its last piece; gives how many tokens were there before."""
+        """Compute a prompt but for its last piece; gives how many tokens were known before.
+
+        Kernels for one token round otherwise than those for several. So that a prompt has the same
+        logits whatever was asked before, all its pieces have two tokens or more, and tokens of
+        earlier answers are computed again.
+        """
         llama = self._llama
-        known = llama.input_ids[: llama.n_tokens]
-        most = min(len(known), len(tokens) - 1)
+        known = llama.input_ids[: min(self._prompt_tokens, llama.n_tokens)]
+        most = min(len(known), max(len(tokens) - _LEAST_LAST, 0))
         equal = np.asarray(tokens[:most]) == known[:most]
-        cached = at = most if equal.all() else int(equal.argmin())
-        llama.n_tokens = at
-        while len(tokens) - at > _PIECE_TOKENS:
-            llama.eval(tokens[at : at + _PIECE_TOKENS])
-            at += _PIECE_TOKENS
+        at = most if equal.all() else int(equal.argmin())
+        if at < llama.n_tokens and not llama._ctx.kv_cache_seq_rm(-1, at, -1):
+            cast("Any", llama).reset()  # a recurrent model cannot forget a part
+            at = 0
+        cached = self._prompt_tokens = llama.n_tokens = at
+        while (left := len(tokens) - at) > _PIECE_TOKENS:
+            piece = tokens[at : at + min(_PIECE_TOKENS, left - _LEAST_LAST)]
+            llama.eval(piece)
+            self._prompt_tokens = at = at + len(piece)
             yield Chunk()
         return cached
 
@@ -155,90 +155,46 @@ class LlamaEngine:
             prompt = request.prompt.encode()
             return list(llama.tokenize(prompt, add_bos=True, special=True))
         if self._formatter is None:
-            raise Invalid(
-                "messages: the model has no chat template",
-                field="messages",
-                hint="ask for completions of a prompt, or pack it with a template",
-            )
-        messages = [_as_template_has_it(message) for message in request.messages or ()]
-        tools = [msgspec.to_builtins(tool) for tool in request.callable] or None
-        system = [self._spec.system] if self._spec.system else []
-        if messages and messages[0]["role"] == "system":
-            system = [messages.pop(0)["content"]]
-        if tools and "tools" not in self._template:
-            system.append(describe_tools(request.callable))
-        if system:
-            messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
-        try:
-            prompt = self._formatter(messages=messages, tools=tools).prompt
-        except Exception as problem:  # a template raises whatever it likes
-            raise Invalid(
-                f"messages: the chat template refuses them: {first_line(problem)}", field="messages"
-            ) from None
+            raise without_template()
+        with telling_refusals():
+            prompt = self._formatter(**conversation(request, self._spec, self._template)).prompt
         return list(llama.tokenize(prompt.encode(), add_bos=False, special=True))
 
-    def _grammar(self, request: TextRequest) -> Any:
-        schema = request.schema
-        if request.forced:
-            calls = [_call_of(tool.function) for tool in request.forced]
-            schema = calls[0] if len(calls) == 1 else {"oneOf": calls}
-        if schema is None:
+    def _mask(self, request: TextRequest) -> SchemaMask | None:
+        if (schema := request.schema) is None:
             return None
-        from llama_cpp.llama_grammar import LlamaGrammar
+        if self._tokenizer is None:
+            is_end, count = self._library.llama_vocab_is_eog, self._llama.n_vocab()
+            ends = [token for token in range(count) if is_end(self._vocabulary, token)]
+            self._tokenizer = llama_tokenizer(self._vocabulary, ends)
+        return SchemaMask(self._tokenizer, schema)
 
-        said = json.dumps(schema)
-        try:
-            if len(said) > _MOST_SCHEMA:
-                raise ValueError(f"it has {len(said):,} characters; {_MOST_SCHEMA:,} may be")
-            return LlamaGrammar.from_json_schema(said, verbose=False)
-        except Exception as problem:  # its converter raises whatever a schema makes it
-            raise Invalid(
-                f"response_format: the schema cannot be followed: {first_line(problem)}",
-                field="response_format",
-            ) from None
+    def _processors(
+        self, request: TextRequest, mask: SchemaMask | None, kept: list[NDArray[np.float32]]
+    ) -> Any:
+        """What changes the logits before a token is drawn; None for nothing.
 
-    def _processors(self, request: TextRequest, kept: list[NDArray[np.float32]]) -> Any:
-        """What looks at the numbers of all tokens before one is drawn; None for nothing."""
+        Called through C, where an exception would be lost: so everything is checked before.
+        """
         bias = {int(token): change for token, change in (request.logit_bias or {}).items()}
+        if bias and max(bias) >= (count := self._llama.n_vocab()):
+            raise Invalid(f"logit_bias: the model has {count:,} tokens", field="logit_bias")
 
         def look(_: NDArray[np.intc], logits: NDArray[np.float32]) -> NDArray[np.float32]:
             if request.others >= 0:
                 kept[:] = [np.array(logits)]
             for token, change in bias.items():
                 logits[token] += change
+            if mask is not None:
+                mask.apply(logits)
             return logits
 
-        if request.others < 0 and not bias:
+        if request.others < 0 and not bias and mask is None:
             return None
         return self._library.LogitsProcessorList([look])
 
-    def _logprob(
-        self, token: int, data: bytes, logits: NDArray[np.float32], others: int
-    ) -> Logprob:
-        scores = logits.astype(np.float64) - float(logits.max())
-        scores -= np.log(np.exp(scores).sum())
-        best = np.argsort(-scores, kind="stable")[:others].tolist()
-        top = [_told(self._llama.detokenize([other]), float(scores[other])) for other in best]
-        return msgspec.structs.replace(_told(data, float(scores[token])), top_logprobs=top)
+    def _bytes(self, token: int) -> bytes:
+        return self._llama.detokenize([token])
 
     def _special(self, token: int) -> str:
         return self._llama.detokenize([token], special=True).decode() if token >= 0 else ""
-
-
-def _told(data: bytes, logprob: float) -> Logprob:
-    return Logprob(data.decode(errors="replace"), list(data), logprob)
-
-
-def _as_template_has_it(message: Message) -> dict[str, Any]:
-    role = "system" if message.role == "developer" else message.role
-    given = msgspec.to_builtins(message)
-    return {**given, "role": role, "content": message.text}
-
-
-def _call_of(function: Function) -> dict[str, Any]:
-    name, arguments = {"const": function.name}, function.parameters or {"type": "object"}
-    names = ["name", "arguments"]
-    return {
-        "type": "object", "properties": {"name": name, "arguments": arguments}, "required": names,
-        "additionalProperties": False,
-    }  # fmt: skip

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from bascule.bundle.disk import Manifest, check_file
 from bascule.bundle.generation.chunks import joined
 from bascule.bundle.generation.hosting import (
     Answering,
+    Engine,
     as_columns,
     check_rows,
     chunk_of,
     engine_of,
 )
 from bascule.bundle.generation.requests import INPUTS, OUTPUTS
-from bascule.bundle.generation.specs import FILE, spec_of
+from bascule.bundle.generation.specs import FILE, Spec, spec_of
 from bascule.bundle.programs import ChildProgram
 from bascule.core import Columns, DType, Field, Program
 
@@ -44,7 +45,7 @@ def open_generation(path: Path, manifest: Manifest | None, *, threads: int = 1) 
             if name.startswith(_OWN):
                 check_file(path, manifest, name)
     if spec_of((path / FILE).read_bytes()).engine == "upstream":
-        return UpstreamProgram(Answering(*engine_of(path, threads)))
+        return UpstreamProgram(*engine_of(path, threads))
     return OneAtATime(_child(path, "hosted", threads, INPUTS, OUTPUTS))
 
 
@@ -121,8 +122,8 @@ class UpstreamProgram(Program):
 
     name, inputs, outputs = "original", INPUTS, OUTPUTS
 
-    def __init__(self, answering: Answering) -> None:
-        self._answering = answering
+    def __init__(self, spec: Spec, engine: Engine) -> None:
+        self._answering, self._engine = Answering(spec, engine), engine
 
     @property
     def may_block(self) -> bool:
@@ -137,3 +138,10 @@ class UpstreamProgram(Program):
         """The chunks of an answer to one request; see `core.programs.Program`."""
         check_rows(columns)
         yield from self._answering.stream(columns, outputs, cancelled)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.close()

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from bascule.core import DType, Field, Invalid
+from bascule.bundle.generation.specs import Spec
+from bascule.core import DType, Field, Invalid, first_line
 
 INPUTS = (Field("request", DType.BYTES, ()),)
 OUTPUTS = (Field("text", DType.BYTES, ()), Field("chunk", DType.BYTES, ()))
 EXAMPLE = '{"max_tokens":8,"messages":[{"content":"Say hello.","role":"user"}]}'
 MOST_REQUEST_BYTES = 4 << 20
 _MOST_STOPS, _MOST_TOOLS = 16, 128
+_PLACE, _UNKNOWN = re.compile(r"`\$\.([^`]+)`$"), re.compile(r"unknown field `([^`]+)`")
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+TokenId = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,7}$")]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 
 
@@ -80,7 +85,7 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0
-    logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
+    logit_bias: dict[TokenId, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
 
     @property
     def most_tokens(self) -> int | None:
@@ -115,7 +120,10 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def schema(self) -> dict[str, Any] | None:
-        """The JSON schema that the answer follows; of any object for `json_object`."""
+        """The JSON schema that the answer follows: of a forced call, or of `response_format`."""
+        if self.forced:
+            calls = [_call_of(tool.function) for tool in self.forced]
+            return calls[0] if len(calls) == 1 else {"anyOf": calls}
         wanted = self.response_format or {}
         if wanted.get("type") == "json_object":
             return {"type": "object"}
@@ -133,7 +141,11 @@ def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRe
     Raises:
         Invalid: A field is wrong, or not known; `field` names it.
     """
-    text = said.decode() if isinstance(said, bytes) else str(said)
+    try:
+        text = said.decode() if isinstance(said, bytes) else str(said)
+        text.encode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as problem:
+        raise _wrong("request", f"is not UTF-8: {problem.reason}") from None
     if len(text) > MOST_REQUEST_BYTES:
         raise _wrong("request", f"has {len(text):,} characters; {MOST_REQUEST_BYTES:,} may be")
     given: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
@@ -148,13 +160,18 @@ def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRe
     try:
         request = msgspec.convert({**defaults, **given}, TextRequest)
     except msgspec.ValidationError as problem:
-        reason, _, place = str(problem).partition(" - at `$.")
-        name = place.rstrip("`") or (
-            reason.split("`")[1] if "unknown field" in reason else "request"
-        )
-        raise _wrong(name, reason) from None
+        reason, _, _ = str(problem).partition(" - at ")
+        place = _PLACE.search(str(problem)) or _UNKNOWN.search(reason)
+        raise _wrong(place[1] if place else "request", reason) from None
     _check(request)
     return request
+
+
+def check_defaults(spec: Spec) -> None:
+    """Raise `Invalid` for defaults that no request could have."""
+    if wrong := {"messages", "prompt", "tools"} & {*spec.defaults}:
+        raise Invalid(f"defaults: {min(wrong)} is of a request alone", field="defaults")
+    parse_request("", spec.defaults)
 
 
 def _check(request: TextRequest) -> None:
@@ -214,3 +231,64 @@ def describe_tools(tools: tuple[Tool, ...]) -> str:
         f"You may call these functions:\n<tools>\n{listed}\n</tools>\nFor a call, answer only:\n"
         '<tool_call>\n{"name": NAME, "arguments": OBJECT}\n</tool_call>'
     )
+
+
+def _call_of(function: Function) -> dict[str, Any]:
+    name, arguments = {"const": function.name}, function.parameters or {"type": "object"}
+    names = ["name", "arguments"]
+    return {
+        "type": "object", "properties": {"name": name, "arguments": arguments}, "required": names,
+        "additionalProperties": False,
+    }  # fmt: skip
+
+
+def conversation(request: TextRequest, spec: Spec, template: str) -> dict[str, Any]:
+    """The `messages` and `tools` that a chat template is filled with."""
+    messages = [_as_template_has_it(message) for message in request.messages or ()]
+    system = [spec.system] if spec.system else []
+    if messages and messages[0]["role"] == "system":
+        system = [messages.pop(0)["content"]]
+    if request.callable and "tools" not in template:
+        system.append(describe_tools(request.callable))
+    if system:
+        messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
+    return {"messages": messages, "tools": msgspec.to_builtins(request.callable) or None}
+
+
+def _as_template_has_it(message: Message) -> dict[str, Any]:
+    role = "system" if message.role == "developer" else message.role
+    return {**msgspec.to_builtins(message), "role": role, "content": message.text}
+
+
+@contextmanager
+def telling_refusals() -> Iterator[None]:
+    """A chat template raises whatever it likes: that it refuses these messages."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as problem:
+        reason = f"messages: the chat template refuses them: {first_line(problem)}"
+        raise Invalid(reason, field="messages") from None
+
+
+def without_template() -> Invalid:
+    """What is raised for messages to a model without a chat template."""
+    hint = "ask for completions of a prompt, or pack it with a template"
+    return Invalid("messages: the model has no chat template", field="messages", hint=hint)
+
+
+def room_for(request: TextRequest, prompt_tokens: int, context_tokens: int) -> int:
+    """The most tokens of an answer; raises `Invalid` where the prompt leaves none, or is none."""
+    field = "prompt" if request.messages is None else "messages"
+    if not prompt_tokens:
+        raise Invalid(f"{field}: is empty, and the model begins no text", field=field)
+    if prompt_tokens >= context_tokens:
+        raise Invalid(
+            f"{field}: the prompt has {prompt_tokens:,} tokens; with its answer, "
+            f"{context_tokens:,} may be",
+            field=field,
+            hint="send less, or pack the model with more context_tokens",
+        )
+    room = context_tokens - prompt_tokens
+    return min(room, request.most_tokens or room)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from bascule.core import Invalid, Untrusted
+from bascule.core import Untrusted
 
 FORMAT = "generation"
 FILE = "original/generation.json"
@@ -34,6 +34,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         upstream: The address of an OpenAI-compatible server, up to and with `/v1`. Servers ask it
             only where their setting `upstreams` names it too.
         model: What the upstream calls the model.
+        extra: Further fields of each request to the upstream.
         timeout_s: How long the upstream may take to its next piece.
     """
 
@@ -48,6 +49,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     licence: str = ""
     upstream: str = ""
     model: str = ""
+    extra: dict[str, Any] = {}
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3_600)] = 60.0
 
 
@@ -57,12 +59,3 @@ def spec_of(data: bytes) -> Spec:
         return msgspec.json.decode(data, type=Spec)
     except (msgspec.DecodeError, RecursionError) as problem:
         raise Untrusted(f"{FILE} cannot be read: {problem}", file=FILE) from None
-
-
-def check_defaults(spec: Spec) -> None:
-    """Raise `Invalid` for defaults that no request could have."""
-    from bascule.bundle.generation.requests import parse_request
-
-    if wrong := {"messages", "prompt", "tools"} & {*spec.defaults}:
-        raise Invalid(f"defaults: {min(wrong)} is of a request alone", field="defaults")
-    parse_request("", spec.defaults)

@@ -1,19 +1,19 @@
 """A server that speaks the OpenAI API (vLLM, Ollama, TGI, llama.cpp's, a cloud) as an engine.
 
-An address that a bundle names is asked only where the server's settings name it as well, with the
-key that is for it: a bundle cannot make a server ask other hosts, nor send them its secrets. It is
-asked once more where it refuses or is away *before* the first piece, and never after that.
+An address that a bundle names is asked only where the settings name it as well (`[upstreams]`),
+with the key that is for it: a bundle cannot make a server ask other hosts, nor send them its
+secrets. Redirections are not followed. A request is sent again only before its first chunk.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import socket
+import queue
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
+import time
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import msgspec
@@ -21,146 +21,219 @@ import msgspec
 from bascule.bundle.generation.chunks import Chunk, Logprob, Usage
 from bascule.bundle.generation.requests import TextRequest, as_json
 from bascule.bundle.generation.specs import Spec
-from bascule.core import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable, secret_in
+from bascule.core import (
+    Invalid,
+    MissingExtra,
+    ModelFailed,
+    Overloaded,
+    TimedOut,
+    Unavailable,
+    load_named,
+    secret_in,
+)
 
-UPSTREAMS = "BASCULE_UPSTREAMS"
-"""A variable with JSON: by address, where its key is kept; empty for none."""
+UPSTREAMS = "UPSTREAMS_OF_BASCULE"
+"""The variable by which a process has the setting `upstreams`, as JSON."""
+_SETTINGS = "bascule.settings:load_settings"
 _CONNECT_S = 5.0
 _PAUSES_S = (0.2, 1.0)
-_MOST_LINE = 1 << 20
+_KEY_S = 60.0
+"""How long a key is used before it is read again; after a refusal it is read at once."""
+_LOOK_S = 0.05
+_MOST_CHUNKS, _MOST_LINE = 256, 1 << 20
 _AWAY = frozenset((429, 500, 502, 503, 504))
+_NO_KEY = frozenset((401, 403))
 _FINISHES = ("stop", "length", "tool_calls", "content_filter")
 
 
 class UpstreamEngine:
-    """See `hosting.Engine`."""
+    """See `hosting.Engine`. Its requests share an event loop, on a thread."""
 
-    def __init__(self, spec: Spec, folder: Path, threads: int) -> None:
-        import httpx
-
+    def __init__(self, spec: Spec, folder: object = None, threads: int = 1) -> None:
+        """Raises `Unavailable` where the settings do not name the address."""
         del folder, threads
+        try:
+            import httpx
+        except ImportError:
+            raise MissingExtra(
+                "httpx is not installed", hint="pip install 'bascule[upstream]'"
+            ) from None
         self._spec, self._library = spec, httpx
-        known = json.loads(os.environ.get(UPSTREAMS, "{}"))
+        known = _known()
         if spec.upstream not in known:
             raise Unavailable(
-                f"the upstream {spec.upstream} is not one that may be asked here",
-                hint=f'[upstreams]\\n"{spec.upstream}" = "env:KEY"',
+                f"the settings do not name the upstream {spec.upstream}",
+                hint=f'add to bascule.toml, under [upstreams]: "{spec.upstream}" = "env:KEY"',
             )
-        self._key = str(known[spec.upstream])
+        self._reference = known[spec.upstream]
+        self._key, self._read_at_s = "", float("-inf")
         times = httpx.Timeout(spec.timeout_s, connect=_CONNECT_S)
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=64)
-        self._client = httpx.Client(timeout=times, limits=limits, trust_env=False)
+        self._client = httpx.AsyncClient(timeout=times, limits=limits, trust_env=False)
+        self._loop, self._is_closed = asyncio.new_event_loop(), False
+        threading.Thread(target=_run, args=(self._loop,), name="upstream", daemon=True).start()
 
-    def generate(self, request: TextRequest, cancelled: threading.Event) -> Iterator[Chunk]:
-        is_chat = request.messages is not None
-        options = {"include_usage": True}
-        body = {**as_json(request), "model": self._spec.model, "stream": True}
-        body["stream_options"] = options
-        if self._spec.system and is_chat and body["messages"][0]["role"] != "system":
-            body["messages"].insert(0, {"role": "system", "content": self._spec.system})
-        response = self._ask("/chat/completions" if is_chat else "/completions", body, cancelled)
-        over = threading.Event()
-        threading.Thread(target=_cut, args=(response, cancelled, over), daemon=True).start()
+    def generate(
+        self, request: TextRequest, cancelled: threading.Event
+    ) -> Generator[Chunk, None, None]:
+        """See `hosting.Engine`; ends within 50 ms of `cancelled`, whatever is waited for."""
+        ready: queue.Queue[Chunk | Exception | None] = queue.Queue()
+        asking = asyncio.run_coroutine_threadsafe(self._answer(request, ready), self._loop)
         try:
-            yield from self._chunks(response, is_chat=is_chat, cancelled=cancelled)
+            while not cancelled.is_set():
+                try:
+                    item = ready.get(timeout=_LOOK_S)
+                except queue.Empty:
+                    continue
+                if item is None:
+                    return
+                if isinstance(item, Exception):
+                    raise item
+                yield item
         finally:
-            over.set()
-            response.close()
+            asking.cancel()
 
     def score(self, text: str) -> tuple[float, int]:
         del text
         raise Invalid("an upstream does not tell how likely a text is", hint="leave perplexity out")
 
-    def _ask(self, path: str, body: dict[str, Any], cancelled: threading.Event) -> Any:
-        """The response, which has begun; asked again where the upstream is away."""
-        url, key = self._spec.upstream.rstrip("/") + path, self._key and secret_in(self._key)
-        heads = {"Authorization": f"Bearer {key}"} if key else {}
-        request = self._client.build_request("POST", url, json=body, headers=heads)
-        for pause_s in (*_PAUSES_S, None):
-            try:
-                response = self._client.send(request, stream=True)
-            except self._library.TimeoutException:
-                raise self._late() from None
-            except self._library.HTTPError as problem:
-                error: Exception = Unavailable(
-                    f"the upstream cannot be reached: {type(problem).__name__}", retry_after_s=1
-                )
-            else:
-                if response.status_code == self._library.codes.OK:
-                    return response
-                error = self._refused(response)
-                if response.status_code not in _AWAY:
-                    raise error
-            if pause_s is None or cancelled.wait(pause_s):
-                raise error
-        raise AssertionError("the last pause ends the loop")
+    def close(self) -> None:
+        """End the connections; twice does no harm."""
+        if not self._is_closed:
+            self._is_closed = True
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop)
 
-    def _refused(self, response: Any) -> Exception:
-        with suppress(self._library.HTTPError):
-            response.read()
-        code, said = response.status_code, _message(response)
-        response.close()
-        if code == 429:
-            return Overloaded(f"the upstream is full: {said}", retry_after_s=1)
-        if code in (400, 413, 422):
-            return Invalid(f"request: the upstream refuses it: {said}", field="request")
-        if code in _AWAY:
-            return Unavailable(f"the upstream answers {code}: {said}", retry_after_s=1)
-        return ModelFailed(f"the upstream answers {code}: {said}", hint="look at its key and model")
+    # -- on the loop --
 
-    def _late(self) -> TimedOut:
-        return TimedOut(f"the upstream said nothing for {self._spec.timeout_s:g} s")
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.aclose()
+        self._loop.stop()
 
-    def _chunks(
-        self, response: Any, *, is_chat: bool, cancelled: threading.Event
-    ) -> Iterator[Chunk]:
-        """What the events say; the finish is told last, with the usage that comes behind it."""
-        last: Chunk | None = None
-        usage = Usage()
+    async def _answer(
+        self, request: TextRequest, ready: queue.Queue[Chunk | Exception | None]
+    ) -> None:
+        """Put the chunks, then None or an error."""
+        is_chat, has_begun = request.messages is not None, False
         try:
-            for event in _events(response):
-                if "error" in event:
-                    raise ModelFailed(f"the upstream failed: {str(event['error'])[:300]}")
-                if said := event.get("usage"):
-                    cached = (said.get("prompt_tokens_details") or {}).get("cached_tokens")
-                    counts = said.get("prompt_tokens"), said.get("completion_tokens"), cached
-                    usage = Usage(*(int(count or 0) for count in counts))
-                for choice in event.get("choices") or ():
-                    chunk = _chunk(choice, is_chat=is_chat)
-                    if chunk.finish is not None:
-                        last = chunk
-                    elif chunk != Chunk():
-                        yield chunk
+            for pause_s in (*_PAUSES_S, None):
+                try:
+                    async for chunk in self._chunks(self._body(request), is_chat=is_chat):
+                        while ready.qsize() >= _MOST_CHUNKS:
+                            await asyncio.sleep(_LOOK_S)
+                        has_begun = True
+                        ready.put(chunk)
+                    return
+                except (Unavailable, Overloaded) as problem:
+                    if has_begun or pause_s is None:
+                        raise ModelFailed(problem.message) if has_begun else problem from None
+                    await asyncio.sleep(pause_s)
+        except Exception as problem:  # whatever it is, the other thread raises it
+            ready.put(problem)
+        finally:
+            ready.put(None)
+
+    def _body(self, request: TextRequest) -> dict[str, Any]:
+        body = {**self._spec.extra, **as_json(request), "model": self._spec.model, "stream": True}
+        body["stream_options"] = {"include_usage": True}
+        if self._spec.system and request.messages and body["messages"][0]["role"] != "system":
+            body["messages"].insert(0, {"role": "system", "content": self._spec.system})
+        return body
+
+    async def _chunks(self, body: dict[str, Any], *, is_chat: bool) -> AsyncIterator[Chunk]:
+        """What the events say; the finish is told last, with the usage that comes behind it."""
+        path = "/chat/completions" if is_chat else "/completions"
+        last, usage, count = None, Usage(), 0
+        try:
+            response = await self._ask(self._spec.upstream.rstrip("/") + path, body)
+            try:
+                async for event in _events(response):
+                    if "error" in event:
+                        raise ModelFailed(f"the upstream failed: {str(event['error'])[:300]}")
+                    usage = _usage(event, usage)
+                    for choice in event.get("choices") or ():
+                        chunk = _chunk(choice, is_chat=is_chat)
+                        count += chunk.text != "" or chunk.tool_calls != []
+                        if chunk.finish is not None:
+                            last = chunk
+                        elif chunk != Chunk():
+                            yield chunk
+            finally:
+                await response.aclose()
         except self._library.TimeoutException:
-            raise self._late() from None
+            raise TimedOut(f"the upstream said nothing for {self._spec.timeout_s:g} s") from None
         except (self._library.HTTPError, OSError) as problem:
-            if cancelled.is_set():
-                return
-            reason = f"the upstream broke off: {type(problem).__name__}"
-            raise ModelFailed(reason, reason=reason) from None
+            reason = f"the connection to the upstream failed: {type(problem).__name__}"
+            raise Unavailable(reason, hint="retry", retry_after_s=1) from None
         except (ValueError, TypeError, KeyError, AttributeError) as problem:
             reason = f"the upstream answered nonsense: {type(problem).__name__}"
             raise ModelFailed(reason, reason=reason) from None
-        if last is None and not cancelled.is_set():
-            raise ModelFailed("the upstream broke off", reason="the upstream broke off")
-        if last is not None:
-            yield msgspec.structs.replace(last, usage=usage)
+        if last is None:
+            raise Unavailable("the upstream broke off", hint="retry", retry_after_s=1)
+        # An upstream that counts no tokens sends one or more with each event.
+        yield msgspec.structs.replace(last, usage=usage if usage != Usage() else Usage(0, count))
+
+    async def _ask(self, url: str, body: dict[str, Any]) -> Any:
+        """The response, which has begun with status 200."""
+        key = await self._current_key()
+        while True:
+            heads = {"Authorization": f"Bearer {key}"} if key else {}
+            request = self._client.build_request("POST", url, json=body, headers=heads)
+            response = await self._client.send(request, stream=True)
+            if response.status_code == self._library.codes.OK:
+                return response
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
+            if response.status_code in _NO_KEY:
+                self._read_at_s = float("-inf")
+                former, key = key, await self._current_key()
+                if key != former:
+                    continue
+            raise _refusal(response)
+
+    async def _current_key(self) -> str:
+        if self._reference and time.monotonic() - self._read_at_s > _KEY_S:
+            self._key = await asyncio.to_thread(secret_in, self._reference, Unavailable)
+            self._read_at_s = time.monotonic()
+        return self._key
 
 
-def _cut(response: Any, cancelled: threading.Event, over: threading.Event) -> None:
-    """End the reading of a response when its caller has gone."""
-    while not over.wait(0.05):
-        if cancelled.is_set():
-            with suppress(OSError, KeyError, AttributeError):
-                stream = response.extensions["network_stream"]
-                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-            return
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
-def _events(response: Any) -> Iterator[dict[str, Any]]:
+def _known() -> dict[str, str]:
+    """Where keys are kept, by the addresses that may be asked."""
+    if UPSTREAMS not in os.environ:
+        load_named(_SETTINGS)()  # which sets it, for this process and those that it starts
+    known: dict[str, str] = json.loads(os.environ[UPSTREAMS])
+    return known
+
+
+def _refusal(response: Any) -> Exception:
+    code = response.status_code
+    if code in _NO_KEY:  # without its text, which may quote the key
+        return ModelFailed(f"the upstream answers {code}", hint="look at its key in [upstreams]")
+    said = _message(response)
+    if code == 429:
+        return Overloaded(f"the upstream is full: {said}", retry_after_s=1)
+    if code in (400, 413, 422):
+        return Invalid(f"request: the upstream refuses it: {said}", field="request")
+    if code in _AWAY:
+        return Unavailable(f"the upstream answers {code}: {said}", retry_after_s=1)
+    return ModelFailed(f"the upstream answers {code}: {said}", hint="look at its address and model")
+
+
+async def _events(response: Any) -> AsyncIterator[dict[str, Any]]:
     """The data of server-sent events, up to `[DONE]`."""
     held = ""
-    for piece in response.iter_text():
+    async for piece in response.aiter_text():
         held += piece
         *lines, held = held.split("\n")
         if len(held) > _MOST_LINE:
@@ -173,6 +246,15 @@ def _events(response: Any) -> Iterator[dict[str, Any]]:
                 yield json.loads(data)
 
 
+def _usage(event: dict[str, Any], before: Usage) -> Usage:
+    said = event.get("usage")
+    if not said:
+        return before
+    cached = (said.get("prompt_tokens_details") or {}).get("cached_tokens")
+    counts = said.get("prompt_tokens"), said.get("completion_tokens"), cached
+    return Usage(*(int(count or 0) for count in counts))
+
+
 def _chunk(choice: dict[str, Any], *, is_chat: bool) -> Chunk:
     delta = choice.get("delta") or {} if is_chat else choice
     text = str(delta.get("content" if is_chat else "text") or "")
@@ -181,9 +263,16 @@ def _chunk(choice: dict[str, Any], *, is_chat: bool) -> Chunk:
     return Chunk(
         text,
         tool_calls=list(delta.get("tool_calls") or ()),
-        logprobs=None if not logprobs else msgspec.convert(logprobs, list[Logprob]),
+        logprobs=None if not logprobs else [_logprob(told) for told in logprobs],
         finish=None if not finish else finish if finish in _FINISHES else "stop",
     )
+
+
+def _logprob(told: dict[str, Any]) -> Logprob:
+    """Some servers tell no bytes."""
+    top = [_logprob(other) for other in told.get("top_logprobs") or ()]
+    data = told.get("bytes") or list(str(told["token"]).encode())
+    return msgspec.convert({**told, "bytes": data, "top_logprobs": top}, Logprob)
 
 
 def _message(response: Any) -> str:

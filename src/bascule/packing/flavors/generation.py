@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bascule.bundle.disk import GENERATION
+from bascule.bundle.disk import GENERATION, Manifest, check_file
 from bascule.bundle.generation import (
     EXAMPLE,
     FILE,
@@ -23,13 +23,23 @@ from bascule.bundle.generation import (
     Spec,
     check_defaults,
     open_generation,
+    spec_of,
 )
 from bascule.bundle.originals import installed_version
-from bascule.core import Invalid, Program, Scratch, Signature, Unconvertible, canonical_json
+from bascule.core import (
+    Columns,
+    Invalid,
+    Program,
+    Scratch,
+    Signature,
+    Unconvertible,
+    canonical_json,
+)
 from bascule.packing.imported import Compilation, ImportedModel
 
 _WEIGHTS, _ADAPTER, _FOLDER = "original/weights.gguf", "original/adapter.gguf", "original/weights"
 _GGUF = b"GGUF"
+_PROMPT = '{"max_tokens":8,"prompt":"Hello"}'
 _REQUIRED = {"llama.cpp": ("llama-cpp-python",), "genai": ("onnxruntime-genai",), "upstream": ()}
 _PICKLES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
 
@@ -51,6 +61,7 @@ class TextGeneration:
         upstream: The address of an OpenAI-compatible server, as `http://vllm:8000/v1`; a server
             asks it where its setting `upstreams` names it too.
         model: What the upstream calls the model.
+        extra: Further fields of each request to the upstream: `{"repetition_penalty": 1.1}`.
         timeout_s: How long the upstream may take to its next piece.
     """
 
@@ -64,6 +75,7 @@ class TextGeneration:
     licence: str = ""
     upstream: str = ""
     model: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: float = 60.0
 
 
@@ -87,10 +99,11 @@ class Generation:
         spec, files = _spec(model)
         check_defaults(spec)
         saved = canonical_json(msgspec.to_builtins(spec))
+        original = _opened(saved, files)
         return ImportedModel(
             task=GENERATION,
             signature=Signature(INPUTS, OUTPUTS),
-            original=_opened(saved, files),
+            original=original,
             saved=saved,
             saved_file=FILE,
             saved_format=FORMAT,
@@ -98,12 +111,41 @@ class Generation:
             requires={name: installed_version(name) for name in _REQUIRED[spec.engine]},
             train=None,
             test=None,
-            example={"request": np.array([EXAMPLE], object)},
+            example=_example(original, spec),
             parameters={"engine": spec.engine, "licence": spec.licence or "not known"},
         )
 
     def compilations(self, _model: Any, _subject: ImportedModel) -> Iterator[Compilation]:
         raise Unconvertible("a model that writes texts is not compiled")
+
+
+def _example(model: Program, spec: Spec) -> Columns:
+    """A request that the model answers: it is asked, so that no bundle is made that fails at all.
+
+    Weights without a chat template continue prompts alone.
+    """
+    for said in (EXAMPLE, _PROMPT):
+        columns: Columns = {"request": np.array([said], object)}
+        try:
+            model.run(columns)
+        except Invalid as refused:
+            if said == _PROMPT or spec.template:
+                raise Invalid(refused.message, hint=refused.hint, field="template") from None
+        else:
+            return columns
+    raise AssertionError("the prompt was answered or refused")
+
+
+def reopen(data: bytes, manifest: Manifest, path: Path) -> TextGeneration:
+    """The model of a bundle at `path`, as it was handed to `pack`."""
+    for name in manifest.files:
+        if name.startswith("original/"):
+            check_file(path, manifest, name)
+    kept = msgspec.structs.asdict(spec_of(data))
+    del kept["engine"]
+    for name in ("weights", "adapter"):
+        kept[name] = path / kept[name] if kept[name] else ""
+    return TextGeneration(**kept)
 
 
 def _opened(saved: bytes, files: Mapping[str, Path]) -> Program:
@@ -157,6 +199,7 @@ def _spec(model: TextGeneration) -> tuple[Spec, dict[str, Path]]:
         **given, "engine": engine, "defaults": dict(model.defaults), "upstream": model.upstream,
         "weights": {"llama.cpp": _WEIGHTS, "genai": _FOLDER}.get(engine, ""),
         "adapter": _ADAPTER if model.adapter else "", "licence": model.licence,
+        "extra": dict(model.extra),
     }  # fmt: skip
     try:
         return msgspec.convert(told, Spec), files

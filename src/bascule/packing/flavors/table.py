@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ folder is a saved model of transformers, and a file a graph.
 
 _REOPENERS = {
     "catboost-cbm": "bascule.packing.flavors.catboost:reopen",
+    "generation": "bascule.packing.flavors.generation:reopen",
     "keras": "bascule.bundle.originals.keras:reopen",
     "lightgbm-text": "bascule.packing.flavors.lightgbm:reopen",
     "onnx": "bascule.packing.flavors.onnx:reopen",
@@ -85,11 +87,12 @@ def _with_code(flavor: Flavor, model: Any, code: str | Path | Iterable[str | Pat
     return own
 
 
-def reopener(original: OriginalEntry) -> Callable[[bytes, Manifest], Any]:
+def reopener(original: OriginalEntry, path: Path) -> Callable[[bytes, Manifest], Any]:
     """What gives the model of a bundle as its author had it, so that it can be packed again.
 
-    It is called with the saved original, verified against the manifest, and the manifest; it raises
-    `Untrusted` where the original was saved with another version than the one that is installed.
+    It is called with the saved original, verified against the manifest, and the manifest; files
+    beside the original are at `path`, the bundle's folder. It raises `Untrusted` where the original
+    was saved with another version than the one that is installed.
 
     Raises:
         Unconvertible: This version has no way to make a model of that format again.
@@ -101,5 +104,5 @@ def reopener(original: OriginalEntry) -> Callable[[bytes, Manifest], Any]:
             hint="pack the fitted model again; formats that can be rebuilt are "
             f"{', '.join(_REOPENERS)}",
         )
-    reopen: Callable[[bytes, Manifest], Any] = load_named(place)
-    return reopen
+    reopen: Callable[..., Any] = load_named(place)
+    return partial(reopen, path=path) if original.format == "generation" else reopen

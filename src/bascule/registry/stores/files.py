@@ -1,7 +1,8 @@
 """Bundles as folders in the file system, each under the digest of its manifest.
 
 A folder appears whole or not at all: it is written beside its place under a name with the writer's
-id, flushed to the disk, and renamed. What a killed writer left is removed by the next one.
+id, flushed to the disk, and renamed. What a killed writer left is removed by the next one. A large
+file that several bundles have, such as the weights of a language model, is stored once, by links.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from bascule.core import (
 
 _CHUNK_BYTES = 1 << 20
 _PARTIAL = re.compile(r"\.partial-(?P<pid>\d+)-[0-9a-f]+-(?P<host>.+)")
+_LINKED_BYTES = 16 << 20
 _ABANDONED_AFTER_S = 3_600.0
 _MANIFEST = "bundle.json"
 _OWNER = "owner"
@@ -52,7 +54,12 @@ class Files:
         self._root = root
 
     def put(self, digest: str, source: Path, files: Mapping[str, str | None]) -> None:
-        self.put_filled(digest, files, lambda partial: _copy_all(source, partial, files))
+        def fill(partial: Path) -> None:
+            linked = {name for name in files if self._link(name, source, partial, files[name])}
+            others = {name: files[name] for name in files if name not in linked}
+            _copy_all(source, partial, others)
+
+        self.put_filled(digest, files, fill)
 
     def put_filled(
         self, digest: str, files: Mapping[str, str | None], fill: Callable[[Path], None]
@@ -71,6 +78,31 @@ class Files:
                 self._move_into_place(partial, target, files)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+
+    def _link(self, name: str, source: Path, partial: Path, expected: str | None) -> bool:
+        """Link a large file that another bundle has under the same name: it is stored once.
+
+        Its bytes are compared with the digest, as those of a copy are.
+        """
+        relative = checked_name(name)
+        try:
+            size = (source / relative).lstat().st_size
+        except OSError:
+            return False
+        if expected is None or size < _LINKED_BYTES:
+            return False
+        for folder in self._root.iterdir():
+            there = folder / relative
+            with suppress(OSError):
+                if (
+                    _HEX.fullmatch(folder.name)
+                    and there.lstat().st_size == size
+                    and sha256_file(there) == expected
+                ):
+                    (partial / relative).parent.mkdir(parents=True, exist_ok=True)
+                    (partial / relative).hardlink_to(there)
+                    return True
+        return False
 
     def owner(self, claim: str) -> str:
         with self._explaining():

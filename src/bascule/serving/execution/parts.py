@@ -8,7 +8,8 @@ The rules:
   queueing, Goyal et al. 1996): a token of a prompt or an answer costs what it takes;
 - between thread and loop are at most `MAX_PARTS` parts or `MAX_PARTS_BYTES`, one part in any case:
   the thread waits while the receiver has no room. Where turns are few there is room for an answer
-  of usual length, and the thread waits for `STALL_S` only: a slow reader must not hold others up;
+  of usual length (`_ROOM_OF_FEW`), and the thread waits for `STALL_S` only: a slow reader must not
+  hold others up;
 - the first part has the time of its caller, each further one `Limits.deadline_s`; the time in which
   the receiver has no room does not count;
 - a caller that goes away ends the thread at its next part; a program that looks at `cancelled`
@@ -18,6 +19,7 @@ The rules:
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -34,7 +36,9 @@ from bascule.serving.limits import Limits
 MAX_RUNNING = 64
 MAX_PARTS = 16
 MAX_PARTS_BYTES = 1 << 20
-MAX_PARTS_OF_FEW, STALL_S = 4_096, 5.0
+STALL_S = 5.0
+_ROOM_OF_FEW = 4_096, 8 << 20
+_MOST_CALLERS = 1_024
 _SWITCH_S = 1e-3
 """How soon the loop gets the interpreter from programs that compute in Python."""
 
@@ -142,7 +146,10 @@ class _Turns:
         self._calls[caller] -= 1
         if not self._calls[caller]:
             del self._calls[caller]
-        for other in [name for name, used_s in self.used_s.items() if used_s <= self._least_s]:
+        # After an idle moment all begin with the same.
+        forgets = not self._calls or len(self.used_s) > _MOST_CALLERS + len(self._calls)
+        bound_s = math.inf if forgets else self._least_s
+        for other in [name for name, used_s in self.used_s.items() if used_s <= bound_s]:
             if other not in self._calls:
                 del self.used_s[other]
 
@@ -215,8 +222,9 @@ class _Run:
         return True
 
     def _is_full(self, more: int, few: bool) -> bool:
-        buffer, most = self._buffer, MAX_PARTS_OF_FEW if few else MAX_PARTS
-        return len(buffer) >= most or more + sum(n for _, n in buffer) > MAX_PARTS_BYTES
+        most, most_bytes = _ROOM_OF_FEW if few else (MAX_PARTS, MAX_PARTS_BYTES)
+        buffer = self._buffer
+        return len(buffer) >= most or more + sum(n for _, n in buffer) > most_bytes
 
     # -- on the event loop --
 

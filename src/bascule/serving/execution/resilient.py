@@ -218,7 +218,8 @@ class _Attempt:
             return
         try:
             # Not by its own policy: two that fall back on each other would never end.
-            self._cancel_run = other.answer(call, self._context, left_s, deliver)
+            answer = self._method_of(other)
+            self._cancel_run = answer(call, self._context, left_s, deliver)
         except (Overloaded, Unavailable):
             self._end(error)
 
@@ -239,13 +240,10 @@ class _Attempt:
 
 
 class _AttemptInParts(_Attempt):
-    """The same for an answer in parts, which no other version gives in its place."""
+    """The same for an answer in parts: over once its first part is there."""
 
     __slots__ = ()
     _method_of = attrgetter("answer_in_parts")
-
-    def _fall_back(self, error: BasculeError) -> None:
-        self._end(error)
 
 
 def check_fallback(model: Predictor, other: Predictor | None, setting: str) -> None:
