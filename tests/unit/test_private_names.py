@@ -20,6 +20,7 @@ SKLEARN = ("scikit-learn", "1.9")
 LOOKED_AT = {
     SKLEARN: {
         "packing.compilers.clusters": {"_estimate_weighted_log_prob"},
+        "bundle.generation.llama": {"_ctx"},
         "packing.compilers.encoding": {
             "_drop_idx_after_grouping", "_default_to_infrequent_mappings", "_infrequent_enabled",
         },

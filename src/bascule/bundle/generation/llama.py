@@ -1,6 +1,6 @@
 """llama.cpp in this process, by `llama-cpp-python`: one answer at a time.
 
-A prompt is computed in short pieces, and a piece without text is told after each, so that an answer
+A prompt is computed in short pieces, and a piece without text follows each, so that an answer
 ends soon when its caller has gone. What the prompt has in common with the last one is not computed
 again.
 """
@@ -52,7 +52,10 @@ class LlamaEngine:
                 n_threads_batch=threads, n_batch=_BATCH_TOKENS, lora_path=adapter, verbose=False,
             )  # fmt: skip
         except (ValueError, RuntimeError, OSError) as problem:
-            raise ModelFailed(f"llama.cpp cannot load the weights: {first_line(problem)}") from None
+            raise ModelFailed(
+                f"llama.cpp cannot load the weights: {first_line(problem)}",
+                hint="check the file; a newer llama-cpp-python may know its architecture",
+            ) from None
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._llama.model)
         self._template = spec.template or self._llama.metadata.get("tokenizer.chat_template", "")
         self._formatter: Any = None
@@ -178,7 +181,9 @@ class LlamaEngine:
         """
         bias = {int(token): change for token, change in (request.logit_bias or {}).items()}
         if bias and max(bias) >= (count := self._llama.n_vocab()):
-            raise Invalid(f"logit_bias: the model has {count:,} tokens", field="logit_bias")
+            hint = "name tokens of this model's vocabulary"
+            reason = f"logit_bias: the model has {count:,} tokens"
+            raise Invalid(reason, field="logit_bias", hint=hint)
 
         def look(_: NDArray[np.intc], logits: NDArray[np.float32]) -> NDArray[np.float32]:
             if request.others >= 0:
