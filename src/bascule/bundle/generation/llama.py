@@ -105,7 +105,7 @@ class LlamaEngine:
     def score(self, text: str) -> tuple[float, int]:
         """The sum of the log probabilities of the tokens behind the first, and how many they are.
 
-        Each window of `_WINDOW` tokens is seen alone, as perplexities are told.
+        Each window of `_WINDOW` tokens is seen alone, as is usual for perplexities.
         """
         if self._scorer is None:
             self._scorer = self._library.Llama(
@@ -133,7 +133,7 @@ class LlamaEngine:
         """Compute a prompt but for its last piece; gives how many tokens were known before.
 
         Kernels for one token round otherwise than those for several. So that a prompt has the same
-        logits whatever was asked before, all its pieces have two tokens or more, and tokens of
+        logits after any earlier request, all its pieces have two tokens or more, and tokens of
         earlier answers are computed again.
         """
         llama = self._llama
