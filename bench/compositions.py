@@ -39,7 +39,12 @@ def main() -> None:
     rows = pd.DataFrame({"amount": random.gamma(2, 50, 500), "age": random.uniform(18, 80, 500)})
     labels = np.where(rows.amount > 110, "bad", "ok")
     seen = pd.DataFrame({"p_bad": random.uniform(0, 1, 500), "amount": rows.amount})
-    options: dict[str, Any] = {"measure": False, "explain": False, "outliers": False, "baseline": False}
+    options: dict[str, Any] = {
+        "measure": False,
+        "explain": False,
+        "outliers": False,
+        "baseline": False,
+    }
     with tempfile.TemporaryDirectory() as home:
         made = {
             name: bascule.pack(model, name=name, train=table, to=Path(home) / name, **options)

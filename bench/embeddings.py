@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 import bascule
 from bascule.bundle.disk import read_file
-from bascule.bundle.programs import METADATA
+from bascule.bundle.programs import METADATA, TOKENS
 
 _SIZES = (1, 2, 4, 8, 16, 32)
 _WORDS = ("the", "late", "flight", "closed", "gate", "never", "in", "time", "again", "nice")
@@ -46,15 +46,10 @@ def bare_batches(encoded: list[Any], names: Iterable[str], size: int) -> list[di
     for start in range(0, len(ordered), size):
         rows = ordered[start : start + size]
         width = max(len(row.ids) for row in rows)
-        parts = {
-            "input_ids": "ids",
-            "attention_mask": "attention_mask",
-            "token_type_ids": "type_ids",
-        }
         batches.append(
             {
                 name: np.array(
-                    [getattr(row, parts[name]) + [0] * (width - len(row.ids)) for row in rows],
+                    [getattr(row, TOKENS[name]) + [0] * (width - len(row.ids)) for row in rows],
                     np.int64,
                 )
                 for name in names
@@ -87,14 +82,14 @@ def main() -> None:
     held = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
     tokenizer = Tokenizer.from_str(held["tokenizer"])
     tokenizer.no_padding()
-    texts = texts_of(options.texts, tokenizer.truncation["max_length"] - 2)
+    texts = texts_of(options.texts, (tokenizer.truncation or {})["max_length"] - 2)
     encoded = [tokenizer.encode(text) for text in texts]
     names = [node.name for node in session.get_inputs()]
     columns = {field.name: np.array(texts, object)}
 
-    def bare(size: int) -> Callable[[], None]:
+    def bare(size: int) -> Callable[[], Any]:
         batches = bare_batches(encoded, names, size)
-        return lambda: [session.run(None, batch) for batch in batches] and None
+        return lambda: [session.run(None, batch) for batch in batches]
 
     ways = {size: bare(size) for size in _SIZES}
     program.run(columns)

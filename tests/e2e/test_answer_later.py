@@ -271,7 +271,7 @@ def test_a_request_that_is_sent_twice_is_one_job(here, caller):
 
 
 def test_a_caller_may_have_so_many_under_way_and_another_one_more(here, caller):
-    jobs = [caller.submit(rows(4, 1)) for _ in range(16)]
+    jobs = [caller.submit(rows(4, 1)) for _ in range(8)]
     refused = caller.post(rows(4, 1))
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
     other = here[0].caller(here[1])
@@ -319,7 +319,6 @@ def test_an_answer_is_gone_after_its_time(serve, slow, tmp_path):
         job = caller.submit(rows(0, 1))
         caller.ended(job)
         until(lambda: caller.answer(job).status_code == 410)
-        until(lambda: not list((later.home / "deferred").iterdir()), 90.0)
 
 
 def test_a_killed_server_leaves_it_to_the_next_one(later):

@@ -10,7 +10,7 @@ from tests.embeddings import cross_encoder, network, sentence_folder
 from tests.tiny_pipelines import TEXTS
 
 import bascule
-from bascule.packing import build_index
+from bascule.packing import VectorIndex
 from bascule_client import Client, Invalid
 
 LONGER = [f"{text} gate" for text in TEXTS[:30]]
@@ -18,14 +18,15 @@ LONGER = [f"{text} gate" for text in TEXTS[:30]]
 
 @pytest.fixture(scope="module")
 def bundles(packed, tmp_path_factory):
-    folders = [tmp_path_factory.mktemp(name) for name in ("sentences", "pairs", "indexes")]
+    folders = [tmp_path_factory.mktemp(name) for name in ("sentences", "pairs")]
     embedding = bascule.load(packed("sentences", network(sentence_folder(folders[0])), None))
     vectors = embedding.predict({"text": LONGER})["embedding"]
     tables = {"docs": {"body": LONGER}, "vectors": {"v": list(vectors)}}
     columns = {"docs": {"text": "body", "payload": ("body",)}, "vectors": {"vector": "v"}}
     indexes = [
-        build_index(table, embedding=embedding, name=name, k=3, to=folders[2] / name,
-                    search="hnsw", **columns[name])
+        bascule.load(
+            packed(name, VectorIndex(table, embedding, k=3, search="hnsw", **columns[name]), None)
+        )
         for name, table in tables.items()
     ]  # fmt: skip
     return [embedding, bascule.load(packed("pairs", cross_encoder(folders[1]), None)), *indexes]

@@ -42,21 +42,12 @@ def build(
     """Build the index of a table: a bundle to push and serve as any model."""
     from bascule.batch import read_rows
     from bascule.bundle import load
-    from bascule.packing import build_index
+    from bascule.packing import VectorIndex, pack
 
-    index = build_index(
-        read_rows(table, "table"),
-        embedding=load(context.find(model)[1]),
-        name=to.name.removesuffix(".bundle"),
-        text=text,
-        vector=vector,
-        id_column=id_column,
-        payload=tuple(payload or ()),
-        k=k,
-        search=search,
-        to=to,
-        overwrite=overwrite,
+    embedding = load(context.find(model)[1])
+    index = VectorIndex(
+        read_rows(table, "table"), embedding, text, vector, id_column, payload or (), k, search
     )
-    embedding = index.manifest.original.frame["embedding"]
-    facts = {"name": index.name, "digest": index.digest, "path": str(to), "embedding": embedding}
-    print_either(facts, f"{index.name} {index.digest[:19]} at {to}", as_json=as_json)
+    bundle = pack(index, name=to.name.removesuffix(".bundle"), to=to, overwrite=overwrite)
+    facts = {"name": bundle.name, "digest": bundle.digest, "embedding": embedding.digest}
+    print_either(facts, f"{bundle.name} {bundle.digest[:19]} at {to}", as_json=as_json)

@@ -196,11 +196,12 @@ class JobRunner(Jobs):
         if job.state != QUEUED or job.kind not in self.kinds.places:
             return job
         kind = self.kinds[job.kind]
+        if self._must_wait(job, kind):
+            return self.get(job.id)
         with self._lock:
             busy = Counter(one.kind for one in self._here.values() if not one.schedule)
             is_full = busy[kind.name] >= kind.places and not job.schedule
-            must_wait = is_full or self._must_wait(job, kind)
-            claim = None if must_wait else self.claim(job.id)
+            claim = None if is_full else self.claim(job.id)
             if claim is None:
                 return self.get(job.id)
             self._here[job.id] = claim.job

@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,10 +74,15 @@ def payloads_of(settings: Settings) -> Payloads:
 
 
 def serves(settings: Settings, server: ServerLink | None, job: Job) -> bool:
-    """Whether a server has the request of a job, and the model that it asks."""
-    is_there = server is not None and (payloads_of(settings).folder / job.input["body"]).exists()
+    """Whether a server has the request of a job, and the model that it asks.
+
+    Any server ends one that has waited for longer than requests are kept.
+    """
+    payloads = payloads_of(settings)
+    if server is None or datetime.now(UTC) - job.created_at > payloads.kept:
+        return server is not None
     with suppress(BasculeError):
-        return server is not None and is_there and job.input["model"] in server.names
+        return (payloads.folder / job.input["body"]).exists() and job.input["model"] in server.names
     return False
 
 
@@ -104,17 +109,19 @@ def infer(settings: Settings, job: Job, live: Waiting) -> dict[str, Any]:
         headers["Authorization"] = f"Bearer {server.token}{ON_BEHALF}{job.key}"
     connection = DeadlineConnection(host, port, allowed_s + _SPARE_S, _tls(settings))
     live.end = partial(_wake, connection)
+    is_sent = False
     try:
         connection.connect()
         if live.stopped:
             raise Unavailable(live.stopped, hint="it is asked again")
+        is_sent = True
         connection.request("POST", asked["path"], body, headers)
         with connection.getresponse() as answer:
             return _kept(answer, folder / f"{asked['body']}.{job.attempt}")
     except TimeoutError:
         raise TimedOut(f"no answer in {allowed_s:g} s", hint="see deferred.deadline_s") from None
     except (OSError, http.client.HTTPException) as problem:
-        if connection.sock is not None and job.attempt >= _MAX_LOST:
+        if is_sent and job.attempt >= _MAX_LOST:
             raise ModelFailed(
                 f"the server ended {job.attempt} connections", hint="see the log of the server"
             ) from None
@@ -183,7 +190,7 @@ _LONGER = timedelta(days=14)
 """Than any answer is kept: until then the job says that the answer is gone."""
 INFER = Kind(
     name=INFERENCE, run=infer, right="infer", places=16, retries=20, kept=_LONGER,
-    again=_pause_s(60.0), max_of_caller=16, is_of_server=True, is_private=True,
+    again=_pause_s(60.0), max_of_caller=8, is_of_server=True, is_private=True,
 )  # fmt: skip
 TELL = Kind(
     name=CALLBACK, run=tell, places=16, retries=40, again=_pause_s(3_600.0), is_private=True

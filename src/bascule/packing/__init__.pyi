@@ -3,7 +3,7 @@ from .flavors.composition import Composition as Composition
 from .flavors.derived import DerivedGraph as DerivedGraph
 from .flavors.generation import TextGeneration as TextGeneration
 from .flavors.python import PythonModel as PythonModel
-from .indexing import build_index as build_index
+from .flavors.retrieval import VectorIndex as VectorIndex
 from .model_files import (
     CodeOptions as CodeOptions,
     describes_generation as describes_generation,

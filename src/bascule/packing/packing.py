@@ -321,6 +321,8 @@ def seal(draft: Path, model: Any, rows: InputRows, request: Request) -> _Sealed:
     flavor = flavor_of(model, request.code)
     subject = flavor.read(model, rows.train, rows.test)
     request.tell(_described(subject, flavor))
+    if subject.saved_format == retrieval.FORMAT:  # whose rows are data, and no training
+        request = replace(request, baseline=False, outliers=False, explain=False)
     features = request.features or None
     if isinstance(features, str):
         features = features_of(features, subject.signature)
@@ -425,7 +427,7 @@ def _choose(
     compilations: Iterable[Compilation], subject: ImportedModel, rows: Rows | None, request: Request
 ) -> _Choice:
     """The first compilation that is equal to the original on all rows, or the original."""
-    if subject.saved_format in _SERVED_AS_SAVED and "pooling" not in subject.frame:
+    if subject.saved_format in _SERVED_AS_SAVED:
         request.tell("the original itself answers, in a process of its own")
         served = subject.reopened or subject.original
         if subject.saved_format not in _OF_ITS_OWN:

@@ -18,7 +18,7 @@ import bascule
 from bascule.bundle import disk
 from bascule.bundle.originals import retrieval
 from bascule.core.errors import Invalid, ModelFailed, Untrusted
-from bascule.packing import build_index
+from bascule.packing import VectorIndex
 from bascule.packing.flavors.own_code import to_archive
 
 DOCUMENTS = [f"{text} {place}" for place, text in enumerate(TEXTS[:40])]
@@ -43,9 +43,8 @@ def embedding(packed, tmp_path_factory):
 def build(tmp_path_factory):
     def built(table, *, search="exact", embedding=Embedding, **options):
         to = tmp_path_factory.mktemp("indexes") / "found.bundle"
-        return build_index(
-            table, embedding=embedding, name="found", search=search, to=to, **options
-        )
+        index = VectorIndex(table, embedding, search=search, **options)
+        return bascule.pack(index, name="found", to=to, measure=False)
 
     return built
 
@@ -89,7 +88,7 @@ def test_the_same_table_gives_the_same_digest(build, indexes, search):
 @given(st.lists(st.tuples(st.integers(-2, 2), st.integers(1, 2)), min_size=3, max_size=30))
 def test_of_equal_scores_the_first_row_of_the_table_is_the_better_one(rows):
     vectors = retrieval.normalized(np.array(rows, np.float64), "v")
-    places, scores = retrieval.exact(vectors, 3)(vectors)
+    places, scores = retrieval.exact(vectors)(vectors, 3)
     for row, best in enumerate(places):
         own = vectors @ vectors[row]
         assert best.tolist() == np.argsort(-own, kind="stable")[:3].tolist()
@@ -116,7 +115,7 @@ def test_a_query_without_a_direction_is_refused(indexes, value):
 def test_an_index_of_texts_embeds_the_query_itself(build, embedding, search):
     table = {"body": DOCUMENTS, "key": [f"d{place}" for place in range(40)], "year": range(40)}
     index = build(
-        table, embedding=embedding, text="body", id_column="key", payload=("year", "body"), k=3,
+        table, embedding=embedding, text="body", id="key", payload=("year", "body"), k=3,
         search=search,
     )  # fmt: skip
     answer = index.predict({"text": DOCUMENTS})
@@ -134,11 +133,11 @@ def test_an_index_of_texts_embeds_the_query_itself(build, embedding, search):
         ({"k": 5}, "k is 5, and the table has 4 rows"),
         ({"k": 0}, "k is 0"),
         ({"vector": "w"}, "no column 'w'"),
-        ({"id_column": "key"}, "not unique"),
+        ({"id": "key"}, "not unique"),
         ({"payload": ("hole",)}, "missing values"),
-        ({"payload": ("score",)}, "payload names id or score"),
-        ({"payload": ("key", "key")}, "payload names"),
-        ({"search": "best"}, "search 'best'"),
+        ({"payload": ("score",)}, "payload has id or score"),
+        ({"payload": ("key", "key")}, "column twice"),
+        ({"search": "best"}, "searched by exact or hnsw"),
         ({"text": "key"}, "one column"),
         ({"vector": "key"}, "no column of vectors"),
         ({"vector": "ragged"}, "no column of vectors"),

@@ -95,6 +95,11 @@ class Document(_Struct, frozen=True):
     inputs: dict[str, str] = {}
 
 
+def wrong(said: str) -> Invalid:
+    """The error for what no composition may say."""
+    return Invalid(said, hint="docs/how-to/compose-models.md tells what it may say")
+
+
 def read_document(value: Any) -> Document:
     """The composition that TOML or JSON holds. Raises `Invalid`, which names the place."""
     made = dict(value) if isinstance(value, Mapping) else {"parts": value}
@@ -113,10 +118,10 @@ def read_document(value: Any) -> Document:
         if found := re.search(r"`parts\[(\d+)\]", said):
             part = made["parts"][int(found[1])]
             said = said.replace(found[0], f"`parts.{dict(part).get('name')}")
-        raise Invalid(f"this is no composition: {said}") from None
+        raise wrong(f"this is no composition: {said}") from None
     names = [part.name for part in document.parts]
     if not 1 <= len(names) <= MAX_PARTS:
-        raise Invalid(f"parts: there are {len(names)}, and a composition has 1 to {MAX_PARTS}")
+        raise wrong(f"parts: there are {len(names)}, and a composition has 1 to {MAX_PARTS}")
     for part in document.parts:
         if not _NAME.fullmatch(part.name) or names.count(part.name) > 1:
             raise Invalid(
@@ -131,17 +136,17 @@ def _check_part(part: Part, at: str) -> None:
     kinds = [kind for kind in _KEYS_OF if getattr(part, kind)]
     if len(kinds) != 1:
         said = " and ".join(kinds) or "none"
-        raise Invalid(f"{at}: a part has one of {', '.join(_KEYS_OF)}, and this one {said}")
+        raise wrong(f"{at}: a part has one of {', '.join(_KEYS_OF)}, and this one {said}")
     for kind, keys in _KEYS_OF.items():
         for key in keys:
             if getattr(part, key) and kind not in kinds:
-                raise Invalid(f"{at}.{key}: is of a part with {kind}, and this one has {kinds[0]}")
+                raise wrong(f"{at}.{key}: is of a part with {kind}, and this one has {kinds[0]}")
     count, weights = len(part.ensemble), part.weights
     if count == 1 or (weights and (len(weights) != count or min(weights) < 0 or not sum(weights))):
-        raise Invalid(f"{at}: an ensemble has two parts or more, each with a weight of 0 or more")
+        raise wrong(f"{at}: an ensemble has two parts or more, each with a weight of 0 or more")
     rows = part.router or part.rules
     if len(rows) > _MAX_ROWS:
-        raise Invalid(f"{at}.{kinds[0]}: has {len(rows):,} rows, and {_MAX_ROWS:,} may be")
+        raise wrong(f"{at}.{kinds[0]}: has {len(rows):,} rows, and {_MAX_ROWS:,} may be")
     for place, row in enumerate(rows, 1):
         if (place == len(rows)) == bool(row.when):
             raise Invalid(

@@ -200,7 +200,7 @@ class _Reader:
         compare = _COMPARISONS.get(type(op))
         is_equality = isinstance(op, ast.Eq | ast.NotEq)
         if compare is None or (kind != "number" and not is_equality):
-            raise Invalid(f"a {kind} is compared with ==, != and in")
+            raise Invalid(f"a {kind} is compared with ==, != and in", hint=_HINT)
         made = _of(DType.BOOL, compare, sides)
         # NaN answers false by itself, but to !=; None is equal to None.
         guarded = [one for one in sides if one.field.nullable or one.field.dtype.is_float]
@@ -227,14 +227,15 @@ def _names(node: ast.AST) -> tuple[str, str]:
         case ast.Attribute(value=ast.Attribute() as inner, attr=name):  # an output of one target
             part, first = _names(inner)
             return part, f"{first}.{name}"
-    raise Invalid(f"{ast.unparse(node)!r} is not something that an expression may say")
+    said = f"{ast.unparse(node)!r} is not something that an expression may say"
+    raise Invalid(said, hint=_HINT)
 
 
 def _checked(made: Expression, kind: str) -> Expression:
     """Raise `Invalid` unless it is one value of that kind in each row; any shape if empty."""
     if kind and (made.field.shape or made.kind != kind):
         found = f"{list(made.field.shape)} values" if made.field.shape else f"a {made.kind}"
-        raise Invalid(f"{made.text} is {found} in a row, and a {kind} is needed")
+        raise Invalid(f"{made.text} is {found} in a row, and a {kind} is needed", hint=_HINT)
     return made
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from bascule.bundle.compositions.document import Document, Formula, Part
+from bascule.bundle.compositions.document import Document, Formula, Part, wrong
 from bascule.bundle.compositions.expressions import (
     Column,
     Expression,
@@ -99,10 +99,9 @@ class _Planner:
             self._steps[name] = self._step(self._parts[name], f"parts.{name}")
         outputs, final = self._outputs()
         for name in self._inputs:
-            if ("", name) not in self._used or name.partition(".")[0] in self._parts:
-                raise Invalid(
-                    f"inputs.{name}: nothing reads it, or it is called as an output of a part"
-                )
+            owner, point, _ = name.partition(".")
+            if ("", name) not in self._used or (point and owner in self._parts):
+                raise wrong(f"inputs.{name}: nothing reads it, or it is called as a part's output")
         return Plan(
             Signature(tuple(self._inputs.values()), tuple(one.field for one in outputs)),
             self._steps,
@@ -129,7 +128,7 @@ class _Planner:
             sorter.prepare()
         except CycleError as problem:
             ring = " -> ".join(reversed(problem.args[1]))
-            raise Invalid(f"parts.{problem.args[1][0]}: parts read in a circle: {ring}") from None
+            raise wrong(f"parts.{problem.args[1][0]}: parts read in a circle: {ring}") from None
         levels = []
         order = list(self._parts)
         while ready := sorted(sorter.get_ready(), key=order.index):
@@ -223,7 +222,7 @@ class _Planner:
         elif not takes.is_float:
             fits &= not source.reads or bool(np.can_cast(given.dtype.numpy, takes.numpy))
         if not fits:
-            raise Invalid(f"{at}: takes {_type(field)}, and {text} is {_type(given)}")
+            raise wrong(f"{at}: takes {_type(field)}, and {text} is {_type(given)}")
         has_limits = field.categories is not None or field.bounds is not None
         may_miss = given.dtype.is_float or given.nullable
         return Feed(field, dtype, source, has_limits or (may_miss and not field.nullable))
@@ -257,11 +256,12 @@ class _Planner:
         steps = [self._steps[row.part] for row in part.router]
         first = steps[0]
         for step in steps:
-            if step.outputs != first.outputs or step.classes != first.classes:
+            is_taken = any(field.name == "part" for field in step.outputs)
+            if step.outputs != first.outputs or step.classes != first.classes or is_taken:
                 raise Invalid(
                     f"{at}.router: {step.name!r} has other outputs than {first.name!r}: "
                     f"{_listed(step.outputs)} in place of {_listed(first.outputs)}",
-                    hint="parts of a router have outputs of one form, and the same classes",
+                    hint="they have outputs of one form, none called part, and the same classes",
                 )
         conditions = self._conditions(part, f"{at}.router")
         return Step(
@@ -282,7 +282,7 @@ class _Planner:
         then: dict[str, list[Expression]] = {name: [] for name in names}
         for place, row in enumerate(part.rules, 1):
             if row.then.keys() != then.keys() or not names or "rule" in names:
-                raise Invalid(
+                raise wrong(
                     f"{at}.rules[{place}].then: every row gives the same outputs, one or more, "
                     "none of which is called rule"
                 )
@@ -321,14 +321,14 @@ class _Planner:
 
         parse(text, find, f"{at}.given")
         if len(found) != 1 or found[0].key not in values:
-            raise Invalid(f"{at}.given: the rules do not read {text!r}")
+            raise wrong(f"{at}.given: the rules do not read {text!r}")
         key, field, place = found[0]
         try:
             if field.dtype is DType.BYTES and not isinstance(value, str):
                 raise ValueError
             values[key][(0,) if place is None else (0, place)] = value
         except ValueError:
-            raise Invalid(f"{at}.given: {value!r} is no value of {text}") from None
+            raise wrong(f"{at}.given: {value!r} is no value of {text}") from None
 
     def _outputs(self) -> tuple[tuple[Expression, ...], Step | None]:
         last = self._document.parts[-1].name
@@ -340,7 +340,7 @@ class _Planner:
         made = [(name, parse(text, self._find, f"outputs.{name}")) for name, text in said]
         outputs = tuple(replace(one, field=replace(one.field, name=name)) for name, one in made)
         if len(dict(said)) < len(said) or not all(one.reads for one in outputs):
-            raise Invalid("outputs: two have one name, or one is a constant")
+            raise wrong("outputs: two have one name, or one is a constant")
         parts = {key[0] for one in outputs for key in one.reads}
         final = self._steps.get(min(parts)) if len(parts) == 1 else None
         is_whole = final is not None and tuple(one.field for one in outputs) == final.outputs
@@ -395,7 +395,7 @@ def _common(name: str, cells: Sequence[Expression], at: str) -> Field:
     if any(cell.field.shape for cell in cells) or (
         len(dtypes) > 1 and dtypes & {DType.BYTES, DType.BOOL}
     ):
-        raise Invalid(f"{at}: {name} is {' and '.join(_type(c.field) for c in cells)} in its rows")
+        raise wrong(f"{at}: {name} is {' and '.join(_type(c.field) for c in cells)} in its rows")
     dtype = dtypes.pop() if len(dtypes) == 1 else DType.FP64
     return Field(name, dtype, nullable=any(cell.field.nullable for cell in cells))
 

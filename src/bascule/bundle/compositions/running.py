@@ -67,7 +67,7 @@ class CompositionProgram(Program):
     def complete(self, calls: Sequence[Columns]) -> Sequence[Columns]:
         """Runs the parts, and adds to the columns what they answered: for the ledger, and `run`.
 
-        `PART.OUTPUT` of every part that all rows have; `PART.ms` and `PART.digest` of each part.
+        PART.OUTPUT of every part that all rows have; PART.ms and PART.digest of each part.
         """
         first, columns = self.inputs[0].name, calls[0]
         if len(calls) > 1:
@@ -147,13 +147,15 @@ class _Run:
     def _level(self, level: tuple[str, ...], values: Values, rows: int) -> dict[str, Columns]:
         slow = [part for part in level if self._of.last_s[part] > _WORTH_A_THREAD_S]
         others = slow[1:]
-        asked = {part: self._of.threads().submit(self.part, part, values, rows) for part in others}
+        futures = {
+            part: self._of.threads().submit(self.part, part, values, rows) for part in others
+        }
         try:
-            made = {part: self.part(part, values, rows) for part in level if part not in asked}
+            made = {part: self.part(part, values, rows) for part in level if part not in futures}
         finally:
-            for future in asked.values():
+            for future in futures.values():
                 future.exception()  # none goes on behind the answer
-        return made | {part: future.result() for part, future in asked.items()}
+        return made | {part: future.result() for part, future in futures.items()}
 
     def part(self, name: str, values: Values, rows: int) -> Columns:
         of, began_s = self._of, time.perf_counter()
@@ -181,7 +183,8 @@ def _naming(part: str, problem: Exception) -> BasculeError:
     """The error of a part as one of the composition."""
     if not isinstance(problem, BasculeError):
         said = f"part {part}: {place_of(problem)}"
-        return ModelFailed(f"part {part} failed: {problem}", reason=said, part=part)
+        words = f"part {part} failed: {problem}"
+        return ModelFailed(words, hint="ask that part alone", reason=said, part=part)
     facts = problem.facts | {"part": part}
     if isinstance(problem, ModelFailed):
         reason = problem.facts.get("reason") or place_of(problem.__cause__ or problem)

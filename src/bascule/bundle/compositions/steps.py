@@ -55,17 +55,17 @@ class Feed:
 
     def of(self, values: Values, rows: int) -> NDArray[Any]:
         """Raises `Invalid` for a value that the model does not take."""
-        found = as_dtype(self.source.of(values, rows), self.field.dtype)
+        column = as_dtype(self.source.of(values, rows), self.field.dtype)
         if self.is_checked:
-            self._check(found)
-        return as_dtype(found, self.dtype)
+            self._check(column)
+        return as_dtype(column, self.dtype)
 
-    def _check(self, found: NDArray[Any]) -> None:
-        if found.dtype.kind == "f" and self.field.categories is None:
+    def _check(self, column: NDArray[Any]) -> None:
+        if column.dtype.kind == "f" and self.field.categories is None:
             least, most = self.field.bounds or (-np.inf, np.inf)
-            if ((found >= least) & (found <= most)).all():
+            if ((column >= least) & (column <= most)).all():
                 return
-        data = found if self.field.shape else {self.field.name: found}
+        data = column if self.field.shape else {self.field.name: column}
         conform(data, Signature((self.field,), ()))
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bascule.bundle.disk import Manifest
 from bascule.bundle.originals.libraries import library
@@ -51,7 +50,6 @@ _FETCHING = frozenset(
 _CALL = frozenset(
     ("add_special_tokens", "function_to_apply", "max_length", "padding", "stride", "truncation")
 )
-POOLING = "sentence_pooling"
 _ANY_LENGTH = 10**9
 
 
@@ -65,10 +63,6 @@ class TextPipeline(Program):
     ) -> None:
         self.inputs, self.outputs = inputs, outputs
         self._pipeline = pipeline
-
-    @property
-    def network(self) -> Any:
-        return self._pipeline.model
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """The outputs asked for; see `core.programs.Program`."""
@@ -172,18 +166,15 @@ def answers_of(pipeline: Any, texts: list[str]) -> Columns:
     Returns:
         Of a classifier `label` and `probabilities`, shape (texts, labels), in the order of the
         configuration; `scores` in their place where they do not add up to 1; `prediction` of a
-        model with one number. Of a feature extractor `embedding`: the mean over the tokens, or
-        what `pooling_of` says.
+        model with one number. Of a feature extractor `embedding`: the mean over the tokens.
 
     Raises:
         Invalid: A text has more tokens than the model takes, and the pipeline does not truncate.
     """
     _check_lengths(pipeline, texts)
     if pipeline.task == "feature-extraction":
-        pooling = pooling_of(pipeline)
-        if pooling:  # sentence-transformers cuts spaces off
-            texts = [text.strip() for text in texts]
-        return {"embedding": np.stack([_pooled(pipeline(text)[0], pooling) for text in texts])}
+        means = [np.mean(np.asarray(pipeline(text)[0], np.float32), axis=0) for text in texts]
+        return {"embedding": np.stack(means)}
     labels = labels_of(pipeline)
     rows = [{each["label"]: each["score"] for each in pipeline(text, top_k=None)} for text in texts]
     scores = np.array([[row[label] for label in labels] for row in rows], np.float32)
@@ -191,21 +182,6 @@ def answers_of(pipeline: Any, texts: list[str]) -> Columns:
         return {"prediction": scores[:, 0]}
     chosen = np.array(labels, object)[scores.argmax(axis=1)]
     return {"label": chosen, "probabilities" if _is_softmax(pipeline) else "scores": scores}
-
-
-def pooling_of(pipeline: Any) -> dict[str, Any]:
-    """How vectors of tokens become one: `mode`, `mean` or `cls`, and `normalize`.
-
-    Empty for a model that is not of sentence-transformers. Its configuration keeps it.
-    """
-    return getattr(pipeline.model.config, POOLING, None) or {}
-
-
-def _pooled(tokens: Any, pooling: Mapping[str, Any]) -> NDArray[np.float32]:
-    vectors = np.asarray(tokens, np.float32)
-    vector = vectors[0] if pooling.get("mode") == "cls" else vectors.mean(axis=0)
-    length = max(np.linalg.norm(vector), 1e-12) if pooling.get("normalize") else 1
-    return np.asarray(vector / length, np.float32)
 
 
 def call_of(pipeline: Any) -> dict[str, Any]:

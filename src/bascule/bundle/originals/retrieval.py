@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,14 @@ from bascule.core import Columns, Field, Invalid, Program, Scratch, Signature, U
 
 FORMAT = "vector-index"
 FILE = "original/index.zip"
-PAYLOAD = "payload.parquet"
-EMBEDDING = "embedding.onnx"
+PAYLOAD, GRAPH = "payload.parquet", "embedding.onnx"
 VECTOR, VERSION, SCORE, ID = "vector", "embedding", "score", "id"
 _SHORT = len("sha256:") + 12
 """A digest may be cut to so many characters, as commands print it."""
 
-Nearest = Callable[[NDArray[np.float32]], tuple[NDArray[np.int64], NDArray[np.float32]]]
-"""The port. From vectors of length 1, shape (rows, width), to places in the table and cosines, both
-of shape (rows, k), the best first."""
+Nearest = Callable[[NDArray[np.float32], int], tuple[NDArray[Any], NDArray[np.float32]]]
+"""The port. From vectors of length 1, shape (rows, width), and k to places in the table and
+cosines, both of shape (rows, k), the best first."""
 
 
 class IndexProgram(Program):
@@ -40,7 +39,7 @@ class IndexProgram(Program):
 
     def __init__(
         self, nearest: Nearest, payload: Columns, signature: Signature, embedding: str,
-        texts: Program | None = None,
+        texts: Program | None,
     ) -> None:  # fmt: skip
         self.inputs, self.outputs = signature.inputs, signature.outputs
         self._nearest, self._payload = nearest, payload
@@ -50,20 +49,20 @@ class IndexProgram(Program):
         """The outputs asked for; see `core.programs.Program`.
 
         Raises:
-            Invalid: A vector is not finite, or was made by another embedding than the index's.
+            Invalid: A vector is zero or not finite, or another embedding made it.
         """
         if self._texts is None:
             self._check_versions(columns[VERSION].tolist())
             vectors = columns[VECTOR]
         else:
             (vectors,) = self._texts.run(columns).values()
-        places, scores = self._nearest(normalized(vectors, VECTOR))
+        places, scores = self._nearest(normalized(vectors, VECTOR), self.outputs[0].shape[0])
         names = [field.name for field in self.outputs] if outputs is None else outputs
         return {name: scores if name == SCORE else self._payload[name][places] for name in names}
 
     def _check_versions(self, versions: Sequence[str]) -> None:
         for row, version in enumerate(versions):
-            if len(str(version)) < _SHORT or not self._embedding.startswith(version):
+            if len(version) < _SHORT or not self._embedding.startswith(version):
                 raise Invalid(
                     f"{VERSION}: the vector in row {row} is of {version!r}, and the index holds "
                     f"vectors of {self._embedding[:_SHORT]}",
@@ -79,20 +78,20 @@ def normalized(vectors: NDArray[Any], what: str) -> NDArray[np.float32]:
     bad = ~(np.isfinite(lengths) & (lengths > 0)).ravel()
     if bad.any():
         row = int(bad.argmax())
-        raise Invalid(f"{what}: the vector in row {row} is zero or not finite", field=what, row=row)
+        said = f"{what}: the vector in row {row} is zero or not finite"
+        raise Invalid(said, hint="leave the row out", field=what, row=row)
     return np.asarray(vectors / lengths, np.float32)
 
 
-def exact(vectors: NDArray[np.float32], k: int) -> Nearest:
+def exact(vectors: NDArray[np.float32]) -> Nearest:
     """Compares with every vector. Of equal scores, the first in the table is the better one."""
 
-    def nearest(queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        places = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k), np.float32)
+    def nearest(queries: NDArray[np.float32], k: int) -> tuple[Any, NDArray[np.float32]]:
+        shape = len(queries), k
+        places, scores = np.empty(shape, np.int64), np.empty(shape, np.float32)
         for row, query in enumerate(queries):
             cosines = vectors @ query
-            least = np.partition(cosines, -k)[-k]
-            candidates = np.flatnonzero(cosines >= least)
+            candidates = np.flatnonzero(cosines >= np.partition(cosines, -k)[-k])
             places[row] = candidates[np.argsort(-cosines[candidates], kind="stable")[:k]]
             scores[row] = cosines[places[row]]
         return places, scores
@@ -114,15 +113,15 @@ def graph_of(vectors: NDArray[np.float32]) -> bytes:
         return (folder / "graph").read_bytes()
 
 
-def approximate(graph: bytes, width: int, k: int, threads: int = 1) -> Nearest:
+def approximate(graph: bytes, width: int, threads: int) -> Nearest:
     """Walks the graph of `graph_of`. It is read by C++ that checks nothing; see `saved`."""
     index = library("hnswlib", "retrieval").Index("ip", width)
     with Scratch() as folder:
         (folder / "graph").write_bytes(graph)
         index.load_index(str(folder / "graph"))
-    index.set_ef(max(100, 4 * k))
 
-    def nearest(queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def nearest(queries: NDArray[np.float32], k: int) -> tuple[Any, NDArray[np.float32]]:
+        index.set_ef(max(100, 4 * k))
         places, distances = index.knn_query(queries, k, num_threads=threads)
         return places.astype(np.int64), 1 - distances
 
@@ -134,29 +133,27 @@ def open_index(data: bytes, manifest: Manifest, *, threads: int = 1) -> IndexPro
     return load_index(data, manifest.signature, manifest.original.frame, threads=threads)
 
 
-def load_index(data: bytes, signature: Signature, frame: Any, *, threads: int = 1) -> IndexProgram:
-    """The same, from what a manifest says: `search`, `width`, `embedding`."""
+def load_index(
+    data: bytes, signature: Signature, frame: Mapping[str, Any], *, threads: int = 1
+) -> IndexProgram:
+    """The same, of the `search`, `width` and `embedding` that a manifest's frame says."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
-                raise Untrusted(f"{FILE} is compressed, which no index is", file=FILE)
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise Untrusted(f"{FILE} is compressed", hint="pack it again", file=FILE)
             parts = {name: archive.read(name) for name in archive.namelist()}
     except zipfile.BadZipFile:
-        raise Untrusted(f"{FILE} is not an archive", file=FILE) from None
-    kept = tuple(
-        Field(field.name, field.dtype) for field in signature.outputs if field.name != SCORE
-    )
-    k = signature.outputs[0].shape[0]
+        raise Untrusted(f"{FILE} is not an archive", hint="pack it again", file=FILE) from None
+    kept = tuple(Field(each.name, each.dtype) for each in signature.outputs if each.name != SCORE)
     payload, _ = from_parquet(parts[PAYLOAD], Signature(kept, ()))
-    search = parts[str(frame["search"])]
+    searched = parts[frame["search"]]
     if frame["search"] == "hnsw":
-        nearest = approximate(search, int(frame["width"]), k, threads)
+        nearest = approximate(searched, frame["width"], threads)
     else:
-        vectors = np.load(io.BytesIO(search), allow_pickle=False)
+        vectors = np.load(io.BytesIO(searched), allow_pickle=False)
         if vectors.shape != (len(payload[ID]), frame["width"]) or vectors.dtype != np.float32:
-            raise Untrusted(f"{FILE} has other vectors than its manifest says", file=FILE)
-        nearest = exact(vectors, k)
-    texts = None
-    if EMBEDDING in parts:
-        texts = open_tokenized(parts[EMBEDDING], EMBEDDING, threads=threads)
-    return IndexProgram(nearest, payload, signature, str(frame["embedding"]), texts)
+            said = f"{FILE} has other vectors than its manifest says"
+            raise Untrusted(said, hint="pack it again", file=FILE)
+        nearest = exact(vectors)
+    texts = open_tokenized(parts[GRAPH], GRAPH, threads=threads) if GRAPH in parts else None
+    return IndexProgram(nearest, payload, signature, frame["embedding"], texts)

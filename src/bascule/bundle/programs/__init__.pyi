@@ -29,7 +29,6 @@ from .tokenized import (
     METADATA as METADATA,
     TOKENS as TOKENS,
     TokenizedProgram as TokenizedProgram,
-    text_fields as text_fields,
 )
 from .trees import FEATURES as FEATURES, SUMS as SUMS, TreesProgram as TreesProgram
 from .unknowns import count_unknowns as count_unknowns

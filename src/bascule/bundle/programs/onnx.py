@@ -162,7 +162,8 @@ def open_onnx(
     if (carried := texts_of(session, file)) is not None:
         program = _tokenized(session, name, *carried)
         if (program.inputs, program.outputs) != (inputs, outputs):
-            raise Untrusted(f"{file} has other inputs or outputs than are declared", file=file)
+            said = f"{file} has other inputs or outputs than are declared"
+            raise Untrusted(said, hint="pack it again", file=file)
         return program
     extra = () if texts is None else tuple(one.field for one in texts.prepared)
     match(session.get_inputs(), (*inputs, *extra), f"an input of {file}")

@@ -336,8 +336,8 @@ def open_to_all(request: Request, action: Action, model: str) -> Caller:
     """Lets every caller read, and only this machine change something; see `Authorise`."""
     if action in {*CHANGING, "report"}:
         loopback_only(request, action, model)
-        if request.method not in SAFE_METHODS:
-            check_same_origin(request)
+    if request.method not in SAFE_METHODS:
+        check_same_origin(request)
     said = unquote(request.headers.get(USER_HEADER, ""))
     user = said if said.isprintable() and len(said) <= _MAX_USER else ""
     return Caller(request.client.host if request.client else "", user or "unknown")

@@ -103,8 +103,8 @@ def _bytes(model: Any) -> bytes:
     if isinstance(model, bytes):
         return model
     if isinstance(model, str | Path):
-        if (file := tokenized.graph_in(Path(model))) is not None:
-            return tokenized.text_graph(Path(model), file)
+        if tokenized.is_text_folder(Path(model)):
+            return tokenized.text_graph(Path(model))
         try:
             return Path(model).read_bytes()
         except OSError as problem:

@@ -1,15 +1,12 @@
 """Pipelines of Hugging Face's transformers on texts, or the folder of a saved model.
 
-`bundle.originals.pipelines` says what is kept and what a pipeline answers. A model of
-sentence-transformers is compiled, with its tokenizer; any other pipeline itself answers, in a
-process of its own.
+`bundle.originals.pipelines` says what is kept and what a pipeline answers. Nothing is compiled: the
+pipeline itself answers, in a process of its own.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,9 +52,9 @@ class Transformers:
 
     def recognises(self, model: Any) -> bool:
         if isinstance(model, str | Path):
-            folder = Path(model)
-            is_graph = tokenized.graph_in(folder) is not None  # which the flavor `onnx` reads
-            return is_there(folder / "config.json", Path.is_file) and not is_graph
+            folder = Path(model)  # of texts with a graph, the flavor `onnx` reads
+            is_ours = is_there(folder / "config.json", Path.is_file)
+            return is_ours and not tokenized.is_text_folder(folder)
         return is_of(model, "transformers") and hasattr(model, "postprocess")
 
     def read(self, model: Any, train: Any, test: Any) -> ImportedModel:
@@ -90,8 +87,6 @@ class Transformers:
             tested = read_inputs(test, "test")
             held_out = rows_of(tested, read_truth(test, "test", rows=tested.rows), signature)
         frame = {"task": pipeline.task, "call": pipelines.call_of(pipeline)}
-        if pooling := pipelines.pooling_of(pipeline):
-            frame["pooling"] = pooling
         saved = _saved(pipeline)
         try:
             again = pipelines.load_pipeline(saved, frame)
@@ -118,18 +113,8 @@ class Transformers:
             is_network=True,
         )
 
-    def compilations(self, _model: Any, subject: ImportedModel) -> Iterator[Compilation]:
-        if "pooling" not in subject.frame:
-            raise Unconvertible("a pipeline of transformers is not compiled")
-        assert isinstance(subject.original, pipelines.TextPipeline)
-        inputs, outputs = subject.signature.inputs, subject.signature.outputs
-        with Scratch() as folder, zipfile.ZipFile(io.BytesIO(subject.saved)) as archive:
-            archive.extractall(folder)
-            tokenizer = tokenized.tokenizer_of(folder)
-        network = tokenized.exported(subject.original.network, outputs[0].shape[0])
-        pooling, columns = subject.frame["pooling"], tuple(field.name for field in inputs)
-        graph = tokenized.embedding(network, tokenizer, pooling, columns=columns)
-        yield Compilation("float32", graph, inputs, outputs, None)
+    def compilations(self, _model: Any, _subject: ImportedModel) -> Iterator[Compilation]:
+        raise Unconvertible("a pipeline of transformers is not compiled")
 
 
 def _pipeline_in(folder: Path) -> Any:
@@ -146,13 +131,7 @@ def _pipeline_in(folder: Path) -> Any:
         names = json.loads((folder / "config.json").read_bytes()).get("architectures") or [""]
         is_classifier = str(names[0]).endswith("ForSequenceClassification")
         task = "text-classification" if is_classifier else "feature-extraction"
-        if not (folder / "modules.json").is_file():
-            return pipelines.pipeline_in(folder, task, {})
-        pipeline = pipelines.pipeline_in(folder, "feature-extraction", {"truncation": True})
-        longest = tokenized.tokenizer_of(folder).truncation["max_length"]
-        pipeline.tokenizer.model_max_length = longest
-        setattr(pipeline.model.config, pipelines.POOLING, tokenized.pooling_of(folder))
-        return pipeline
+        return pipelines.pipeline_in(folder, task, {})
     except BasculeError:
         raise
     except Exception as problem:  # the readers of transformers may raise anything

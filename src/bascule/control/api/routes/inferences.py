@@ -70,7 +70,7 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
 
         job = await run_in_threadpool(submit)
         response.headers["Location"] = of_jobs.JOB.at(job=job.id)
-        return job
+        return job.shown()
 
     @serves(app, of_jobs.ANSWER, response_class=Response)
     def answer(job: str, request: Request) -> Response:
