@@ -18,6 +18,8 @@ OUTPUTS = (Field("text", DType.BYTES, ()), Field("chunk", DType.BYTES, ()))
 EXAMPLE = '{"max_tokens":8,"messages":[{"content":"Say hello.","role":"user"}]}'
 MOST_REQUEST_BYTES = 4 << 20
 _MOST_STOPS, _MOST_TOOLS = 16, 128
+_OF_CALLERS = ("store", "user", "safety_identifier")
+"""Fields about the caller: policies read them, and they do not change an answer."""
 _PLACE, _UNKNOWN = re.compile(r"`\$\.([^`]+)`$"), re.compile(r"unknown field `([^`]+)`")
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -154,7 +156,11 @@ def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRe
             given = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as problem:
             raise _wrong("request", f"is no JSON: {problem}") from None
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {
+        name: value
+        for name, value in given.items()
+        if value is not None and name not in _OF_CALLERS
+    }
     if "max_completion_tokens" in given:
         defaults = {name: value for name, value in defaults.items() if name != "max_tokens"}
     try:
