@@ -105,7 +105,7 @@ def stream(server, path=CHAT, **more):
 # -- what the model gets --
 
 
-def test_the_model_gets_what_bears_on_the_answer_and_nothing_else(server, writer):
+def test_the_model_gets_what_bears_on_the_answer_or_the_ledger_and_nothing_else(server, writer):
     more = {"temperature": 0.5, "stop": ["x"], "seed": 0, "top_p": None, "max_tokens": 9}
     body = HELLO | more | {"user": "ada", "n": 1, "store": True, "stream": False}
 
@@ -113,7 +113,7 @@ def test_the_model_gets_what_bears_on_the_answer_and_nothing_else(server, writer
     assert writer.requests == [
         {
             "messages": HELLO["messages"], "temperature": 0.5, "stop": ["x"], "seed": 0,
-            "max_tokens": 9,
+            "max_tokens": 9, "user": "ada", "store": True,
         }
     ]  # fmt: skip
 
