@@ -41,7 +41,7 @@ def asking(settings: Settings, server: ServerLink | None = None) -> AskKind:
 
     def ask(place: str, task: Task) -> Child | Waiting:
         kind: Kind = load_named(place)
-        if kind.again is not None:
+        if kind.pause_s:
             return Waiting(settings, kind, task, server)
         names = Task.__dataclass_fields__
         plain = {name: getattr(task, name) for name in names}
@@ -62,7 +62,7 @@ def runner_of(settings: Settings, server: ServerLink | None = None) -> JobRunner
     keys = cache(partial(open_keys, settings))
     return JobRunner(
         open_catalogue(settings), KINDS, asking(settings, server), lambda: keys().in_force(),
-        partial(serves, settings, server), payloads_of(settings).sweep,
+        partial(serves, settings, server), payloads_of(settings),
     )  # fmt: skip
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import (
@@ -22,7 +20,6 @@ from bascule.core import (
     TimedOut,
     TooLarge,
     Unavailable,
-    synced,
 )
 from bascule.jobs import CALLBACK, INFERENCE, MAX_ANSWER_BYTES, Job, Kind, Payloads
 from bascule.security import ON_BEHALF
@@ -34,8 +31,6 @@ if TYPE_CHECKING:
     from bascule.control import ServerLink
     from bascule.settings import Settings
 
-_CHUNK_BYTES = 1 << 20
-_MAX_ERROR_BYTES = 64 << 10
 _SPARE_S = 5.0
 """For the server to say that the time is over."""
 _MAX_LOST = 3
@@ -68,19 +63,19 @@ class Waiting:
 
 def payloads_of(settings: Settings) -> Payloads:
     """Where requests and answers are."""
-    chosen = settings.deferred
-    folder = Path(chosen.folder or settings.home / "deferred")
-    return Payloads(folder, timedelta(hours=chosen.kept_hours))
+    return Payloads(settings.home / "deferred", timedelta(hours=settings.deferred.kept_hours))
 
 
 def serves(settings: Settings, server: ServerLink | None, job: Job) -> bool:
-    """Whether a server has the request of a job, and the model that it asks.
+    """Whether a job can be done here: of an inference, whether the server has its model.
 
     Any server ends one that has waited for longer than requests are kept.
     """
-    payloads = payloads_of(settings)
-    if server is None or datetime.now(UTC) - job.created_at > payloads.kept:
+    if server is None or job.kind == CALLBACK:
         return server is not None
+    payloads = payloads_of(settings)
+    if datetime.now(UTC) - job.created_at > payloads.kept:
+        return True
     with suppress(BasculeError):
         return (payloads.folder / job.input["body"]).exists() and job.input["model"] in server.names
     return False
@@ -92,22 +87,24 @@ def infer(settings: Settings, job: Job, live: Waiting) -> dict[str, Any]:
     Raises:
         BasculeError: The error that the server answered.
     """
+    from bascule.app import client_tls_of
+
     asked, server, allowed_s = job.input, live.server, settings.deferred.deadline_s
-    folder = payloads_of(settings).folder
+    payloads = payloads_of(settings)
     try:
-        body = (folder / asked["body"]).read_bytes()
+        body = (payloads.folder / asked["body"]).read_bytes()
     except FileNotFoundError:
         raise NotFound("the request is kept no more", hint="submit it again") from None
     assert server is not None
     host, port = server.address
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     headers = {
-        "Bascule-Id": job.id, **asked["headers"], "Accept-Encoding": "identity",
+        "bascule-id": job.id, **asked["headers"], "Accept-Encoding": "identity",
         "X-Request-Timeout-Ms": str(int(allowed_s * 1e3)),
     }  # fmt: skip
     if server.token:
         headers["Authorization"] = f"Bearer {server.token}{ON_BEHALF}{job.key}"
-    connection = DeadlineConnection(host, port, allowed_s + _SPARE_S, _tls(settings))
+    connection = DeadlineConnection(host, port, allowed_s + _SPARE_S, client_tls_of(settings))
     live.end = partial(_wake, connection)
     is_sent = False
     try:
@@ -117,27 +114,17 @@ def infer(settings: Settings, job: Job, live: Waiting) -> dict[str, Any]:
         is_sent = True
         connection.request("POST", asked["path"], body, headers)
         with connection.getresponse() as answer:
-            return _kept(answer, folder / f"{asked['body']}.{job.attempt}")
+            headers, content = _answer_of(answer)
     except TimeoutError:
         raise TimedOut(f"no answer in {allowed_s:g} s", hint="see deferred.deadline_s") from None
     except (OSError, http.client.HTTPException) as problem:
         if is_sent and job.attempt >= _MAX_LOST:
-            raise ModelFailed(
-                f"the server ended {job.attempt} connections", hint="see the log of the server"
-            ) from None
+            raise ModelFailed("the server ended the connection", hint="see its log") from None
         raise Unavailable(f"the server is away: {problem!r}", hint="it is asked again") from None
     finally:
         connection.close()
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    """Trusts the server's own certificate alone, under any name: the address is this host's."""
-    if not settings.serving.tls_certificate:
-        return None
-    context = ssl.create_default_context(cafile=settings.serving.tls_certificate)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
+    name = payloads.put(content, f"{asked['body']}.{job.attempt}")
+    return {"file": name, "headers": headers, "bytes": len(content)}
 
 
 def _wake(connection: DeadlineConnection) -> None:
@@ -146,24 +133,21 @@ def _wake(connection: DeadlineConnection) -> None:
         connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def _kept(answer: http.client.HTTPResponse, file: Path) -> dict[str, Any]:
+def _answer_of(answer: http.client.HTTPResponse) -> tuple[dict[str, str], bytes]:
+    """The headers that are kept, and the bytes; raises the error that it is."""
     told = {name.lower(): value for name, value in answer.headers.items()}
-    if answer.status != 200:
-        raise error_of(Reply(answer.status, told, answer.read(_MAX_ERROR_BYTES)))
-    size, tail = 0, b""
-    with synced(file) as opened:
-        while piece := answer.read1(_CHUNK_BYTES):
-            size, tail = size + len(piece), (tail + piece)[-_MAX_ERROR_BYTES:]
-            if size > MAX_ANSWER_BYTES:
-                raise TooLarge(f"the answer is over {MAX_ANSWER_BYTES:,} bytes", hint="ask less")
-            opened.write(piece)
-    if answer.length:  # `read1` says nothing of an end that came too soon
+    content = answer.read(MAX_ANSWER_BYTES + 1)
+    if len(content) > MAX_ANSWER_BYTES:
+        raise TooLarge(f"the answer is over {MAX_ANSWER_BYTES:,} bytes", hint="ask less")
+    if answer.length:  # a `read` of so many says nothing of an end that came too soon
         raise http.client.IncompleteRead(b"", answer.length)
-    _, is_failure, problem = tail.rpartition(_FAILED_EVENT)
+    if answer.status != 200:
+        raise error_of(Reply(answer.status, told, content))
+    _, is_failure, problem = content.rpartition(_FAILED_EVENT)
     if is_failure and told.get("content-type", "").startswith("text/event-stream"):
         raise error_of(Reply(json.loads(problem)["status"], {}, problem))
     kept = {name: told[name] for name in told if name in _SHOWN or name.startswith("bascule-")}
-    return {"file": file.name, "headers": kept, "bytes": size}
+    return kept, content
 
 
 def tell(settings: Settings, job: Job, _live: Waiting) -> None:
@@ -182,16 +166,10 @@ def tell(settings: Settings, job: Job, _live: Waiting) -> None:
     post(receiver, "", body, headers)
 
 
-def _pause_s(most_s: float) -> Callable[[int], float]:
-    return lambda attempt: min(most_s, 2.0 ** min(attempt, 16) / 2)
-
-
 _LONGER = timedelta(days=14)
 """Than any answer is kept: until then the job says that the answer is gone."""
 INFER = Kind(
-    name=INFERENCE, run=infer, right="infer", places=16, retries=20, kept=_LONGER,
-    again=_pause_s(60.0), max_of_caller=8, is_of_server=True, is_private=True,
+    name=INFERENCE, run=infer, right="infer", places=16, retries=20, kept=_LONGER, pause_s=60.0,
+    is_private=True,
 )  # fmt: skip
-TELL = Kind(
-    name=CALLBACK, run=tell, places=16, retries=40, again=_pause_s(3_600.0), is_private=True
-)
+TELL = Kind(name=CALLBACK, run=tell, places=16, retries=40, pause_s=3_600.0, is_private=True)

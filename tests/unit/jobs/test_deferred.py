@@ -41,11 +41,8 @@ class Work:
         self.is_open.set()
 
 
-KIND = Kind(
-    name=INFERENCE, run=None, again=lambda _: 0.2, retries=2, max_of_caller=2, is_of_server=True,
-    is_private=True,
-)  # fmt: skip
-TELL = Kind(name=CALLBACK, run=None, again=lambda _: 0.2, is_of_server=True)
+KIND = Kind(name=INFERENCE, run=None, pause_s=0.2, retries=2, is_private=True)
+TELL = Kind(name=CALLBACK, run=None, pause_s=0.2)
 
 
 @pytest.fixture
@@ -125,11 +122,11 @@ def test_a_caller_has_a_bound_and_no_other_is_counted(running):
     work.is_open.clear()
     runner = running(work)
     for _ in range(2):
-        runner.submit(asked())
+        runner.submit(asked(), 2)
     with pytest.raises(Overloaded) as refused:
-        runner.submit(asked())
+        runner.submit(asked(), 2)
     assert refused.value.facts["retry_after_s"] == 10
-    runner.submit(replace(asked(), by="bob"))
+    runner.submit(replace(asked(), by="bob"), 2)
     work.is_open.set()
     until(lambda: all(job.is_ended for job in runner.find()))
 
