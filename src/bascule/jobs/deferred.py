@@ -34,7 +34,7 @@ class Payloads:
         if self.sweep() > MAX_KEPT_BYTES:
             raise Overloaded(
                 f"requests and answers take over {MAX_KEPT_BYTES:,} bytes",
-                hint="delete answers that were read, or retry later", retry_after_s=60,
+                hint="retry later", retry_after_s=60,
             )  # fmt: skip
         with writing(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -58,11 +58,6 @@ class Payloads:
         if job.state != DONE:
             raise job.problem or Conflict(f"job {job.id} is {job.state}", hint="ask again later")
         return path
-
-    def remove(self, job: Job) -> None:
-        """Delete the request and the answer; fine where they are gone."""
-        for name in (job.input["body"], (job.result or {}).get("file")):
-            (self.folder / (name or "none")).unlink(missing_ok=True)
 
     def sweep(self) -> int:
         """Delete what is kept no more; how many bytes stay."""

@@ -56,9 +56,9 @@ class Kind:
         retries: How often it is started again by itself after its process died.
         kept: How long it is kept after its end; None for ever, or until its subject is done again.
         is_open: Whether callers of the API may submit it, and schedules run it.
-        pause_s: Of work that waits for another server, on a thread of the control process: one
-            that was refused for now is tried again, as often as `retries`, after pauses that grow
-            to this. 0 for work in a process of its own.
+        pause_s: Of work that waits for another server, on a thread of the control process: `run`
+            makes its `Child`. What was refused for now is tried again, as often as `retries`,
+            after pauses that grow to this. 0 for work in a process of its own.
         is_private: Whether its owner alone sees it: its input or result has rows of people.
         logger: What it logs with.
     """

@@ -20,7 +20,6 @@ from bascule.jobs import Task, noting
 if TYPE_CHECKING:
     from bascule.control import ServerLink
     from bascule.jobs import AskKind, JobRunner, Kind
-    from bascule.kinds.deferred import Waiting
     from bascule.settings import Settings
 
 _OWN_PLACE = re.compile(r"[^\s'\"]*/(?:console/uploads/[\w-]{22}|bascule-[^/\s'\"]*)/")
@@ -34,15 +33,14 @@ def asking(settings: Settings, server: ServerLink | None = None) -> AskKind:
     """
     from pydantic import TypeAdapter
 
-    from bascule.kinds.deferred import Waiting
     from bascule.settings import Settings as Shape
 
     content = TypeAdapter(Shape).dump_python(settings, mode="json")
 
-    def ask(place: str, task: Task) -> Child | Waiting:
+    def ask(place: str, task: Task) -> Any:
         kind: Kind = load_named(place)
         if kind.pause_s:
-            return Waiting(settings, kind, task, server)
+            return kind.run(settings, task, server)
         names = Task.__dataclass_fields__
         plain = {name: getattr(task, name) for name in names}
         question = {"kind": place, "task": msgspec.to_builtins(plain), "settings": content}

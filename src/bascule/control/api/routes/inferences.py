@@ -49,7 +49,7 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
         if caller.session:
             raise Refused("a session has no answers later", hint="submit it with a key")
         if not caller.key:
-            loopback_only(request, "infer", model)  # whoever it is adds rows to the catalogue
+            loopback_only(request, "infer", model)  # it adds rows to the catalogue
         if callback and callback not in callbacks:
             raise Refused(f"{callback} is not in deferred.callbacks", hint="poll for the answer")
         place = quote(model, safe="") + (f"/versions/{quote(version, safe='')}" if version else "")
@@ -96,9 +96,5 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
 
     @serves(app, of_jobs.END)
     def end(job: str, request: Request) -> Job:
-        """Cancel a job that is under way; of an inference that has ended, delete the answer."""
-        found = submissions.visible(job, request)
-        if found.kind == INFERENCE and found.is_ended:
-            payloads().remove(found)
-            return found.shown()
-        return submissions.command(found, "cancel", request).shown()
+        """Cancel a job."""
+        return submissions.command(submissions.visible(job, request), "cancel", request).shown()
