@@ -6,8 +6,10 @@ import os
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
+from tests.controls import Services, asking, control_app
 from tests.homes import jobs_in
 from tests.waiting import until
 
@@ -129,6 +131,24 @@ def test_a_caller_has_a_bound_and_no_other_is_counted(running):
     runner.submit(replace(asked(), by="bob"), 2)
     work.is_open.set()
     until(lambda: all(job.is_ended for job in runner.find()))
+
+
+def test_callbacks_that_wait_have_a_bound(tmp_path, payloads, monkeypatch):
+    monkeypatch.setattr("bascule.control.api.routes.inferences._MAX_CALLBACKS", 1)
+    kinds = Kinds({INFERENCE: f"{__name__}:KIND", CALLBACK: f"{__name__}:TELL"})
+    runner = JobRunner(jobs_in(tmp_path / "home").catalogue, kinds, Work, payloads=payloads)
+    url, serves_it = "https://hooks.example.com/", Services(SimpleNamespace(model="slow"))
+    app = control_app(serves_it, None, None, jobs=runner, callbacks=[url])
+    with asking(app) as client:
+
+        def submitted(**query):
+            path = "/api/v1/models/slow/inferences"
+            return client.post(path, content=b"{}", params=query).status_code
+
+        assert submitted(callback=url) == 202
+        runner.submit(Task(kind=CALLBACK, input={}))
+        assert submitted(callback=url) == 429
+        assert submitted() == 202
 
 
 @pytest.fixture
