@@ -43,6 +43,8 @@ from bascule.settings import (
 )
 
 if TYPE_CHECKING:
+    import ssl
+
     from fastapi import FastAPI
     from sqlalchemy import Connection
 
@@ -107,6 +109,26 @@ def tls_of(settings: Settings) -> Tls | None:
 
     authority = chosen.tls_client_authority
     return Tls(Path(certificate), Path(key), Path(authority) if authority else None)
+
+
+def client_tls_of(settings: Settings) -> ssl.SSLContext | None:
+    """What an address is checked with where the settings give the server a certificate.
+
+    No other certificate than that one is taken, so what names it has does not matter. Where clients
+    must show one, it is shown as well: the authority may have signed it for both.
+    """
+    certificate = settings.serving.tls_certificate
+    if not certificate:
+        return None
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if settings.serving.tls_client_authority:
+        context.load_cert_chain(certificate, settings.serving.tls_key)
+    return context
 
 
 def callers_need_keys(settings: Settings) -> bool:

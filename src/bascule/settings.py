@@ -412,8 +412,6 @@ class DeferredSettings(_Section):
     """How requests are answered later: the section `[deferred]`.
 
     Attributes:
-        folder: Where they and their answers are; empty for a folder of the home. Servers of one
-            catalogue that share it take over each other's requests.
         kept_hours: How long a request is kept, and then its answer.
         deadline_s: How long the model may take, where callers need keys; else it is the shorter
             of this and `serving.deadline_s`.
@@ -421,7 +419,6 @@ class DeferredSettings(_Section):
         callback_secret: The key of its signature; or where that is, as for a receiver of alerts.
     """
 
-    folder: str = ""
     kept_hours: Annotated[float, Gt(0), Le(168)] = 24.0
     deadline_s: Annotated[float, Gt(0), Le(86_400)] = 300.0
     callbacks: tuple[str, ...] = ()
@@ -701,7 +698,6 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
         name: replace(one, folder=here / one.folder.expanduser())
         for name, one in settings.rollouts.routers.items()
     }
-    folder = settings.deferred.folder
     files: dict[str, Any] = {
         name: str(here / Path(path).expanduser())
         for name in _SERVING_FILES
@@ -710,9 +706,6 @@ def _with_whole_paths(settings: Settings, here: Path, safe_ports: str) -> Settin
     return replace(
         settings,
         home=here / settings.home.expanduser(),
-        deferred=replace(
-            settings.deferred, folder=folder and str(here / Path(folder).expanduser())
-        ),
         security=replace(settings.security, required_keys=keys),
         documents=replace(
             settings.documents,

@@ -148,22 +148,15 @@ class Client:
             Overloaded: Too many requests wait.
             BasculeError: See `predict`.
         """
-        from urllib.parse import unquote
-
         from bascule_client.later import LaterAnswer
 
         asked = RequestOptions.of(outputs, parameters, as_json=False)
         request, known = self._carried(self._conversation.whole_request(data, asked, model))
         _, _, _, name, *versions = request.path.split("/")
-        query = {
-            "version": unquote(versions[-1]) if versions else None,
-            "callback": callback or None,
-        }
-        headers = dict(request.headers)
-        kind = headers.pop("Content-Type")
         job = self.control.send(
-            f"/api/v1/models/{name}/inferences", request.body, kind, query=query, headers=headers
-        )
+            f"/api/v1/models/{name}/inferences", request.body, dict(request.headers),
+            query={"version": "".join(versions[1:]), "callback": callback},
+        )  # fmt: skip
         return LaterAnswer(self.control, job["id"], known.places)
 
     def add_outcomes(

@@ -116,11 +116,10 @@ class ControlClient:
         return self._send("POST", path, opened, headers, _json)
 
     def send(
-        self, path: str, content: bytes, kind: str, *, query: Mapping[str, object],
-        headers: Mapping[str, str] | None = None,
+        self, path: str, content: bytes, headers: Mapping[str, str], *,
+        query: Mapping[str, object],
     ) -> Any:  # fmt: skip
-        """The JSON answer to bytes of a media type."""
-        headers = {"Content-Type": kind, **(headers or {})}
+        """The JSON answer to bytes, of the media type in the headers."""
         return self._send("POST", _target(path, query), lambda: content, headers, _json)
 
     def read(self, path: str) -> Reply:

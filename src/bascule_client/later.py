@@ -12,7 +12,7 @@ from bascule_client.tensors import answer_of
 if TYPE_CHECKING:
     from bascule_client.control import ControlClient
 
-_FIRST_S, _MOST_S = 0.1, 2.0
+_LOOK_S = 0.5
 
 
 class LaterAnswer:
@@ -31,21 +31,20 @@ class LaterAnswer:
         return str(self._control.do("GET /api/v1/jobs/{job}", job=self.id)["state"])
 
     def result(self, timeout_s: float = 600.0) -> Answer:
-        """The answer, once it is there; it can be read again until the server deletes it.
+        """The answer, once it is there; it can be read again for some time.
 
         Raises:
             TimedOut: It takes longer; the request goes on.
             BasculeError: Why there is no answer: `Conflict` after `cancel`, `Gone` once deleted.
         """
-        until_s, pause_s = time.monotonic() + timeout_s, _FIRST_S
+        until_s = time.monotonic() + timeout_s
         while self.state in ("queued", "running"):
             left_s = until_s - time.monotonic()
             if left_s <= 0:
                 raise TimedOut(f"{self.id} takes over {timeout_s:g} s", hint="ask again later")
-            time.sleep(min(pause_s, left_s))
-            pause_s = min(_MOST_S, 1.5 * pause_s)
+            time.sleep(min(_LOOK_S, left_s))
         return answer_of(self._control.read(f"/api/v1/jobs/{self.id}/answer"), self._places)
 
     def cancel(self) -> None:
-        """End the request; delete the answer if it is there."""
+        """End the request; raises `Conflict` where it has ended."""
         self._control.do("DELETE /api/v1/jobs/{job}", job=self.id)

@@ -401,6 +401,9 @@ def test_tls_with_an_authority_and_a_certificate_of_the_clients_own(
         for _ in range(3):
             assert len(client.predict(ROWS)["label"]) == len(ROWS)
         assert len(client._idle) == 1, "one connection does"
+    control_url = f"https://127.0.0.1:{running.control_port}"
+    with bascule.Client(url, control_url=control_url, **options) as client:
+        assert len(client.submit(ROWS).result()["label"]) == len(ROWS)
 
     async def ask():
         async with bascule.AsyncClient(url, **options) as client:

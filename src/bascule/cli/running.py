@@ -12,9 +12,6 @@ from bascule.cli.context import RefOrPath
 from bascule.cli.screen import print_json, say
 
 if TYPE_CHECKING:
-    import ssl
-
-    from bascule.settings import Settings
     from bascule_client.control import ControlClient
 
 _PATIENCE_S = 180.0
@@ -131,6 +128,7 @@ def server_client(
     host: str | None, port: int | None, key: str, *, timeout_s: float = _PATIENCE_S
 ) -> ControlClient:
     """The control API of `--host` and `--control-port`, of `--server`, or of the settings."""
+    from bascule.app import client_tls_of
     from bascule.cli.screen import url_host
     from bascule_client.control import ControlClient
 
@@ -143,27 +141,7 @@ def server_client(
         f"{scheme}://{url_host(serving.host)}:{serving.control_port}",
         key=key,
         timeout_s=timeout_s,
-        tls=_tls(settings),
+        tls=client_tls_of(settings),
         hint="start one with bascule serve, or say where it is: --host, --control-port; "
         "serving.tls_certificate must be the server's own",
     )
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    """What an address is checked with where the settings give the server a certificate.
-
-    No other certificate than that one is taken, so what names it has does not matter. Where clients
-    must show one, it is shown as well: the authority may have signed it for both.
-    """
-    certificate = settings.serving.tls_certificate
-    if not certificate:
-        return None
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.load_verify_locations(certificate)
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if settings.serving.tls_client_authority:
-        context.load_cert_chain(certificate, settings.serving.tls_key)
-    return context

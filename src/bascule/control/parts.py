@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bascule.control.shown import SettingsShown
     from bascule.endpoints import EndpointStore
     from bascule.fleet import Fleet
-    from bascule.jobs import JobRunner, Payloads
+    from bascule.jobs import JobRunner
     from bascule.monitoring.alerts import AlertStore
     from bascule.monitoring.reviews import ReviewRule
     from bascule.registry import CatalogueKeys, Registry
@@ -51,7 +51,6 @@ class Parts:
         home: Where outcomes are kept.
         open_alerts: Opens the alerts, in the catalogue.
         open_jobs: Opens what runs jobs, each in a process of its own.
-        payloads: Where requests that are answered later are.
         callbacks: The addresses that callers may name for a message at the end.
         places: Where batch jobs of callers with keys may read and write.
         sessions: The sessions of people, in the catalogue.
@@ -80,7 +79,6 @@ class Parts:
     home: Path | None = None
     open_alerts: Callable[[], AlertStore] | None = None
     open_jobs: Callable[[], JobRunner] | None = None
-    payloads: Payloads | None = None
     callbacks: Sequence[str] = ()
     places: Sequence[str] = ()
     sessions: Sessions | None = None

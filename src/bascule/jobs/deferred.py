@@ -1,7 +1,7 @@
 """The files of requests that are answered later, and of their answers.
 
-Each has a random name and is written once. The row of the job names the one answer that counts: an
-attempt that lost its lease leaves a file that nothing names. `sweep` looks at ages alone.
+A request has a random name, and an answer that of its request with the attempt. The row of the job
+names the one answer that counts. `sweep` looks at ages alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pathlib import Path
 from bascule.core import Conflict, Gone, Overloaded, sync_folder, synced, writing
 from bascule.jobs.records import DONE, Job
 
-MAX_REQUEST_BYTES = 16 << 20
-MAX_ANSWER_BYTES = 64 << 20
+MAX_REQUEST_BYTES = MAX_ANSWER_BYTES = 16 << 20
 MAX_KEPT_BYTES = 4 << 30
 
 
@@ -29,18 +28,18 @@ class Payloads:
     folder: Path
     kept: timedelta
 
-    def put(self, body: bytes) -> str:
-        """Keep a request; its name. Raises `Overloaded` where `MAX_KEPT_BYTES` are kept."""
-        name = secrets.token_hex(16)
+    def put(self, content: bytes, name: str = "") -> str:
+        """Keep a file; its name. Raises `Overloaded` where `MAX_KEPT_BYTES` are kept."""
+        name = name or secrets.token_hex(16)
+        if self.sweep() > MAX_KEPT_BYTES:
+            raise Overloaded(
+                f"requests and answers take over {MAX_KEPT_BYTES:,} bytes",
+                hint="retry later", retry_after_s=60,
+            )  # fmt: skip
         with writing(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if sum(file.stat().st_size for file in os.scandir(self.folder)) > MAX_KEPT_BYTES:
-                raise Overloaded(
-                    f"requests and answers take over {MAX_KEPT_BYTES:,} bytes",
-                    hint="delete answers that were read, or retry later", retry_after_s=60,
-                )  # fmt: skip
             with synced(self.folder / name) as file:
-                file.write(body)
+                file.write(content)
             sync_folder(self.folder)
         return name
 
@@ -60,16 +59,15 @@ class Payloads:
             raise job.problem or Conflict(f"job {job.id} is {job.state}", hint="ask again later")
         return path
 
-    def remove(self, job: Job) -> None:
-        """Delete the request and the answer; fine where they are gone."""
-        for name in (job.input["body"], (job.result or {}).get("file")):
-            (self.folder / (name or "none")).unlink(missing_ok=True)
-
-    def sweep(self) -> None:
-        """Delete what is kept no more."""
-        before_s = time.time() - self.kept.total_seconds()
+    def sweep(self) -> int:
+        """Delete what is kept no more; how many bytes stay."""
+        before_s, size = time.time() - self.kept.total_seconds(), 0
         with suppress(FileNotFoundError):
             for file in list(os.scandir(self.folder)):
                 with suppress(FileNotFoundError):  # another server sweeps too
-                    if file.stat().st_mtime < before_s:
+                    facts = file.stat()
+                    if facts.st_mtime < before_s:
                         os.unlink(file)
+                    else:
+                        size += facts.st_size
+        return size

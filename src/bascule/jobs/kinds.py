@@ -56,11 +56,9 @@ class Kind:
         retries: How often it is started again by itself after its process died.
         kept: How long it is kept after its end; None for ever, or until its subject is done again.
         is_open: Whether callers of the API may submit it, and schedules run it.
-        again: Of work that waits for another server, on a thread of the control process: the
-            seconds until one that was refused for now, after so many attempts, is tried again; as
-            often as `retries`. None for work in a process of its own.
-        max_of_caller: How many of one caller may wait or run.
-        is_of_server: Whether it takes a server that serves its model.
+        pause_s: Of work that waits for another server, on a thread of the control process: `run`
+            makes its `Child`. What was refused for now is tried again, as often as `retries`,
+            after pauses that grow to this. 0 for work in a process of its own.
         is_private: Whether its owner alone sees it: its input or result has rows of people.
         logger: What it logs with.
     """
@@ -77,9 +75,7 @@ class Kind:
     retries: int = 0
     kept: timedelta | None = HOUR
     is_open: bool = False
-    again: Callable[[int], float] | None = None
-    max_of_caller: int = 1_000_000
-    is_of_server: bool = False
+    pause_s: float = 0.0
     is_private: bool = False
     logger: str = "bascule.jobs"
 

@@ -26,6 +26,7 @@ from bascule.core import (
     holder_name,
 )
 from bascule.jobs.dates import with_dates
+from bascule.jobs.deferred import Payloads
 from bascule.jobs.due import Schedule, due, may_run
 from bascule.jobs.holding import Holder, error_of
 from bascule.jobs.kinds import Kind, Kinds
@@ -77,7 +78,7 @@ class JobRunner(Jobs):
     def __init__(
         self, catalogue: Catalogue, kinds: Kinds, ask: AskKind,
         keys: Callable[[], Sequence[Key]] = lambda: (),
-        serves: Callable[[Job], bool] = lambda _: False, upkeep: Callable[[], None] = lambda: None,
+        serves: Callable[[Job], bool] = lambda _: False, payloads: Payloads | None = None,
         *, clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:  # fmt: skip
         """Start nothing yet.
@@ -87,14 +88,14 @@ class JobRunner(Jobs):
             kinds: The table of kinds.
             ask: Makes the child that does a task.
             keys: Reads the keys of callers.
-            serves: Whether a server beside this process can do a job that takes one.
-            upkeep: Is called once a minute, by all controllers.
+            serves: Whether a job that waits for a server can be done by those of this process.
+            payloads: The files of requests that are answered later.
             clock: The time of schedules and of rights.
         """
         super().__init__(catalogue)
         self.kinds, self._ask = kinds, ask
         self._keys, self._clock = keys, clock
-        self._serves, self._upkeep = serves, upkeep
+        self._serves, self.payloads = serves, payloads
         self._schedules = Schedules(catalogue)
         self.leadership = Leadership(Leases(catalogue), _LEASE, holder_name(), LEASE_S)
         self._here: dict[str, Job] = {}
@@ -105,10 +106,9 @@ class JobRunner(Jobs):
         """Do a task now, in a child, without a record of it. Raises what the child raises."""
         return self._ask(self.kinds.places[task.kind], task).answer()["result"]
 
-    def submit(self, task: Task, max_of_caller: int = 0) -> Job:
+    def submit(self, task: Task, max_of_caller: int | None = None) -> Job:
         """Queue a job, and start it at once if there is room here; see `Jobs.submit`."""
-        most = max_of_caller or self.kinds[task.kind].max_of_caller
-        return self._started(super().submit(task, most))
+        return self._started(super().submit(task, max_of_caller))
 
     def command(
         self, job_id: str, command: Command, *, can_resume: bool = True, by: str = "", key: str = ""
@@ -196,8 +196,8 @@ class JobRunner(Jobs):
         if job.state != QUEUED or job.kind not in self.kinds.places:
             return job
         kind = self.kinds[job.kind]
-        if self._must_wait(job, kind):
-            return self.get(job.id)
+        if kind.pause_s and self._must_wait(job, kind):
+            return job
         with self._lock:
             busy = Counter(one.kind for one in self._here.values() if not one.schedule)
             is_full = busy[kind.name] >= kind.places and not job.schedule
@@ -211,9 +211,9 @@ class JobRunner(Jobs):
         return claim.job
 
     def _must_wait(self, job: Job, kind: Kind) -> bool:
-        pause_s = kind.again(job.attempt) if kind.again and job.attempt else 0.0
+        pause_s = min(kind.pause_s, 2.0 ** min(job.attempt, 16) / 2) if job.attempt else 0.0
         is_early = pause_s > 0 and job.updated_at + timedelta(seconds=pause_s) > self._clock()
-        return is_early or (kind.is_of_server and not self._serves(job))
+        return is_early or not self._serves(job)
 
     def _run(self, kind: Kind, claim: Claim) -> None:
         job = claim.job
@@ -235,7 +235,9 @@ class JobRunner(Jobs):
                 state, error = QUEUED, None
             elif holder.stopped:
                 state, error = CANCELLED, Conflict(holder.stopped)
-            elif _may_pass(problem) and kind.again and job.attempt <= kind.retries:
+            elif isinstance(problem, Overloaded | Unavailable) and (
+                kind.pause_s and job.attempt <= kind.retries
+            ):
                 holder.note(f"tried again: {problem}")
                 state, error = QUEUED, None
         self._end(holder, state, result, error)
@@ -285,14 +287,11 @@ class JobRunner(Jobs):
     def _forget_old(self) -> None:
         if time.monotonic() - self._forgot_s > _FORGET_S:
             self._forgot_s = time.monotonic()
-            self._upkeep()
+            if self.payloads is not None:
+                self.payloads.sweep()
             for name in self.kinds.places:
                 kept = self.kinds[name].kept
                 self.forget(name, datetime.now(UTC) - (kept or _NEVER_BEGUN), all_=bool(kept))
-
-
-def _may_pass(problem: Exception) -> bool:
-    return isinstance(problem, Overloaded | Unavailable)
 
 
 def _take(holder: Holder, part: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ class Jobs:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
 
-    def submit(self, task: Task, max_of_caller: int = _MAX_WAITING) -> Job:
+    def submit(self, task: Task, max_of_caller: int | None = None) -> Job:
         """Queue it. One of the same kind and subject that is under way is that job.
 
         Raises:
@@ -86,7 +86,7 @@ class Jobs:
                     retry_after_s=10,
                 )  # fmt: skip
             own = sum((job.key, job.by) == (task.key, task.by) for job in jobs)
-            if own >= max_of_caller:
+            if max_of_caller is not None and own >= max_of_caller:
                 raise Overloaded(
                     f"{own} jobs of kind {task.kind} of {task.by} are under way",
                     hint="retry when one has ended", retry_after_s=10,

@@ -20,7 +20,6 @@ from bascule.jobs import Task, noting
 if TYPE_CHECKING:
     from bascule.control import ServerLink
     from bascule.jobs import AskKind, JobRunner, Kind
-    from bascule.kinds.deferred import Waiting
     from bascule.settings import Settings
 
 _OWN_PLACE = re.compile(r"[^\s'\"]*/(?:console/uploads/[\w-]{22}|bascule-[^/\s'\"]*)/")
@@ -34,15 +33,14 @@ def asking(settings: Settings, server: ServerLink | None = None) -> AskKind:
     """
     from pydantic import TypeAdapter
 
-    from bascule.kinds.deferred import Waiting
     from bascule.settings import Settings as Shape
 
     content = TypeAdapter(Shape).dump_python(settings, mode="json")
 
-    def ask(place: str, task: Task) -> Child | Waiting:
+    def ask(place: str, task: Task) -> Any:
         kind: Kind = load_named(place)
-        if kind.again is not None:
-            return Waiting(settings, kind, task, server)
+        if kind.pause_s:
+            return kind.run(settings, task, server)
         names = Task.__dataclass_fields__
         plain = {name: getattr(task, name) for name in names}
         question = {"kind": place, "task": msgspec.to_builtins(plain), "settings": content}
@@ -62,7 +60,7 @@ def runner_of(settings: Settings, server: ServerLink | None = None) -> JobRunner
     keys = cache(partial(open_keys, settings))
     return JobRunner(
         open_catalogue(settings), KINDS, asking(settings, server), lambda: keys().in_force(),
-        partial(serves, settings, server), payloads_of(settings).sweep,
+        partial(serves, settings, server), payloads_of(settings),
     )  # fmt: skip
 
 

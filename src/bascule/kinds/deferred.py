@@ -5,13 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.core import (
@@ -22,7 +19,6 @@ from bascule.core import (
     TimedOut,
     TooLarge,
     Unavailable,
-    synced,
 )
 from bascule.jobs import CALLBACK, INFERENCE, MAX_ANSWER_BYTES, Job, Kind, Payloads
 from bascule.security import ON_BEHALF
@@ -34,164 +30,141 @@ if TYPE_CHECKING:
     from bascule.control import ServerLink
     from bascule.settings import Settings
 
-_CHUNK_BYTES = 1 << 20
-_MAX_ERROR_BYTES = 64 << 10
 _SPARE_S = 5.0
 """For the server to say that the time is over."""
 _MAX_LOST = 3
 """How often a request is sent whose connection the server ends: the request may be why."""
 _FAILED_EVENT = b"event: error\ndata: "
-_SHOWN = ("content-type", "inference-header-content-length", "deprecation", "sunset", "link")
-
-
-class Waiting:
-    """Work on the thread that asks for it, which waits for a server; see `running.Child`.
-
-    Attributes:
-        server: The server beside this process; None without one.
-        stopped: See `Live`.
-        end: Ends what is waited for; replaced by the code of the kind.
-    """
-
-    def __init__(self, settings: Settings, kind: Kind, job: Any, server: ServerLink | None) -> None:
-        self._run = partial(kind.run, settings, job, self)
-        self.server, self.stopped = server, ""
-        self.end: Callable[[], None] = lambda: None
-
-    def answer(self, _take: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
-        return {"result": self._run()}
-
-    def stop(self, _within_s: float) -> None:
-        self.stopped = "it must stop"
-        self.end()
+_SHOWN = ("content-type", "inference-header-content-length")
 
 
 def payloads_of(settings: Settings) -> Payloads:
     """Where requests and answers are."""
-    chosen = settings.deferred
-    folder = Path(chosen.folder or settings.home / "deferred")
-    return Payloads(folder, timedelta(hours=chosen.kept_hours))
+    return Payloads(settings.home / "deferred", timedelta(hours=settings.deferred.kept_hours))
 
 
 def serves(settings: Settings, server: ServerLink | None, job: Job) -> bool:
-    """Whether a server has the request of a job, and the model that it asks.
+    """Whether a job can be done here: of an inference, whether the server has its model.
 
     Any server ends one that has waited for longer than requests are kept.
     """
     payloads = payloads_of(settings)
-    if server is None or datetime.now(UTC) - job.created_at > payloads.kept:
+    is_old = datetime.now(UTC) - job.created_at > payloads.kept
+    if server is None or is_old or job.kind == CALLBACK:
         return server is not None
     with suppress(BasculeError):
         return (payloads.folder / job.input["body"]).exists() and job.input["model"] in server.names
     return False
 
 
-def infer(settings: Settings, job: Job, live: Waiting) -> dict[str, Any]:
-    """Ask the server for the caller, and keep its answer: file, headers, size.
+class Asking:
+    """Asks the server for the caller, on this thread, and keeps its answer; a `running.Child`."""
 
-    Raises:
-        BasculeError: The error that the server answered.
-    """
-    asked, server, allowed_s = job.input, live.server, settings.deferred.deadline_s
-    folder = payloads_of(settings).folder
-    try:
-        body = (folder / asked["body"]).read_bytes()
-    except FileNotFoundError:
-        raise NotFound("the request is kept no more", hint="submit it again") from None
-    assert server is not None
-    host, port = server.address
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    headers = {
-        "Bascule-Id": job.id, **asked["headers"], "Accept-Encoding": "identity",
-        "X-Request-Timeout-Ms": str(int(allowed_s * 1e3)),
-    }  # fmt: skip
-    if server.token:
-        headers["Authorization"] = f"Bearer {server.token}{ON_BEHALF}{job.key}"
-    connection = DeadlineConnection(host, port, allowed_s + _SPARE_S, _tls(settings))
-    live.end = partial(_wake, connection)
-    is_sent = False
-    try:
-        connection.connect()
-        if live.stopped:
-            raise Unavailable(live.stopped, hint="it is asked again")
-        is_sent = True
-        connection.request("POST", asked["path"], body, headers)
-        with connection.getresponse() as answer:
-            return _kept(answer, folder / f"{asked['body']}.{job.attempt}")
-    except TimeoutError:
-        raise TimedOut(f"no answer in {allowed_s:g} s", hint="see deferred.deadline_s") from None
-    except (OSError, http.client.HTTPException) as problem:
-        if is_sent and job.attempt >= _MAX_LOST:
-            raise ModelFailed(
-                f"the server ended {job.attempt} connections", hint="see the log of the server"
-            ) from None
-        raise Unavailable(f"the server is away: {problem!r}", hint="it is asked again") from None
-    finally:
-        connection.close()
+    def __init__(self, settings: Settings, job: Job, server: ServerLink) -> None:
+        self._settings, self._job, self._server = settings, job, server
+        self._connection: DeadlineConnection | None = None
+        self._is_stopped = False
+
+    def answer(self, _take: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
+        """File, headers and size of the answer; raises the error that the server answered."""
+        job, payloads = self._job, payloads_of(self._settings)
+        try:
+            body = (payloads.folder / job.input["body"]).read_bytes()
+        except FileNotFoundError:
+            raise NotFound("the request is kept no more", hint="submit it again") from None
+        headers, content = self._asked(body)
+        name = payloads.put(content, f"{job.input['body']}.{job.attempt}")
+        return {"result": {"file": name, "headers": headers, "bytes": len(content)}}
+
+    def _asked(self, body: bytes) -> tuple[dict[str, str], bytes]:
+        from bascule.app import client_tls_of
+
+        job, allowed_s, is_sent = self._job, self._settings.deferred.deadline_s, False
+        host, port = self._server.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        tls = client_tls_of(self._settings)
+        self._connection = connection = DeadlineConnection(host, port, allowed_s + _SPARE_S, tls)
+        headers = {
+            "bascule-id": job.id, **job.input["headers"], "Accept-Encoding": "identity",
+            "X-Request-Timeout-Ms": str(int(allowed_s * 1e3)),
+        }  # fmt: skip
+        if self._server.token:
+            headers["Authorization"] = f"Bearer {self._server.token}{ON_BEHALF}{job.key}"
+        try:
+            connection.connect()
+            if self._is_stopped:
+                raise Unavailable("it must stop", hint="it is asked again")
+            is_sent = True
+            connection.request("POST", job.input["path"], body, headers)
+            with connection.getresponse() as answer:
+                return _answer_of(answer)
+        except TimeoutError:
+            said = f"no answer in {allowed_s:g} s"
+            raise TimedOut(said, hint="see deferred.deadline_s") from None
+        except (OSError, http.client.HTTPException) as problem:
+            if is_sent and job.attempt >= _MAX_LOST:
+                raise ModelFailed("the server ended the connection", hint="see its log") from None
+            said = f"the server is away: {problem!r}"
+            raise Unavailable(said, hint="it is asked again") from None
+        finally:
+            connection.close()
+
+    def stop(self, _within_s: float) -> None:
+        self._is_stopped = True
+        if self._connection is not None:
+            with suppress(OSError, AttributeError):  # to close it would not wake the reader
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    """Trusts the server's own certificate alone, under any name: the address is this host's."""
-    if not settings.serving.tls_certificate:
-        return None
-    context = ssl.create_default_context(cafile=settings.serving.tls_certificate)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
-
-
-def _wake(connection: DeadlineConnection) -> None:
-    """End what a thread waits for on a connection; to close it would not."""
-    with suppress(OSError, AttributeError):
-        connection.sock.shutdown(socket.SHUT_RDWR)
-
-
-def _kept(answer: http.client.HTTPResponse, file: Path) -> dict[str, Any]:
+def _answer_of(answer: http.client.HTTPResponse) -> tuple[dict[str, str], bytes]:
+    """The headers that are kept, and the bytes; raises the error that it is."""
     told = {name.lower(): value for name, value in answer.headers.items()}
-    if answer.status != 200:
-        raise error_of(Reply(answer.status, told, answer.read(_MAX_ERROR_BYTES)))
-    size, tail = 0, b""
-    with synced(file) as opened:
-        while piece := answer.read1(_CHUNK_BYTES):
-            size, tail = size + len(piece), (tail + piece)[-_MAX_ERROR_BYTES:]
-            if size > MAX_ANSWER_BYTES:
-                raise TooLarge(f"the answer is over {MAX_ANSWER_BYTES:,} bytes", hint="ask less")
-            opened.write(piece)
-    if answer.length:  # `read1` says nothing of an end that came too soon
+    content = answer.read(MAX_ANSWER_BYTES + 1)
+    if len(content) > MAX_ANSWER_BYTES:
+        raise TooLarge(f"the answer is over {MAX_ANSWER_BYTES:,} bytes", hint="ask less")
+    if answer.length:  # a `read` of so many says nothing of an end that came too soon
         raise http.client.IncompleteRead(b"", answer.length)
-    _, is_failure, problem = tail.rpartition(_FAILED_EVENT)
+    if answer.status == 401:  # a right that has ended ends the job
+        raise Unavailable("the server does not know the key yet", hint="it is asked again")
+    if answer.status != 200:
+        raise error_of(Reply(answer.status, told, content))
+    _, is_failure, problem = content.rpartition(_FAILED_EVENT)
     if is_failure and told.get("content-type", "").startswith("text/event-stream"):
         raise error_of(Reply(json.loads(problem)["status"], {}, problem))
     kept = {name: told[name] for name in told if name in _SHOWN or name.startswith("bascule-")}
-    return {"file": file.name, "headers": kept, "bytes": size}
+    return kept, content
 
 
-def tell(settings: Settings, job: Job, _live: Waiting) -> None:
-    """Post the state of an inference, and where its answer is. Raises `Unavailable`."""
-    from bascule.monitoring.alerts.sinks import Receiver, post, signature
+class Telling:
+    """Posts the state of an inference, and where its answer is; a `running.Child`."""
 
-    said, chosen = {**job.input, "id": job.id}, settings.deferred
-    if (url := said.pop("url")) not in chosen.callbacks:
-        raise Refused(f"{url} is in deferred.callbacks no more", hint="poll for the answer")
-    receiver = Receiver(name=CALLBACK, url=url, secret=chosen.callback_secret)
-    said["link"] = f"{settings.console.public_url}/api/v1/jobs/{said['job']}/answer"
-    body, headers = json.dumps(said).encode(), {"Idempotency-Key": job.id}
-    if receiver.secret:
-        secret = receiver.secret_of("secret").encode()
-        headers["Bascule-Signature"] = signature(secret, body, int(time.time()))
-    post(receiver, "", body, headers)
+    def __init__(self, settings: Settings, job: Job, _server: ServerLink) -> None:
+        self._settings, self._job = settings, job
 
+    def answer(self, _take: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
+        """Nothing; raises `Unavailable`."""
+        from bascule.monitoring.alerts.sinks import Receiver, post, signature
 
-def _pause_s(most_s: float) -> Callable[[int], float]:
-    return lambda attempt: min(most_s, 2.0 ** min(attempt, 16) / 2)
+        said, chosen = {**self._job.input, "id": self._job.id}, self._settings.deferred
+        if (url := said.pop("url")) not in chosen.callbacks:
+            raise Refused(f"{url} is in deferred.callbacks no more", hint="poll for the answer")
+        receiver = Receiver(name=CALLBACK, url=url, secret=chosen.callback_secret)
+        said["link"] = f"{self._settings.console.public_url}/api/v1/jobs/{said['job']}/answer"
+        body, headers = json.dumps(said).encode(), {"Idempotency-Key": self._job.id}
+        if receiver.secret:
+            secret = receiver.secret_of("secret").encode()
+            headers["Bascule-Signature"] = signature(secret, body, int(time.time()))
+        post(receiver, "", body, headers)
+        return {"result": None}
+
+    def stop(self, _within_s: float) -> None:
+        """It ends by itself, within the seconds that a receiver has."""
 
 
 _LONGER = timedelta(days=14)
 """Than any answer is kept: until then the job says that the answer is gone."""
 INFER = Kind(
-    name=INFERENCE, run=infer, right="infer", places=16, retries=20, kept=_LONGER,
-    again=_pause_s(60.0), max_of_caller=8, is_of_server=True, is_private=True,
+    name=INFERENCE, run=Asking, right="infer", places=16, retries=20, kept=_LONGER, pause_s=60.0,
+    is_private=True,
 )  # fmt: skip
-TELL = Kind(
-    name=CALLBACK, run=tell, places=16, retries=40, again=_pause_s(3_600.0), is_private=True
-)
+TELL = Kind(name=CALLBACK, run=Telling, places=16, retries=40, pause_s=3_600.0, is_private=True)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _DAY_S = 86_400.0
-_MADE_FOR_A_WHILE = ("uploads", "cache")
+_MADE_FOR_A_WHILE = ("uploads", "cache", "deferred")
 """Folders of the home whose files go whole, where the value cannot be taken out of them."""
 _ALWAYS_ELSEWHERE = (
     "backups, snapshots and copies of the home outside of it",
@@ -178,7 +178,10 @@ class Erasure:
                 if rows or file.suffix == ".parquet":  # it may have been killed between the two
                     note_erased(file)
             elif not rows and file.relative_to(self.home).parts[0] in _MADE_FOR_A_WHILE:
-                file.unlink()
+                file.unlink(missing_ok=True)
+                if file.parent.name == "deferred":
+                    for answer in file.parent.glob(f"{file.name}.*"):
+                        answer.unlink(missing_ok=True)
         self.tell("catalogue")
         self._rows(self.catalogue).erase()
         self.tell("backups")  # last: one that was altered ends the job

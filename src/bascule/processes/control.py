@@ -34,7 +34,7 @@ from bascule.control import (
     volunteer_for_the_oom_killer,
 )
 from bascule.core import BasculeError
-from bascule.kinds import judging, payloads_of, runner_of
+from bascule.kinds import judging, runner_of
 from bascule.serving.execution import Meters
 from bascule.serving.telemetry import Counters, start_logging
 from bascule.serving.transports import Authenticator
@@ -312,7 +312,7 @@ def _parts_of(settings: Settings) -> Parts:
     jobs = cache(partial(runner_of, settings))  # opened late: what reads the catalogue is large
     return replace(
         control_parts(settings), open_jobs=jobs, places=settings.batch.places,
-        payloads=payloads_of(settings), callbacks=settings.deferred.callbacks,
+        callbacks=settings.deferred.callbacks,
     )  # fmt: skip
 
 

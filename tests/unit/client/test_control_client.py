@@ -144,7 +144,9 @@ def test_a_server_behind_the_prefix_of_a_proxy_is_asked_for_its_own_paths(tmp_pa
         client = ControlClient(url + end)
         assert client.do("PUT /api/v1/a%20b", {}, tag="x y") == 1
         assert client.upload("/api/v1/file", tmp_path / "file") == 2
-        assert client.send("/api/v1/rows", b"x", "text/csv", query={"limit": 1}) == 3
+        assert (
+            client.send("/api/v1/rows", b"x", {"Content-Type": "text/csv"}, query={"limit": 1}) == 3
+        )
         client.download("/api/v1/file", tmp_path / "got")
     assert (tmp_path / "got").read_bytes() == b"4"
     assert [path for _, path, *_ in seen] == [

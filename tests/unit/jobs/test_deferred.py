@@ -6,8 +6,10 @@ import os
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
+from tests.controls import Services, asking, control_app
 from tests.homes import jobs_in
 from tests.waiting import until
 
@@ -41,11 +43,8 @@ class Work:
         self.is_open.set()
 
 
-KIND = Kind(
-    name=INFERENCE, run=None, again=lambda _: 0.2, retries=2, max_of_caller=2, is_of_server=True,
-    is_private=True,
-)  # fmt: skip
-TELL = Kind(name=CALLBACK, run=None, again=lambda _: 0.2, is_of_server=True)
+KIND = Kind(name=INFERENCE, run=None, pause_s=0.2, retries=2, is_private=True)
+TELL = Kind(name=CALLBACK, run=None, pause_s=0.2)
 
 
 @pytest.fixture
@@ -125,13 +124,31 @@ def test_a_caller_has_a_bound_and_no_other_is_counted(running):
     work.is_open.clear()
     runner = running(work)
     for _ in range(2):
-        runner.submit(asked())
+        runner.submit(asked(), 2)
     with pytest.raises(Overloaded) as refused:
-        runner.submit(asked())
+        runner.submit(asked(), 2)
     assert refused.value.facts["retry_after_s"] == 10
-    runner.submit(replace(asked(), by="bob"))
+    runner.submit(replace(asked(), by="bob"), 2)
     work.is_open.set()
     until(lambda: all(job.is_ended for job in runner.find()))
+
+
+def test_callbacks_that_wait_have_a_bound(tmp_path, payloads, monkeypatch):
+    monkeypatch.setattr("bascule.control.api.routes.inferences._MAX_CALLBACKS", 1)
+    kinds = Kinds({INFERENCE: f"{__name__}:KIND", CALLBACK: f"{__name__}:TELL"})
+    runner = JobRunner(jobs_in(tmp_path / "home").catalogue, kinds, Work, payloads=payloads)
+    url, serves_it = "https://hooks.example.com/", Services(SimpleNamespace(model="slow"))
+    app = control_app(serves_it, None, None, jobs=runner, callbacks=[url])
+    with asking(app) as client:
+
+        def submitted(**query):
+            path = "/api/v1/models/slow/inferences"
+            return client.post(path, content=b"{}", params=query).status_code
+
+        assert submitted(callback=url) == 202
+        runner.submit(Task(kind=CALLBACK, input={}))
+        assert submitted(callback=url) == 429
+        assert submitted() == 202
 
 
 @pytest.fixture
@@ -150,9 +167,7 @@ def test_an_answer_is_kept_for_its_time_and_its_job_says_so_after(running, paylo
     assert payloads.answer_of(job, NOW).read_bytes() == b"42"
     with pytest.raises(Gone):
         payloads.answer_of(job, job.ended_at + timedelta(hours=1))
-    payloads.remove(job)
-    payloads.remove(job)
-    assert list(payloads.folder.iterdir()) == []
+    (payloads.folder / "b.1").unlink()
     with pytest.raises(Gone):
         payloads.answer_of(job, NOW)
 

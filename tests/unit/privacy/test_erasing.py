@@ -148,6 +148,16 @@ def test_two_processes_at_once_end_well_and_leave_no_value(settings):
     assert found_in(settings.home, ADA) == []
 
 
+def test_a_request_that_is_answered_later_goes_with_its_answer(settings):
+    folder = settings.home / "deferred"
+    folder.mkdir(parents=True)
+    for name, text in {"a": ADA, "a.1": "0.7", "b": "another", "b.1": "0.2"}.items():
+        (folder / name).write_text(text)
+    erasing(settings).run()
+    assert proof_of(settings, "e1")["left"] == []
+    assert sorted(file.name for file in folder.iterdir()) == ["b", "b.1"]
+
+
 def test_what_cannot_be_erased_is_in_the_proof(settings):
     """A bundle keeps its rows; a file that is no text or table of ours is not destroyed."""
     record(settings.home, [ADA])

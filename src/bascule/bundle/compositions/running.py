@@ -102,7 +102,7 @@ class CompositionProgram(Program):
 
     def bound_runs(self, timeout_s: float) -> None:
         """Parts that wait for a process, one behind the other, share the time; see `Program`."""
-        self.bound_s = min(self.bound_s, timeout_s)
+        self.bound_s = timeout_s
         blocking = {part for part, program in self.programs.items() if program.may_block}
         levels = sum(not blocking.isdisjoint(level) for level in self.plan.levels)
         for program in self.programs.values():

@@ -36,7 +36,9 @@ class RemoteOutcomes(Remote):
             file = io.BytesIO()
             pq.write_table(wanted.slice(start, _PART_ROWS), file, compression="zstd")
             path = ADD_OUTCOMES.at(model=model)
-            said = self._client.send(path, file.getvalue(), _PARQUET, query=columns)
+            said = self._client.send(
+                path, file.getvalue(), {"Content-Type": _PARQUET}, query=columns
+            )
             added = ADD_OUTCOMES.read(said)
             taken += added.taken
             refused |= {start + one.index + 1: one.reason for one in added.refused}

@@ -462,9 +462,9 @@ class Batcher:
         self._run = (started_s, expected_s * self.slowness, rows)
         outcomes = run_together(self._program, batch, self._by)
         took_s = time.perf_counter() - started_s
-        self._program.bound_runs(self._limits.deadline_s + _GRACE_S)  # of answers in parts
         if isinstance(outcomes[0], TimedOut) and took_s < self._limits.deadline_s:
             outcomes = run_together(self._program, batch, self._by)  # another run was to end
+        self._program.bound_runs(self._limits.deadline_s + _GRACE_S)  # of answers in parts
         self._run = None
         self.busy_s += took_s
         self.runs += 1

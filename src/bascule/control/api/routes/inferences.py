@@ -12,26 +12,28 @@ from starlette.concurrency import run_in_threadpool
 
 from bascule.control.api.context import ControlContext
 from bascule.control.api.conventions import etag_of
-from bascule.control.api.rights import caller_of, serves
+from bascule.control.api.rights import caller_of, loopback_only, serves
 from bascule.control.api.routes.jobs import Submissions
-from bascule.core import BasculeError, Invalid, NotFound, Refused
-from bascule.jobs import INFERENCE, Job, Payloads, Task, operations as of_jobs
+from bascule.core import BasculeError, NotFound, Overloaded, Refused
+from bascule.jobs import CALLBACK, INFERENCE, QUEUED, Job, Payloads, Task, operations as of_jobs
 
 _PASSED_ON = (
     "accept", "content-encoding", "content-type", "inference-header-content-length", "traceparent",
     "tracestate", "x-request-id",
 )  # fmt: skip
-_MAX_HEADERS = 8_192
+"""The headers that the server of predictions reads, beside `bascule-...`."""
+_MAX_OF_CALLER = 8
+_MAX_CALLBACKS = 256
 
 
 def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissions) -> None:
-    """Add the routes to `app`; they answer 404 where the server keeps no answers."""
+    """Add the routes to `app`."""
     callbacks = context.parts.callbacks
 
     def payloads() -> Payloads:
-        if context.parts.payloads is None:
-            raise NotFound("this server keeps no answers", hint="ask one that has a home")
-        return context.parts.payloads
+        kept = context.jobs().payloads
+        assert kept is not None  # of what is beside a server
+        return kept
 
     @serves(app, of_jobs.DEFER)
     async def defer(
@@ -46,24 +48,34 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
         caller, body = caller_of(request), await request.body()
         if caller.session:
             raise Refused("a session has no answers later", hint="submit it with a key")
+        if not caller.key:
+            loopback_only(request, "infer", model)  # it adds rows to the catalogue
         if callback and callback not in callbacks:
             raise Refused(f"{callback} is not in deferred.callbacks", hint="poll for the answer")
         place = quote(model, safe="") + (f"/versions/{quote(version, safe='')}" if version else "")
         asked = {
             "model": model, "path": f"/v2/models/{place}/infer{'_stream' if in_parts else ''}",
-            "callback": callback, "headers": _passed_on(request),
+            "callback": callback,
+            "headers": {
+                name: value
+                for name, value in request.headers.items()
+                if name in _PASSED_ON or (name.startswith("bascule-") and name != "bascule-user")
+            },
         }  # fmt: skip
 
         def submit() -> Job:
             if model not in context.server.names:
                 raise NotFound(f"no {model!r} is served here", hint="GET /api/v1/services")
+            waiting = context.jobs().find(kind=CALLBACK, stored=QUEUED, limit=_MAX_CALLBACKS)
+            if callback and len(waiting) == _MAX_CALLBACKS:
+                raise Overloaded("too many callbacks wait", hint="poll", retry_after_s=60)
             name = payloads().put(body)
             task = Task(
                 kind=INFERENCE, input={**asked, "body": name}, title=f"inference of {model}",
                 by=caller.user, key=caller.key,
             )  # fmt: skip
             try:
-                return context.jobs().submit(task)
+                return context.jobs().submit(task, _MAX_OF_CALLER)
             except BasculeError:
                 (payloads().folder / name).unlink(missing_ok=True)
                 raise
@@ -84,21 +96,5 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
 
     @serves(app, of_jobs.END)
     def end(job: str, request: Request) -> Job:
-        """Cancel a job that is under way; of an inference that has ended, delete the answer."""
-        found = submissions.visible(job, request)
-        if found.kind == INFERENCE and found.is_ended:
-            payloads().remove(found)
-            return found.shown()
-        return submissions.command(found, "cancel", request).shown()
-
-
-def _passed_on(request: Request) -> dict[str, str]:
-    """The headers that the server of predictions reads."""
-    found = {
-        name: value
-        for name, value in request.headers.items()
-        if name in _PASSED_ON or (name.startswith("bascule-") and name != "bascule-user")
-    }
-    if sum(map(len, found.values())) > _MAX_HEADERS:
-        raise Invalid(f"the headers have over {_MAX_HEADERS:,} letters", hint="send fewer")
-    return found
+        """Cancel a job."""
+        return submissions.command(submissions.visible(job, request), "cancel", request).shown()

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from pydantic import Field
 
 from bascule.control.api.conventions import Page, Paged, Taken
-from bascule.control.api.rights import Authorise, caller_of, serves
+from bascule.control.api.rights import Authorise, caller_of, loopback_only, serves
 from bascule.core import Refused
 from bascule.jobs import Command, Job, Log, Task, operations as of_jobs
 
@@ -77,12 +77,17 @@ class Submissions:
         return self.runner().submit(task)
 
     def visible(self, job: str, request: Request) -> Job:
-        """A job that the caller may see; raises `NotFound` and `Refused`."""
+        """A job that the caller may see; raises `NotFound` and `Refused`.
+
+        A private one is of its key, since names are given again; without keys, of this machine.
+        """
         found = self.runner().get(job)
         kind = self.runner().kinds[found.kind]
         caller = self.authorise(request, "read", kind.model_of(found.input))
-        if kind.is_private and caller.user != found.by:
+        if kind.is_private and (caller.key, caller.user) != (found.key, found.by):
             raise Refused(f"job {found.id} is another person's", hint="submit one of your own")
+        if kind.is_private and not (caller.key or caller.session):
+            loopback_only(request, "read", kind.model_of(found.input))
         return found
 
     def command(self, job: Job, command: Command, request: Request) -> Job:
