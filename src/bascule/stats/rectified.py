@@ -15,7 +15,6 @@ score, fitted on earlier labels, which is the power tuning of PPI++ (Angelopoulo
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -72,19 +71,3 @@ def rectified_range(labelled_share: float) -> tuple[float, float]:
     """The least rectified loss, and the width of the range, by the probability of a label."""
     least = 1 - 1 / labelled_share
     return least, 1 / labelled_share - least
-
-
-def rectified_moments(
-    predicted: ArrayLike, losses: ArrayLike, labelled_share: float
-) -> tuple[float, float]:
-    """The mean and the standard deviation of rectified losses, from labelled answers alone.
-
-    Args:
-        predicted: g of each. Shape (answers,), one at least.
-        losses: y of each.
-        labelled_share: The probability of a label, as it will be.
-    """
-    g, y = (np.asarray(values, np.float64) for values in (predicted, losses))
-    square = g**2 + 2 * g * (y - g) + (y - g) ** 2 / labelled_share
-    mean = float(y.mean())
-    return mean, math.sqrt(max(float(square.mean()) - mean**2, 0.0))

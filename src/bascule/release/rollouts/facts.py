@@ -297,9 +297,7 @@ def _outcomes_said(rollout: Rollout, verdict: Verdict) -> str:
             f"{most}{verdict.current:.2%} of {rollout.current} (allowed {guard})"
         )
     if guard.is_approval:
-        approved = [
-            1 - guard.measure.mean_of(rate) for rate in (verdict.candidate, verdict.current)
-        ]
+        approved = [*map(guard.measure.approval_of, (verdict.candidate, verdict.current))]
         return (
             f"the approval of {rollout.candidate} is {most}{approved[0]:.2%}, and that of "
             f"{rollout.current} {least}{approved[1]:.2%} (allowed {guard})"
