@@ -12,7 +12,6 @@ import math
 import random
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from bascule.core import BasculeError, Columns, Overloaded, TimedOut
 from bascule.serving.calls import Answer, Call, Outcome, Parts, PartsOutcome, Receiver
 from bascule.serving.execution.admission import held_bytes
 from bascule.serving.execution.engine import Job
+from bascule.serving.execution.predictors import embedding_of
 from bascule.serving.execution.resilient import call_for
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.telemetry import ArmSeries
@@ -115,7 +115,13 @@ class ShadowRunner:
             if self.is_of_texts:
                 if call.rows > 1 or "text" not in expected:
                     raise _NotRun
-                begin = partial(_begin_gathering, take)
+
+                def begin(outcome: PartsOutcome) -> None:
+                    if isinstance(outcome, BasculeError):
+                        take(outcome)
+                    else:
+                        outcome.start(GatheredText(outcome, take))
+
                 engine.run_in_parts(columns, 1, None, model.limits.deadline_s, begin, "")
                 return
             engine.batcher.submit(
@@ -148,7 +154,7 @@ class ShadowRunner:
             self._series.count_disagreement()
 
     def _compare_texts(self, outcome: Answer, expected: Columns, duration_ns: int) -> None:
-        texts = [str(columns["text"][0])[:MAX_TEXT] for columns in (expected, outcome.outputs)]
+        texts = [str(columns["text"][0]) for columns in (expected, outcome.outputs)]
 
         def count(distance: float) -> None:
             self.waiting -= 1
@@ -163,29 +169,31 @@ class ShadowRunner:
         if texts[0] == texts[1] or not self._tolerance:
             count(float(texts[0] != texts[1]))
         elif self._find_embedder is None:
-            done = self._loop.run_in_executor(None, edit_distance, texts[0], texts[1])
+            starts = [text[:MAX_TEXT] for text in texts]
+            done = self._loop.run_in_executor(None, edit_distance, *starts)
             done.add_done_callback(lambda done: count(done.result()))
         else:
-            self._embed(self._find_embedder(), texts, count)
+            self._embed(self._find_embedder(), np.array(texts, object), count)
 
     def _embed(
-        self, model: ServedModel | None, texts: list[str], count: Callable[[float], None]
+        self, model: ServedModel | None, texts: np.ndarray, count: Callable[[float], None]
     ) -> None:
         def take(outcome: Outcome) -> None:
             if isinstance(outcome, BasculeError):
                 count(math.nan)
                 return
-            one, other = np.asarray(outcome.outputs[output], np.float64)
+            one, other = outcome.outputs[vector.name].astype(np.float64)
             lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
             count(1 - float(one @ other) / lengths if lengths else math.nan)
 
-        if model is None or model.engine is None:
+        vector = None if model is None else embedding_of(model)
+        if model is None or model.engine is None or vector is None:
             count(math.nan)
             return
-        (named, *_), output = model.program.inputs, model.signature.outputs[0].name
-        columns = {named.name: np.array(texts, object)}
+        text = model.program.inputs[0]
+        job = Job({text.name: texts}, 2, (vector.name,), take)
         try:
-            model.engine.batcher.submit(Job(columns, 2, (output,), take), model.limits.deadline_s)
+            model.engine.batcher.submit(job, model.limits.deadline_s)
         except BasculeError:
             count(math.nan)
 
@@ -193,8 +201,8 @@ class ShadowRunner:
 class GatheredText:
     """An answer in parts on its way to a receiver, whose whole text `tell` gets at its end.
 
-    Both `calls.Parts` and `calls.Receiver`; a text that is too long, or that its client has left,
-    is not told.
+    Both `calls.Parts` and `calls.Receiver`; of a text that is too long it gets `Overloaded`, and
+    nothing of one that its client has left.
     """
 
     def __init__(
@@ -222,18 +230,10 @@ class GatheredText:
     def finish(self, error: BasculeError | None) -> None:
         if self._receiver is not None:
             self._receiver.finish(error)
-        if error is not None:
-            self._tell(error)
-        elif self._size <= MAX_CALL_BYTES:
-            text = np.array(["".join(self._pieces)], object)
-            self._tell(Answer({"text": text}, self.by))
-
-
-def _begin_gathering(tell: Callable[[Outcome], None], outcome: PartsOutcome) -> None:
-    if isinstance(outcome, BasculeError):
-        tell(outcome)
-    else:
-        outcome.start(GatheredText(outcome, tell))
+        if error is None and self._size > MAX_CALL_BYTES:
+            error = Overloaded("the text is too long to be compared")
+        text = np.array(["".join(self._pieces)], object)
+        self._tell(error or Answer({"text": text}, self.by))
 
 
 class PairRunner(ShadowRunner):
