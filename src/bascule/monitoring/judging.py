@@ -179,9 +179,9 @@ def verdicts(judge: Judge, answers: Sequence[Unjudged]) -> Iterator[list[tuple[s
         for start in range(0, len(answers), _GROUP):
             group = list(pool.map(verdict, answers[start : start + _GROUP]))
             told = [(name, said) for name, said in group if not isinstance(said, BasculeError)]
-            errors = [(name, said) for name, said in group if isinstance(said, BasculeError)]
-            away = [error for _, error in errors if isinstance(error, Unavailable | Overloaded)]
-            if away or not told:
-                yield told
-                raise (away or [error for _, error in errors])[0]
-            yield [*told, *((name, UNUSABLE) for name, _ in errors)]
+            errors = {name: said for name, said in group if isinstance(said, BasculeError)}
+            away = (err for err in errors.values() if isinstance(err, Unavailable | Overloaded))
+            lasting = next(away, None if told else next(iter(errors.values())))
+            yield told if lasting else [*told, *((name, UNUSABLE) for name in errors)]
+            if lasting:
+                raise lasting

@@ -170,7 +170,7 @@ class ShadowRunner:
             count(float(texts[0] != texts[1]))
         elif self._find_embedder is None:
             starts = [text[:MAX_TEXT] for text in texts]
-            done = self._loop.run_in_executor(None, edit_distance, *starts)
+            done = self._loop.run_in_executor(None, lambda: edit_distance(*starts))
             done.add_done_callback(lambda done: count(done.result()))
         else:
             self._embed(self._find_embedder(), np.array(texts, object), count)
@@ -182,7 +182,7 @@ class ShadowRunner:
             if isinstance(outcome, BasculeError):
                 count(math.nan)
                 return
-            one, other = outcome.outputs[vector.name].astype(np.float64)
+            one, other = outcome.outputs[output].astype(np.float64)
             lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
             count(1 - float(one @ other) / lengths if lengths else math.nan)
 
@@ -190,8 +190,8 @@ class ShadowRunner:
         if model is None or model.engine is None or vector is None:
             count(math.nan)
             return
-        text = model.program.inputs[0]
-        job = Job({text.name: texts}, 2, (vector.name,), take)
+        text, output = model.program.inputs[0].name, vector.name
+        job = Job({text: texts}, 2, (output,), take)
         try:
             model.engine.batcher.submit(job, model.limits.deadline_s)
         except BasculeError:
