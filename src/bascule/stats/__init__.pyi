@@ -71,7 +71,6 @@ from .queries import (
 from .rectified import (
     JudgeCalibration as JudgeCalibration,
     calibrate_judge as calibrate_judge,
-    rectified_range as rectified_range,
 )
 from .sequential import (
     INTERVAL_REQUESTS as INTERVAL_REQUESTS,

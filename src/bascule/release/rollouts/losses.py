@@ -35,7 +35,7 @@ import msgspec
 
 from bascule.bundle.disk import generates_text
 from bascule.core import Signature
-from bascule.stats import JudgeCalibration, rectified_range
+from bascule.stats import JudgeCalibration
 
 Label = str | int | float | bool
 
@@ -67,7 +67,8 @@ class Rectifier(msgspec.Struct, frozen=True):
     @property
     def range(self) -> tuple[float, float]:
         """Of the rectified losses: the least one, and the width."""
-        return rectified_range(self.label_share / self.judged_share)
+        least = 1 - self.judged_share / self.label_share
+        return least, 1 - 2 * least
 
 
 class Loss(msgspec.Struct, frozen=True, omit_defaults=True):

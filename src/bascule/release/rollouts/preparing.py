@@ -234,9 +234,8 @@ def _rectified(
     if share is None:
         raise Invalid(
             f"{guard.name} cannot be counted: the settings have no judge {judge!r}",
-            hint=f"there are {', '.join(recording.judges)}" if recording.judges
-            else "add [judges.NAME] to bascule.toml; see the how-to about judged answers",
-        )  # fmt: skip
+            hint=f"there are {', '.join(recording.judges) or 'none'}: sections [judges.NAME]",
+        )
     if not rollout.outcomes_sample < share:
         raise Invalid(
             f"{guard.name} needs labels of fewer answers than {judge} judges, {share:.1%}, and "

@@ -44,8 +44,6 @@ MAX_CALL_BYTES = 1 << 20
 class ShadowRunner:
     """The shadow of an endpoint in one worker. On the event loop only."""
 
-    _compares_texts = True
-
     def __init__(
         self,
         model: ServedModel,
@@ -77,12 +75,12 @@ class ShadowRunner:
         self._tolerance = tolerance
         self._find_embedder = find_embedder
         self._draw = draw
-        self.is_of_texts = self._compares_texts and generates_text(model.signature)
+        self.is_of_texts = generates_text(model.signature)
         self.waiting = 0
 
-    def offer(self, call: Call, answer: Answer) -> None:
+    def offer(self, call: Call, answer: Outcome) -> None:
         """Compare, perhaps, what a client got; never raises."""
-        if self._draw() >= self._share:
+        if isinstance(answer, BasculeError) or self._draw() >= self._share:
             return
         by = self._model.by
         if (answer.by.model, answer.by.version) == (by.model, by.version):
@@ -92,11 +90,6 @@ class ShadowRunner:
             return
         self.waiting += 1
         self._loop.call_soon(self._run, call, answer.original or answer.outputs)
-
-    def offer_text(self, call: Call, outcome: Outcome) -> None:
-        """Compare, perhaps, a text that a client got in parts; never raises."""
-        if isinstance(outcome, Answer):
-            self.offer(call, outcome)
 
     def _run(self, call: Call, expected: Columns) -> None:
         model, started_ns = self._model, time.perf_counter_ns()
@@ -138,11 +131,11 @@ class ShadowRunner:
         self._series.count_dropped()
 
     def _compare(self, outcome: Outcome, expected: Columns, rows: int, duration_ns: int) -> None:
-        if self.is_of_texts and not isinstance(outcome, BasculeError):
-            self._compare_texts(outcome, expected, duration_ns)
-            return
         if self.is_of_texts and isinstance(outcome, Overloaded | TimedOut):
             self._drop()  # it writes one text after the other: those of clients are not late
+            return
+        if self.is_of_texts and isinstance(outcome, Answer):
+            self._compare_texts(outcome, expected, duration_ns)
             return
         failed = isinstance(outcome, BasculeError)
         self._series.count_arm(duration_ns, 0 if failed else rows, failed=failed)
@@ -245,7 +238,6 @@ class PairRunner(ShadowRunner):
     current version, its series are the candidate's.
     """
 
-    _compares_texts = False
     _first = _FIRST_PAIRS
     _before: Any = None
 
@@ -258,11 +250,11 @@ class PairRunner(ShadowRunner):
             return is_drawn
         return self._draw() < self._share
 
-    def offer(self, call: Call, answer: Answer) -> None:
+    def offer(self, call: Call, answer: Outcome) -> None:
         """Ask the current version too; never raises."""
         answers = self._series.answers
-        if answers is None or answer.by is not answers.by:  # it is a fallback's
-            return
+        if isinstance(answer, BasculeError) or answers is None or answer.by is not answers.by:
+            return  # the answer is a fallback's
         if self.waiting < MAX_WAITING and held_bytes(call.columns) <= MAX_CALL_BYTES:
             self.waiting += 1
             self._loop.call_soon(self._run, call, answer.original or answer.outputs)
