@@ -71,7 +71,7 @@ def answered_texts(
     made = table(ids, None).drop_columns(["input.x", "output.label"])
     columns = {
         "model": [model] * len(ids), "endpoint": [model] * len(ids), "arm": [arm] * len(ids),
-        "version": [version] * len(ids), 
+        "version": [version] * len(ids),
         "input.prompt.encrypted": ["hello"] * len(ids), "output.answer.encrypted": list(texts),
     }  # fmt: skip
     for name, values in columns.items():

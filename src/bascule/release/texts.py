@@ -79,7 +79,10 @@ def measure_texts(
         @cache
         def judge(name: str) -> Judge:
             if find_judge is None:
-                raise Invalid(f"there are no settings to look for the judge {name} in")
+                raise Invalid(
+                    f"there are no settings to look for the judge {name} in",
+                    hint="bascule check and bascule.check take judges from the settings",
+                )
             return opened.enter_context(closing(find_judge(name)))
 
         @cache
@@ -205,7 +208,10 @@ def scores_of(bundle: Bundle, texts: Sequence[str]) -> Columns:
     from bascule.bundle.generation import FORMAT, open_scorer
 
     if bundle.manifest.original.format != FORMAT:
-        raise Unconvertible("its engine does not tell the log probabilities of a text")
+        raise Unconvertible(
+            "its engine does not tell the log probabilities of a text",
+            hint="measure it by exact_match or judge_score[NAME]",
+        )
     with closing(open_scorer(bundle.path)) as scorer:
         return scorer.run({"text": np.array(texts, object)})
 
