@@ -71,8 +71,8 @@ def answered_texts(
     made = table(ids, None).drop_columns(["input.x", "output.label"])
     columns = {
         "model": [model] * len(ids), "endpoint": [model] * len(ids), "arm": [arm] * len(ids),
-        "version": [version] * len(ids), "input.request": ["hello"] * len(ids),
-        "output.text": list(texts),
+        "version": [version] * len(ids),
+        "input.prompt.encrypted": ["hello"] * len(ids), "output.answer.encrypted": list(texts),
     }  # fmt: skip
     for name, values in columns.items():
         if name in made.column_names:

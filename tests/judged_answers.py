@@ -54,10 +54,15 @@ class World:
     refusals: float = 0.0
 
 
+def expected_losses(calibration: JudgeCalibration, scores: Floats) -> Floats:
+    known = np.clip(calibration.at_0 + calibration.slope * scores, 0.0, 1.0)
+    return np.where(np.isnan(scores), calibration.unusable, known)
+
+
 def rectified(rectifier: Rectifier, scores: Floats, losses: Floats, labelled: Floats) -> Floats:
     """In units of the bound, from 0 to 1."""
     least, width = rectifier.range
-    expected = rectifier.calibration.losses(scores)
+    expected = expected_losses(rectifier.calibration, scores)
     share = rectifier.label_share / rectifier.judged_share
     return (expected + np.where(labelled, losses - expected, 0.0) / share - least) / width
 

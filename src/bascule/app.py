@@ -525,7 +525,7 @@ def open_judge(settings: Settings, name: str) -> Judge:
     """A judge to be asked. Raises `NotFound`, or `Invalid` where it generates no text."""
     from bascule.bundle import load
     from bascule.bundle.disk import generates_text
-    from bascule.monitoring import judge_by
+    from bascule.monitoring import Judge
 
     options, registry = judge_of(settings, name), open_registry(settings)
     bundle = load(registry.path(registry.resolve(options.model)))
@@ -533,7 +533,7 @@ def open_judge(settings: Settings, name: str) -> Judge:
         raise Invalid(
             f"judge {name}: {options.model} does not generate text", hint="name a model that does"
         )
-    return judge_by(bundle.program(), options.rubric)
+    return Judge(bundle.program(), options.rubric)
 
 
 def open_repository(settings: Settings, *, is_new: bool = False) -> TufRepository:

@@ -13,11 +13,10 @@ from .drift import (
     watch_windows as watch_windows,
 )
 from .judging import (
+    KEPT_TEXT as KEPT_TEXT,
     Judge as Judge,
     JudgeOptions as JudgeOptions,
-    judge_by as judge_by,
-    judge_prompt as judge_prompt,
-    score_said as score_said,
+    check_kept as check_kept,
     unjudged as unjudged,
     verdicts as verdicts,
 )

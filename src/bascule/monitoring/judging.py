@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from annotated_types import Gt, Le
 
@@ -21,15 +21,14 @@ from bascule.core import BasculeError, Invalid, Overloaded, Program, Unavailable
 if TYPE_CHECKING:
     from bascule.monitoring.ledger import Ledger
 
-Ask = Callable[[str], str | None]
-"""Gives what the judge says to a prompt; None where it refuses."""
-
 UNUSABLE = "unusable"
 """In place of a score: the judge refused, or said none."""
+KEPT_REQUEST, KEPT_TEXT = "input.prompt.encrypted", "output.answer.encrypted"
+"""Columns of the ledger, of the answers whose texts it keeps."""
 _AT_ONCE = 4
-_KEPT_AT_ONCE = 32
+_GROUP = 32
 _MOST_TEXT = 20_000
-"""Characters of a request or an answer that the judge is shown."""
+"""Characters of an answer, and the last ones of a request, that the judge is shown."""
 _SCORE = re.compile(r"score[^\w-]{0,8}(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*\.?\s*")
 _HIGHEST = 10.0
@@ -46,16 +45,16 @@ ANSWER
 ANSWER
 Reply with a short reason, then a last line `Score: N`, N from 0 (useless) to 10 (perfect)."""
 _EXPECTED = "\nA right answer is: {}"
-_WAITING = """
-SELECT id, "row", "input.request" AS request, "output.text" AS answer
+_WAITING = f"""
+SELECT id, "row", "{KEPT_REQUEST}" AS request, "{KEPT_TEXT}" AS answer
 FROM newest_predictions AS answered
-WHERE model = {model} AND status BETWEEN 200 AND 299 AND outcome_draw(id) < {share!r}
-    AND "output.text" IS NOT NULL AND id <> ''
+WHERE model = {{model}} AND status BETWEEN 200 AND 299 AND outcome_draw(id) < {{share!r}}
+    AND "{KEPT_TEXT}" IS NOT NULL AND id <> ''
     AND NOT EXISTS (
         SELECT 1 FROM outcome_history AS told
-        WHERE told.model = {judge} AND told.id = answered.id AND told."row" = answered."row"
+        WHERE told.model = {{judge}} AND told.id = answered.id AND told."row" = answered."row"
     )
-ORDER BY time, id, "row" LIMIT {limit}
+ORDER BY time, id, "row" LIMIT {{limit}}
 """
 
 
@@ -74,69 +73,65 @@ class JudgeOptions:
     share: Annotated[float, Gt(0), Le(1)] = 0.2
 
 
-@dataclass(frozen=True, slots=True)
 class Judge:
-    """A judge that can be asked, and by what it judges."""
+    """Scores answers by a program that generates text, which is the judge's to close."""
 
-    rubric: str
-    ask: Ask
+    def __init__(self, program: Program, rubric: str) -> None:
+        self._program, self._rubric = program, rubric
+
+    def score(self, request: str, answer: str, expected: str = "") -> float | None:
+        """From 0 to 1; None where the judge cannot take the prompt, or says no score."""
+        import numpy as np
+
+        prompt = judge_prompt(self._rubric, request, answer, expected)
+        message = {"role": "user", "content": prompt}
+        asked = json.dumps({"messages": [message], "temperature": 0, "max_tokens": 256})
+        try:
+            said = self._program.run({"request": np.array([asked], object)}, ["text"])["text"][0]
+        except Invalid:
+            return None
+        return score_said(str(said))
+
+    def close(self) -> None:
+        """End its program."""
+        self._program.close()
 
 
 def judge_prompt(rubric: str, request: str, answer: str, expected: str = "") -> str:
     """What the judge is asked about one answer."""
     return _PROMPT.format(
-        rubric=rubric, request=text_of_request(request)[:_MOST_TEXT], answer=answer[:_MOST_TEXT],
+        rubric=rubric, request=_readable(request)[-_MOST_TEXT:], answer=answer[:_MOST_TEXT],
         expected=_EXPECTED.format(expected[:_MOST_TEXT]) if expected else "",
     )  # fmt: skip
 
 
-def text_of_request(request: str) -> str:
-    """The messages or the prompt of a request for text, for a reader."""
+def _readable(request: str) -> str:
+    """The messages or the prompt of a request for text."""
+    from bascule.bundle.generation import parse_request
+
     try:
-        body = json.loads(request)
-    except (ValueError, RecursionError):
+        parsed = parse_request(request)
+    except Invalid:
         return request
-    if not isinstance(body, dict):
-        return request
-    if not isinstance(body.get("messages"), list):
-        return str(body.get("prompt", request))
-    messages = (said for said in body["messages"] if isinstance(said, dict))
-    return "\n".join(f"{said.get('role', '')}: {said.get('content', '')}" for said in messages)
+    messages = parsed.messages or ()
+    return parsed.prompt or "\n".join(f"{said.role}: {said.text}" for said in messages)
 
 
-def score_said(said: str | None) -> float | None:
+def score_said(said: str) -> float | None:
     """The score in what a judge says, from 0 to 1; None where there is none from 0 to 10."""
-    if said is None:
-        return None
     marked = _SCORE.findall(said)
     alone = _NUMBER.fullmatch(said)
-    text = marked[-1] if marked else alone[1] if alone else None
-    score = -1.0 if text is None else float(text) / _HIGHEST
+    text = marked[-1] if marked else alone[1] if alone else "-1"
+    score = float(text) / _HIGHEST
     return score if 0 <= score <= 1 else None
 
 
-def judge_by(program: Program, rubric: str) -> Judge:
-    """A judge that asks a program which generates text; it refuses a prompt that it cannot take."""
-    import numpy as np
-
-    def ask(prompt: str) -> str | None:
-        message = {"role": "user", "content": prompt}
-        request = json.dumps({"messages": [message], "temperature": 0, "max_tokens": 256})
-        try:
-            return str(program.run({"request": np.array([request], object)}, ["text"])["text"][0])
-        except Invalid:
-            return None
-
-    return Judge(rubric, ask)
-
-
-@dataclass(frozen=True, slots=True)
-class Unjudged:
+class Unjudged(NamedTuple):
     """An answer that a judge has not seen."""
 
     id: str
     row: int
-    request: str
+    request: str | None
     answer: str
 
 
@@ -149,17 +144,21 @@ def unjudged(ledger: Ledger, model: str, judge: str, share: float, limit: int) -
     """
     from bascule.monitoring.ledger import judge_model, quoted
 
-    columns = ledger.query("SELECT * FROM predictions LIMIT 0", model=model).column_names
-    if not {"input.request", "output.text"} <= set(columns):
-        raise Invalid(
-            f"the ledger keeps no texts of {model}, so there is nothing to judge",
-            hint="have texts kept; see the how-to about judged answers",
-        )
+    check_kept(ledger, model)
     sql = _WAITING.format(
         model=quoted(model), judge=quoted(judge_model(judge)), share=share, limit=limit
     )
-    rows = ledger.query(sql, model=model).to_pylist()
-    return [Unjudged(row["id"], row["row"], row["request"] or "", row["answer"]) for row in rows]
+    return [Unjudged(**row) for row in ledger.query(sql, model=model).to_pylist()]
+
+
+def check_kept(ledger: Ledger, model: str) -> None:
+    """Raise `Invalid` where the ledger keeps no texts of a model, `NotFound` without answers."""
+    columns = ledger.query("SELECT * FROM predictions LIMIT 0", model=model).column_names
+    if not {KEPT_REQUEST, KEPT_TEXT} <= set(columns):
+        raise Invalid(
+            f"the ledger keeps no texts of {model}, so there is nothing to judge",
+            hint=f"set policies.{model}.keep_texts_percent",
+        )
 
 
 def verdicts(judge: Judge, answers: Sequence[Unjudged]) -> Iterator[list[tuple[str, float | str]]]:
@@ -169,22 +168,20 @@ def verdicts(judge: Judge, answers: Sequence[Unjudged]) -> Iterator[list[tuple[s
     it fails on a whole group, or is away, the error is raised, after what it said of others.
     """
 
-    def verdict(of: Unjudged) -> tuple[str, float | str, BasculeError | None]:
-        name = f"{of.id}#{of.row}"
+    def verdict(of: Unjudged) -> tuple[str, float | str | BasculeError]:
         try:
-            said = judge.ask(judge_prompt(judge.rubric, of.request, of.answer))
+            score = judge.score(of.request or "", of.answer)
         except BasculeError as error:
-            return name, UNUSABLE, error
-        score = score_said(said)
-        return name, UNUSABLE if score is None else score, None
+            return f"{of.id}#{of.row}", error
+        return f"{of.id}#{of.row}", UNUSABLE if score is None else score
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for start in range(0, len(answers), _KEPT_AT_ONCE):
-            group = list(pool.map(verdict, answers[start : start + _KEPT_AT_ONCE]))
-            errors = [error for *_, error in group if error is not None]
-            lasting = [error for error in errors if isinstance(error, Unavailable | Overloaded)]
-            if len(errors) == len(group):
-                raise errors[0]
-            yield [(name, score) for name, score, error in group if error is None or not lasting]
+        for start in range(0, len(answers), _GROUP):
+            group = list(pool.map(verdict, answers[start : start + _GROUP]))
+            told = [(name, said) for name, said in group if not isinstance(said, BasculeError)]
+            errors = {name: said for name, said in group if isinstance(said, BasculeError)}
+            away = (err for err in errors.values() if isinstance(err, Unavailable | Overloaded))
+            lasting = next(away, None if told else next(iter(errors.values())))
+            yield told if lasting else [*told, *((name, UNUSABLE) for name in errors)]
             if lasting:
-                raise lasting[0]
+                raise lasting

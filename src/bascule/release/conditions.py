@@ -99,17 +99,8 @@ class Change:
         return f"{self.kind}={self.size:.12g}"
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A judge, or a file."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-Condition = Named | Slice | Each | Missing | Noise | Confidence | Groups | Change
+Condition = str | Slice | Each | Missing | Noise | Confidence | Groups | Change
+"""A text is the name of a judge, or of a file."""
 
 
 def parse_condition(text: str, inside: str) -> Condition:

@@ -19,7 +19,6 @@ from bascule.release.conditions import (
     Condition,
     Each,
     Missing,
-    Named,
     Noise,
     Slice,
     parse_change,
@@ -214,9 +213,9 @@ def _condition(text: str, metric: str, inside: str | None) -> Condition | None:
     if metric in DISPARITIES:
         return parse_groups(text, inside)
     if metric in _NAMED:
-        if not (inside or "").strip():
-            raise Invalid(f"{text!r}: {metric} needs a name", hint=f"write {_NAMED[metric]}")
-        return Named((inside or "").strip())
+        if name := (inside or "").strip():
+            return name
+        raise Invalid(f"{text!r}: {metric} needs a name", hint=f"write {_NAMED[metric]}")
     if metric in ROBUST:
         return parse_change(text, inside, ROBUST[metric])
     if inside is None:

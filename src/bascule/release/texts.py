@@ -17,7 +17,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from contextlib import ExitStack, closing
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.core import Columns, Invalid, Unconvertible
-from bascule.monitoring import judge_prompt, score_said
 from bascule.release.conditional import attempted
 from bascule.release.criteria import TEXTS, Criterion, NotWorse
 from bascule.release.gates import Measured
 from bascule.release.measure import rows_to_judge
-from bascule.stats import (
-    CONFIDENCE,
-    Comparison,
-    Difference,
-    bootstrap,
-    compare_right,
-    exact_interval,
-)
+from bascule.stats import CONFIDENCE, bootstrap, compare_right, exact_interval
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -45,12 +38,11 @@ if TYPE_CHECKING:
     from bascule.release.against import Find
 
 FindJudge = Callable[[str], "Judge"]
-"""The judge of a name. Raises `NotFound`."""
+"""Opens the judge of a name. Raises `NotFound`."""
 Floats = NDArray[np.float64]
 _SHARES = ("exact_match", "toxicity")
 """Of answers that are right or wrong, one by one."""
 _WORDS = "write a word or a phrase a line"
-_BY_SETTINGS = "bascule check and bascule.check take judges from the settings"
 _MISSING = "there is no suite of requests: --test suite.jsonl --target expected"
 
 
@@ -69,48 +61,57 @@ def measure_texts(
         criteria: What to measure it for, and against whom.
         test: `(requests, expected)` in place of the suite in the bundle.
         find: Where other versions are.
-        find_judge: Where judges are.
+        find_judge: Where judges are; they are closed again.
 
     Raises:
         Invalid: `test` is not a pair of rows and as many texts.
     """
-    if not criteria:
-        return {}
-    suite = rows_to_judge(bundle, test)
-    if suite is None or (not isinstance(suite, Measured) and suite[1] is None):
-        suite = Measured(None, _MISSING)
+    suite = rows_to_judge(bundle, test) or ({}, None)
     if isinstance(suite, Measured):
         return {one.measure: suite for one in criteria}
-    requests, expected = suite[0]["request"], suite[1]
-    assert expected is not None
-    texts = [str(text) for text in expected]
-    answers = _Answers(bundle, requests, texts, find_judge)
-    others: dict[str, _Answers | None] = {}
+    columns, truth = suite
+    if truth is None:
+        return {one.measure: Measured(None, _MISSING) for one in criteria}
+    requests, expected = columns["request"].tolist(), [str(text) for text in truth.tolist()]
 
-    def measured(criterion: Criterion) -> Measured:
-        if not isinstance(criterion, NotWorse):
-            return _measured(answers, criterion)
-        if find is None:
-            return Measured(None, f"there is no registry to look for {criterion.against} in")
-        if criterion.against not in others:
-            found = find(criterion.against)
-            others[criterion.against] = (
-                None if found is None else _Answers(found, requests, texts, find_judge)
-            )
-        return _compared(answers, others[criterion.against], criterion)
+    with ExitStack() as opened:
 
-    return {one.measure: attempted(partial(measured, one)) for one in criteria}
+        @cache
+        def judge(name: str) -> Judge:
+            if find_judge is None:
+                raise Invalid(
+                    f"there are no settings to look for the judge {name} in",
+                    hint="bascule check and bascule.check take judges from the settings",
+                )
+            return opened.enter_context(closing(find_judge(name)))
+
+        @cache
+        def answers(against: str) -> _Answers | None:
+            if not against:
+                return _Answers(bundle, requests, expected, judge)
+            if find is None:
+                raise Invalid(f"there is no registry to look for {against} in")
+            other = find(against)
+            return None if other is None else _Answers(other, requests, expected, judge)
+
+        def measured(criterion: Criterion) -> Measured:
+            ours = answers("")
+            assert ours is not None
+            if isinstance(criterion, NotWorse):
+                return _compared(ours, answers(criterion.against), criterion)
+            return _measured(*ours.values(criterion), criterion.metric)
+
+        return {one.measure: attempted(partial(measured, one)) for one in criteria}
 
 
-def _measured(answers: _Answers, criterion: Criterion) -> Measured:
-    values, note = answers.values(criterion)
+def _measured(values: Floats, note: str, metric: str) -> Measured:
     count = len(values)
     try:
-        if criterion.metric in _SHARES:
+        if metric in _SHARES:
             ends = exact_interval(int(values.sum()), count, confidence=CONFIDENCE)
         else:
-            found = _bootstrapped(values, lambda rows: _statistic(values[rows]))
-            ends = found.lower, found.upper
+            drawn = bootstrap(lambda rows: _statistic(values[rows]), count, reach=_reach(metric))
+            ends = drawn.lower, drawn.upper
         interval = f"{CONFIDENCE:.0%} interval [{ends[0]:.4g}, {ends[1]:.4g}]"
     except Invalid as few:
         interval = f"no interval: {few.message}"
@@ -126,12 +127,14 @@ def _compared(answers: _Answers, other: _Answers | None, criterion: NotWorse) ->
         return Measured(0.0, f"the candidate is {against} itself", brief="they are the same model")
     (theirs, _), (ours, note) = other.values(criterion), answers.values(criterion)
     sign = -1 if TEXTS[name] else 1
+
+    def difference(rows: NDArray[np.int64]) -> float:
+        return sign * (_statistic(ours[rows]) - _statistic(theirs[rows]))
+
     if name in _SHARES:
         found = compare_right(theirs == max(sign, 0), ours == max(sign, 0))
     else:
-        found = _bootstrapped(
-            ours, lambda rows: sign * (_statistic(ours[rows]) - _statistic(theirs[rows]))
-        )
+        found = bootstrap(difference, len(ours), reach=_reach(name))
     brief = f"{name} {_statistic(ours):.4g}, and {_statistic(theirs):.4g} of {against}"
     return Measured(
         found.lower,
@@ -142,8 +145,9 @@ def _compared(answers: _Answers, other: _Answers | None, criterion: NotWorse) ->
     )
 
 
-def _bootstrapped(values: Floats, difference: Difference) -> Comparison:
-    return bootstrap(difference, len(values), reach=None if values.ndim > 1 else 1.0)
+def _reach(metric: str) -> float | None:
+    """What one text can cost a mean, times the texts; see `stats.bootstrap`."""
+    return None if metric == "perplexity" else 1.0
 
 
 def _statistic(values: Floats) -> float:
@@ -155,60 +159,44 @@ def _statistic(values: Floats) -> float:
 
 
 class _Answers:
-    """What a bundle answers to the requests of a suite, asked once."""
+    """What a bundle answers to the requests of a suite; it is asked once, and so is each judge."""
 
     def __init__(
-        self, bundle: Bundle, requests: NDArray[Any], expected: list[str],
-        find_judge: FindJudge | None,
+        self, bundle: Bundle, requests: Sequence[str], expected: Sequence[str],
+        judge: Callable[[str], Judge],
     ) -> None:  # fmt: skip
-        self._bundle, self._requests, self._expected = bundle, requests, expected
-        self._find_judge = find_judge
         self.digest = bundle.digest
-
-    @cached_property
-    def _texts(self) -> list[str]:
-        program = self._bundle.program(threads=1)
-        try:
-            requests = [greedy(str(request)) for request in self._requests]
-            answered = [program.run({"request": np.array([one], object)}) for one in requests]
-        finally:
-            program.close()
-        return [str(answer["text"][0]) for answer in answered]
+        self._bundle, self._requests, self._expected = bundle, requests, expected
+        self._judge = judge
+        self._texts, self._values = cache(self._answered), cache(self._measured)
 
     def values(self, criterion: Criterion) -> tuple[Floats, str]:
         """By text, and what is to be said of them. Shape (texts,), or (texts, 2) of perplexity."""
-        inside, note = str(criterion.condition or ""), ""
-        match criterion.metric:
-            case "exact_match":
-                pairs = zip(self._texts, self._expected, strict=True)
-                values = [answer.split() == expected.split() for answer, expected in pairs]
-            case "toxicity":
-                listed = _words(Path(inside))
-                values = [listed.search(answer) is not None for answer in self._texts]
-            case "judge_score":
-                scores = self._scores(inside)
-                if unusable := sum(score is None for score in scores):
-                    note = f"; {unusable:,} got no score from {inside}, and count as 0"
-                return np.array([score or 0.0 for score in scores]), note
-            case _:
-                return self._logprobs(), note
-        return np.array(values, np.float64), note
+        return self._values(criterion.metric, str(criterion.condition or ""))
 
-    def _scores(self, name: str) -> list[float | None]:
-        if self._find_judge is None:
-            raise Invalid(
-                f"there are no settings to look for the judge {name} in", hint=_BY_SETTINGS
-            )
-        judge = self._find_judge(name)
-        rows = zip(self._requests, self._texts, self._expected, strict=True)
-        return [
-            score_said(judge.ask(judge_prompt(judge.rubric, str(request), answer, expected)))
-            for request, answer, expected in rows
-        ]
+    def _answered(self) -> list[str]:
+        with closing(self._bundle.program(threads=1)) as program:
+            answered = [
+                program.run({"request": np.array([greedy(request)], object)})
+                for request in self._requests
+            ]
+        return [str(answer["text"][0]) for answer in answered]
 
-    def _logprobs(self) -> Floats:
-        scored = scores_of(self._bundle, self._expected)
-        return np.column_stack([scored["logprob"], scored["tokens"]]).astype(np.float64)
+    def _measured(self, metric: str, inside: str) -> tuple[Floats, str]:
+        if metric == "perplexity":
+            scored = scores_of(self._bundle, self._expected)
+            return np.column_stack([scored["logprob"], scored["tokens"]]).astype(np.float64), ""
+        if metric == "toxicity":
+            listed = _words(Path(inside))
+            return np.array([listed.search(text) is not None for text in self._texts()], float), ""
+        rows = list(zip(self._requests, self._texts(), self._expected, strict=True))
+        if metric == "exact_match":
+            return np.array([text.split() == right.split() for _, text, right in rows], float), ""
+        judge = self._judge(inside)
+        scores = [judge.score(*row) for row in rows]
+        unusable = scores.count(None)
+        note = f"; {unusable:,} got no score from {inside}, and count as 0" if unusable else ""
+        return np.array([score or 0.0 for score in scores]), note
 
 
 def scores_of(bundle: Bundle, texts: Sequence[str]) -> Columns:
@@ -224,20 +212,14 @@ def scores_of(bundle: Bundle, texts: Sequence[str]) -> Columns:
             "its engine does not tell the log probabilities of a text",
             hint="measure it by exact_match or judge_score[NAME]",
         )
-    scorer = open_scorer(bundle.path)
-    try:
+    with closing(open_scorer(bundle.path)) as scorer:
         return scorer.run({"text": np.array(texts, object)})
-    finally:
-        scorer.close()
 
 
 def greedy(request: str) -> str:
     """A request that is plain text, so that it gets the same answer again; another one as it is."""
-    try:
-        if isinstance(json.loads(request), dict):
-            return request
-    except ValueError:
-        pass
+    if request.lstrip().startswith("{"):
+        return request
     message = {"role": "user", "content": request}
     return json.dumps({"messages": [message], "temperature": 0}, ensure_ascii=False)
 

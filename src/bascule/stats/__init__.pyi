@@ -69,11 +69,8 @@ from .queries import (
     shapiro_wilk as shapiro_wilk,
 )
 from .rectified import (
-    LEAST_LABELS as LEAST_LABELS,
     JudgeCalibration as JudgeCalibration,
     calibrate_judge as calibrate_judge,
-    rectified_moments as rectified_moments,
-    rectified_range as rectified_range,
 )
 from .sequential import (
     INTERVAL_REQUESTS as INTERVAL_REQUESTS,

@@ -15,7 +15,6 @@ score, fitted on earlier labels, which is the power tuning of PPI++ (Angelopoulo
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -41,12 +40,6 @@ class JudgeCalibration(NamedTuple):
     at_0: float = 1.0
     slope: float = -1.0
 
-    def losses(self, scores: ArrayLike) -> Floats:
-        """g, by scores from 0 to 1; NaN for an answer without a score."""
-        values = np.asarray(scores, np.float64)
-        known = np.clip(self.at_0 + self.slope * values, 0.0, 1.0)
-        return np.where(np.isnan(values), self.unusable, known)
-
 
 def calibrate_judge(scores: ArrayLike, losses: ArrayLike) -> JudgeCalibration:
     """The calibration that labelled answers show; with few of them the judge is taken at its word.
@@ -66,25 +59,3 @@ def calibrate_judge(scores: ArrayLike, losses: ArrayLike) -> JudgeCalibration:
     away = x - x.mean()
     slope = float(away @ y) / (float(away @ away) + _RIDGE)
     return JudgeCalibration(unusable, float(y.mean()) - slope * float(x.mean()), slope)
-
-
-def rectified_range(labelled_share: float) -> tuple[float, float]:
-    """The least rectified loss, and the width of the range, by the probability of a label."""
-    least = 1 - 1 / labelled_share
-    return least, 1 / labelled_share - least
-
-
-def rectified_moments(
-    predicted: ArrayLike, losses: ArrayLike, labelled_share: float
-) -> tuple[float, float]:
-    """The mean and the standard deviation of rectified losses, from labelled answers alone.
-
-    Args:
-        predicted: g of each. Shape (answers,), one at least.
-        losses: y of each.
-        labelled_share: The probability of a label, as it will be.
-    """
-    g, y = (np.asarray(values, np.float64) for values in (predicted, losses))
-    square = g**2 + 2 * g * (y - g) + (y - g) ** 2 / labelled_share
-    mean = float(y.mean())
-    return mean, math.sqrt(max(float(square.mean()) - mean**2, 0.0))

@@ -10,9 +10,8 @@ import pytest
 from tests.chat_models import chat_bundle, suite_of
 
 from bascule.core import Invalid
-from bascule.monitoring.judging import Judge
 from bascule.release import Criterion, NotWorse, check
-from bascule.release.texts import _Answers, greedy
+from bascule.release.texts import greedy
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 SUITE = suite_of([(f"capital {n}?", f"answer {n}") for n in range(40)])
@@ -29,15 +28,22 @@ def bundles(tmp_path_factory):
     }
 
 
+class Strict:
+    """A judge that is at a loss about every tenth answer."""
+
+    asked, closed = 0, 0
+
+    def score(self, request, answer, expected):
+        Strict.asked += 1
+        return None if answer.strip().endswith("3") else 0.2 if "idiot" in answer else 0.9
+
+    def close(self):
+        Strict.closed += 1
+
+
 def strict(name):
-    """A judge that is at a loss about every fourth answer."""
     assert name == "strict"
-
-    def ask(prompt):
-        answer = prompt.split("ANSWER\n")[1]
-        return None if answer.strip().endswith("3") else f"Score: {2 if 'idiot' in answer else 9}"
-
-    return Judge("Be right", ask)
+    return Strict()
 
 
 def checked(bundles, name, *criteria, test=SUITE, find=None, find_judge=strict):
@@ -154,6 +160,7 @@ def test_a_plain_request_is_asked_without_chance():
     assert greedy('{"prompt": "x"}') == '{"prompt": "x"}'
 
 
-def test_the_model_is_asked_once_for_all_criteria(bundles):
-    answers = _Answers(bundles["champion"], np.array(["capital 1?"], object), ["answer 1"], strict)
-    assert answers._texts is answers._texts
+def test_a_judge_is_asked_once_for_all_criteria_and_is_closed(bundles):
+    asked, closed = Strict.asked, Strict.closed
+    checked(bundles, "worse", "judge_score[strict] >= 0.7", "judge_score[strict] >= champion - 0.1")
+    assert (Strict.asked - asked, Strict.closed - closed) == (80, 1)

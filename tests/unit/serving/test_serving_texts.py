@@ -15,6 +15,7 @@ from tests.privacy_home import found_in
 
 from bascule.app import open_catalogue
 from bascule.core import DType, Field, Invalid, Refused
+from bascule.monitoring import unjudged
 from bascule.monitoring.ledger import Ledger, SpoolWriter, hash_key
 from bascule.privacy import Erasure, Person
 from bascule.serving.execution import (
@@ -465,12 +466,14 @@ def test_texts_are_kept_encrypted_with_consent_and_erased_with_their_person(
     post(server, WHOLE, body(request("It is me, Byron", user="ada", store=False)))
     post(server, WHOLE, body("It is me, Hopper"), **{"Bascule-Store": "no"})
     post(server, WHOLE, body(request("It is me, Hamilton", safety_identifier="margaret")))
-    sql = """SELECT "input.prompt.encrypted" p, "output.answer.encrypted" a FROM predictions
+    sql = """SELECT "input.prompt.encrypted" p, "output.answer.encrypted" a, model FROM predictions
     ORDER BY time"""
     rows = kept(home, recorder, sql, is_private=True)
     assert [row["p"] is None for row in rows] == [False, True, True, False]
     assert (rows[0]["p"], rows[0]["a"]) == ("It is me, Lovelace", "Hello world")
     assert "store" not in rows[3]["p"]
+    waiting = unjudged(Ledger(home, is_private=True), rows[0]["model"], "strict", 1.0, 10)
+    assert [answer for *_, answer in waiting] == ["Hello world"] * 2
     assert not any('user":' in asked for asked in server.models[0].engine.program.asked)
     settings = load_settings(tmp_path, {"BASCULE_HOME": str(home)})
     person = Person("subject", "ada")

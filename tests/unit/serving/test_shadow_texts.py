@@ -140,11 +140,32 @@ def test_texts_agree_up_to_a_distance_of_embeddings(served):
     assert compared(server, requests=2).disagreements == 1  # at 45 degrees: 0.29
 
 
-def test_without_the_embedding_model_a_comparison_is_dropped_and_no_agreement(served):
-    server = served(SAID, SAID + "!", tolerance=0.1, embedding="e/9")
+@pytest.mark.parametrize("embedding", ["m/1", "e/9"])
+def test_without_a_model_that_embeds_comparisons_are_dropped_and_a_shadow_goes_on(
+    served, embedding
+):
+    server = served(SAID, SAID + "!", tolerance=0.1, embedding=embedding)
+    chat(server, stream=True, count=40)
+    server.until(lambda: server.arms()["shadow"].dropped == 40)
+    server.programs["m/2"].says = SAID
     chat(server, stream=True)
-    server.until(lambda: server.arms()["shadow"].dropped == 1)
-    assert server.arms()["shadow"].requests == 0
+    assert compared(server).disagreements == 0
+
+
+def test_texts_that_differ_at_their_end_are_not_the_same(served):
+    server = served("word " * 1_000, "word " * 1_000 + "!")
+    chat(server, stream=True)
+    assert compared(server).disagreements == 1
+
+
+def test_a_text_that_is_too_long_is_dropped_and_the_shadow_goes_on(served, monkeypatch):
+    server = served(SAID, SAID * 100)
+    monkeypatch.setattr("bascule.serving.execution.shadows.MAX_CALL_BYTES", 2_000)
+    chat(server, stream=True, count=40)
+    server.until(lambda: server.arms()["shadow"].dropped == 40)
+    server.programs["m/2"].says = SAID
+    chat(server, stream=True)
+    assert compared(server).disagreements == 0
 
 
 def test_a_shadow_that_fails_is_counted_and_the_client_has_its_text(served):

@@ -100,6 +100,9 @@ def count_outcomes(
         shares.setdefault(stage.number, stage.share)
     cells = dict(zip(shares, cells_of(list(shares.values())), strict=True))
     spans = spans_of(rollout.started_at, stages, now)
+    rectifiers = (guard.measure.rectifier for guard in rollout.guards)
+    rectifier = next(filter(None, rectifiers), None)
+    sample = rectifier.judged_share if rectifier else rollout.outcomes_sample
     arms: list[dict[tuple[int, bool], CohortArm]] = []
     for arm, (name, version, units) in enumerate(
         (
@@ -112,7 +115,7 @@ def count_outcomes(
             of_arm = _arms(count_cohorts(
                 ledger, model=version.partition("/")[0], endpoint=rollout.endpoint, arm=name,
                 spans=[replace(span, units=units[stage]) for span, stage in spans],
-                losses=counted_losses(rollout.guards, arm), sample=rollout.counted_sample,
+                losses=counted_losses(rollout.guards, arm), sample=sample,
             ))  # fmt: skip
             if rollout.context and spans:
                 answers = steered_answers(ledger, rollout, arm, [span for span, _ in spans])

@@ -25,7 +25,7 @@ from bascule.release.rollouts.evidence import (
 )
 from bascule.release.rollouts.guards import Guard, Verdict, judge
 from bascule.release.rollouts.keys import REPEATED_STAKE
-from bascule.release.rollouts.losses import is_rate
+from bascule.release.rollouts.losses import is_rate, judge_of
 from bascule.release.rollouts.plan import Rollout
 from bascule.stats import culprits, log_mean, split_log_e
 
@@ -296,10 +296,8 @@ def _outcomes_said(rollout: Rollout, verdict: Verdict) -> str:
             f"{least}{verdict.candidate:.2%} of the answers of {rollout.candidate} were wrong, and "
             f"{most}{verdict.current:.2%} of {rollout.current} (allowed {guard})"
         )
-    if guard.is_approval:
-        approved = [
-            1 - guard.measure.mean_of(rate) for rate in (verdict.candidate, verdict.current)
-        ]
+    if guard.name == "approval" or judge_of(guard.name):
+        approved = [*map(guard.measure.approval_of, (verdict.candidate, verdict.current))]
         return (
             f"the approval of {rollout.candidate} is {most}{approved[0]:.2%}, and that of "
             f"{rollout.current} {least}{approved[1]:.2%} (allowed {guard})"

@@ -148,21 +148,19 @@ def _losses(
 ) -> list[Forecast]:
     """Of losses with the mean and the spread of the held-out rows, once all truths are in."""
     loss = guard.measure
-    if guard.is_of_pairs:
+    if guard.is_of_pairs or loss.rectifier is not None:
         unknown = Detection(None, None, None, 0.0, limit)
-        sentence = f"how soon {guard} is shown depends on the share of positives, not known yet"
+        of = "how good the judge is" if loss.rectifier else "the share of positives"
+        sentence = f"how soon {guard} is shown depends on {of}, not known yet"
         return [Forecast(str(guard), 0.0, 0.0, unknown, sentence, is_measured=True)]
     mean, spread = loss.level / loss.bound, loss.spread / loss.bound
     lines = []
-    for harm in _HARMS if guard.is_approval else _HIGHER:
-        beyond = harm / loss.bound if guard.is_approval else harm * mean
+    for harm in _HIGHER:
         detection = requests_for_means(
-            mean, spread, guard.rate_margin + beyond, share=first, margin=guard.rate_margin,
+            mean, spread, guard.rate_margin + harm * mean, share=first, margin=guard.rate_margin,
             level=rollout.alpha / len(rollout.guards), proves=False, limit=limit,
         )  # fmt: skip
         what = f"a {guard.name} higher by {harm:.0%} more than {guard}"
-        if guard.is_approval:
-            what = f"{harm:.0%} beyond {guard}"
         sentence = _found_sentence(rollout, what, first, detection)
         lines.append(Forecast(str(guard), loss.level, harm, detection, sentence, is_measured=True))
     proof = requests_for_means(

@@ -68,7 +68,6 @@ from bascule.release.rollouts.losses import (
     Loss,
     is_on_outcomes,
     is_rate,
-    judge_of,
     units_of,
 )
 from bascule.stats import (
@@ -179,11 +178,6 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
     def is_of_pairs(self) -> bool:
         """Whether it compares pairs of predictions."""
         return self.name == "roc_auc"
-
-    @property
-    def is_approval(self) -> bool:
-        """Whether it compares what people, or a judge, approve of."""
-        return self.name == "approval" or bool(judge_of(self.name))
 
     @property
     def measure(self) -> Loss:

@@ -35,7 +35,7 @@ import msgspec
 
 from bascule.bundle.disk import generates_text
 from bascule.core import Signature
-from bascule.stats import JudgeCalibration, rectified_range
+from bascule.stats import JudgeCalibration
 
 Label = str | int | float | bool
 
@@ -67,7 +67,8 @@ class Rectifier(msgspec.Struct, frozen=True):
     @property
     def range(self) -> tuple[float, float]:
         """Of the rectified losses: the least one, and the width."""
-        return rectified_range(self.label_share / self.judged_share)
+        least = 1 - self.judged_share / self.label_share
+        return least, 1 - 2 * least
 
 
 class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,9 +98,13 @@ class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
     rows: int = 0
     rectifier: Rectifier | None = None
 
-    def mean_of(self, rate: float) -> float:
-        """The mean loss that a mean in parts of the bound stands for."""
-        return rate * self.bound + (self.rectifier.range[0] if self.rectifier else 0.0)
+    def approval_of(self, rate: float) -> float:
+        """The approval that a mean loss in parts of the bound stands for.
+
+        The rectified mean of few answers may be beyond 0 or 1.
+        """
+        least = self.rectifier.range[0] if self.rectifier else 0.0
+        return min(max(1 - least - rate * self.bound, 0.0), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +208,7 @@ def loss_sql(name: str, loss: Loss, arm: int) -> str:
     if loss.rectifier is not None:
         return _rectified_sql(loss.rectifier)
     if name == "approval":
-        return _DISAPPROVAL
+        return DISAPPROVAL
     kind, cost = _kind(name), _element(loss.cost, loss.cost_place)
     cost = f"CASE WHEN isnan({cost}) THEN NULL WHEN {cost} < 0 THEN 0 ELSE {cost} END"
     if kind in ("log_loss", "roc_auc"):
@@ -261,8 +266,8 @@ _WRONG = """CASE
 the same."""
 
 
-_DISAPPROVAL = "CASE WHEN truth_number IS NOT NULL THEN 1 - greatest(0, least(1, truth_number)) END"
-"""DuckDB's `least` ignores NULL."""
+DISAPPROVAL = "CASE WHEN NOT isnan(truth_number) THEN 1 - greatest(0, least(1, truth_number)) END"
+"""DuckDB's `least` ignores NULL, and NaN is over all numbers."""
 
 
 def _rectified_sql(rectifier: Rectifier) -> str:
@@ -279,7 +284,7 @@ def _rectified_sql(rectifier: Rectifier) -> str:
     return (
         f"CASE WHEN is_judged THEN ({expected}) - {rectifier.range[0]!r} + CASE WHEN "
         f"outcome_draw(id) < {rectifier.label_share!r} "
-        f"THEN (({_DISAPPROVAL}) - ({expected})) / {share!r} ELSE 0 END END"
+        f"THEN (({DISAPPROVAL}) - ({expected})) / {share!r} ELSE 0 END END"
     )
 
 

@@ -76,14 +76,6 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     context: tuple[ContextFeature, ...] = ()
 
     @property
-    def counted_sample(self) -> float:
-        """The share of the predictions that count for guards on outcomes."""
-        for guard in self.guards:
-            if guard.measure.rectifier is not None:
-                return guard.measure.rectifier.judged_share
-        return self.outcomes_sample
-
-    @property
     def step(self) -> timedelta:
         return timedelta(seconds=self.step_s)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -21,11 +22,13 @@ from bascule.bundle import Bundle, take
 from bascule.bundle.features import declared
 from bascule.core import Columns, Invalid, NotFound
 from bascule.endpoints import ContextFeature
+from bascule.monitoring import KEPT_TEXT, check_kept
 from bascule.monitoring.ledger import Ledger, judge_model, losses_of_rows, quoted
 from bascule.monitoring.performance import delay_curve
 from bascule.release.rollouts.facts import span_words
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.losses import (
+    DISAPPROVAL,
     RATES,
     Answers,
     Loss,
@@ -40,7 +43,7 @@ from bascule.release.rollouts.losses import (
     loss_sql,
 )
 from bascule.release.rollouts.plan import Rollout, check_rollout
-from bascule.stats import LEAST_LABELS, calibrate_judge, rectified_moments
+from bascule.stats import calibrate_judge
 
 CUT_SHARE = 0.01
 """Of the held-out losses, those over the bound. A higher bound costs requests, as the largest loss
@@ -57,16 +60,14 @@ FROM newest_predictions WHERE endpoint = {endpoint} AND status BETWEEN 200 AND 2
 ORDER BY sha256(id), "row" LIMIT {limit}
 """
 _LABELLED = """
-SELECT score, 1 - greatest(0, least(1, truth_number)) AS loss FROM newest_predictions
+SELECT score, {loss} AS loss FROM newest_predictions
 JOIN (
     SELECT id AS of_id, "row" AS of_row, first(truth_number ORDER BY received_at, position) AS score
     FROM outcome_history WHERE model = {judge} GROUP BY id, "row"
 ) ON of_id = id AND of_row = "row"
-WHERE endpoint = {endpoint} AND truth_number IS NOT NULL AND time < TIMESTAMPTZ {until}
+WHERE endpoint = {endpoint} AND {loss} IS NOT NULL AND time < TIMESTAMPTZ {until}
 ORDER BY sha256(id), "row" LIMIT {limit}
 """
-_FEW = np.array([0.0, 0.0, 0.0, 0.0, 1.0])
-"""Losses in place of few labels, of a judge that knows nothing; for forecasts alone."""
 _WITHOUT = "errors, fallbacks, latency and the quantiles of latency need no outcomes"
 
 
@@ -233,18 +234,19 @@ def _rectified(
     if share is None:
         raise Invalid(
             f"{guard.name} cannot be counted: the settings have no judge {judge!r}",
-            hint=f"there are {', '.join(recording.judges)}" if recording.judges
-            else "add [judges.NAME] to bascule.toml; see the how-to about judged answers",
-        )  # fmt: skip
+            hint=f"there are {', '.join(recording.judges) or 'none'}: sections [judges.NAME]",
+        )
     if not rollout.outcomes_sample < share:
         raise Invalid(
             f"{guard.name} needs labels of fewer answers than {judge} judges, {share:.1%}, and "
             f"outcomes_sample is {rollout.outcomes_sample:.1%}",
             hint="--outcomes-sample 0.05: people label these answers, as outcomes by their ids",
         )
+    with suppress(NotFound):  # of a new model
+        check_kept(ledger, rollout.current.partition("/")[0])
     sql = _LABELLED.format(
         judge=quoted(judge_model(judge)), endpoint=quoted(rollout.endpoint), limit=_ASKED_ROWS,
-        until=quoted(rollout.started_at.isoformat()),
+        until=quoted(rollout.started_at.isoformat()), loss=DISAPPROVAL,
     )  # fmt: skip
     table = ledger.query(sql)
     scores, losses = (
@@ -252,12 +254,7 @@ def _rectified(
     )
     calibration = calibrate_judge(scores, losses)
     rectifier = Rectifier(judge, share, rollout.outcomes_sample, calibration)
-    predicted = calibration.losses(scores)
-    if len(losses) < LEAST_LABELS:
-        losses, predicted = _FEW, np.full(len(_FEW), _FEW.mean())
-    level, spread = rectified_moments(predicted, losses, rollout.outcomes_sample / share)
-    least, bound = rectifier.range
-    return Loss("", bound=bound, level=level - least, spread=spread, rectifier=rectifier)
+    return Loss(KEPT_TEXT, bound=rectifier.range[1], rectifier=rectifier)
 
 
 def _ledger_columns(loss: Loss, rows: Columns, bundle: Bundle) -> Columns:

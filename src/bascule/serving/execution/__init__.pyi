@@ -37,6 +37,7 @@ from .predictors import (
     AroundPredictor as AroundPredictor,
     Facts as Facts,
     Predictor as Predictor,
+    embedding_of as embedding_of,
 )
 from .resilience import ResiliencePolicy as ResiliencePolicy
 from .served import ServedModel as ServedModel

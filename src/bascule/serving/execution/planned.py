@@ -224,7 +224,7 @@ class PlannedPredictor(AroundPredictor):
                 outcome.by = arm.by
                 context.show(arm.by)
                 if shadow is not None and shadow.is_of_texts:
-                    outcome = GatheredText(outcome, partial(shadow.offer_text, call))
+                    outcome = GatheredText(outcome, partial(shadow.offer, call))
             deliver(outcome)
 
         asked = call if arm.is_alike else call_for(call, arm.model, self)

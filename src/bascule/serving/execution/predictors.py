@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from bascule.bundle import Places
-from bascule.core import Columns, Field, Signature
+from bascule.core import Columns, DType, Field, Signature
 from bascule.security import Action
 from bascule.serving.calls import (
     AnsweredBy,
@@ -159,3 +159,16 @@ class AroundPredictor:
     ) -> Cancel:
         """See `Predictor.answer_in_parts`."""
         return self.model.answer_in_parts(call, context, allowed_s, deliver)
+
+
+def embedding_of(model: Predictor) -> Field | None:
+    """The vector of floats that a model gives for a text; None of a model that does not.
+
+    It may also tell the `tokens` of each text. A classifier, which has labels, is no such model.
+    """
+    outputs = [field for field in model.signature.outputs if field.name != "tokens"]
+    if len(model.signature.inputs) != 1 or len(outputs) != 1:
+        return None
+    (field,), (vector,) = model.signature.inputs, outputs
+    is_text = field.dtype is DType.BYTES and not field.shape
+    return vector if is_text and vector.dtype.is_float and len(vector.shape) == 1 else None

@@ -12,7 +12,6 @@ import math
 import random
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from bascule.core import BasculeError, Columns, Overloaded, TimedOut
 from bascule.serving.calls import Answer, Call, Outcome, Parts, PartsOutcome, Receiver
 from bascule.serving.execution.admission import held_bytes
 from bascule.serving.execution.engine import Job
+from bascule.serving.execution.predictors import embedding_of
 from bascule.serving.execution.resilient import call_for
 from bascule.serving.execution.served import ServedModel
 from bascule.serving.telemetry import ArmSeries
@@ -43,8 +43,6 @@ MAX_CALL_BYTES = 1 << 20
 
 class ShadowRunner:
     """The shadow of an endpoint in one worker. On the event loop only."""
-
-    _compares_texts = True
 
     def __init__(
         self,
@@ -77,12 +75,12 @@ class ShadowRunner:
         self._tolerance = tolerance
         self._find_embedder = find_embedder
         self._draw = draw
-        self.is_of_texts = self._compares_texts and generates_text(model.signature)
+        self.is_of_texts = generates_text(model.signature)
         self.waiting = 0
 
-    def offer(self, call: Call, answer: Answer) -> None:
+    def offer(self, call: Call, answer: Outcome) -> None:
         """Compare, perhaps, what a client got; never raises."""
-        if self._draw() >= self._share:
+        if isinstance(answer, BasculeError) or self._draw() >= self._share:
             return
         by = self._model.by
         if (answer.by.model, answer.by.version) == (by.model, by.version):
@@ -92,11 +90,6 @@ class ShadowRunner:
             return
         self.waiting += 1
         self._loop.call_soon(self._run, call, answer.original or answer.outputs)
-
-    def offer_text(self, call: Call, outcome: Outcome) -> None:
-        """Compare, perhaps, a text that a client got in parts; never raises."""
-        if isinstance(outcome, Answer):
-            self.offer(call, outcome)
 
     def _run(self, call: Call, expected: Columns) -> None:
         model, started_ns = self._model, time.perf_counter_ns()
@@ -115,7 +108,13 @@ class ShadowRunner:
             if self.is_of_texts:
                 if call.rows > 1 or "text" not in expected:
                     raise _NotRun
-                begin = partial(_begin_gathering, take)
+
+                def begin(outcome: PartsOutcome) -> None:
+                    if isinstance(outcome, BasculeError):
+                        take(outcome)
+                    else:
+                        outcome.start(GatheredText(outcome, take))
+
                 engine.run_in_parts(columns, 1, None, model.limits.deadline_s, begin, "")
                 return
             engine.batcher.submit(
@@ -132,11 +131,11 @@ class ShadowRunner:
         self._series.count_dropped()
 
     def _compare(self, outcome: Outcome, expected: Columns, rows: int, duration_ns: int) -> None:
-        if self.is_of_texts and not isinstance(outcome, BasculeError):
-            self._compare_texts(outcome, expected, duration_ns)
-            return
         if self.is_of_texts and isinstance(outcome, Overloaded | TimedOut):
             self._drop()  # it writes one text after the other: those of clients are not late
+            return
+        if self.is_of_texts and isinstance(outcome, Answer):
+            self._compare_texts(outcome, expected, duration_ns)
             return
         failed = isinstance(outcome, BasculeError)
         self._series.count_arm(duration_ns, 0 if failed else rows, failed=failed)
@@ -148,7 +147,7 @@ class ShadowRunner:
             self._series.count_disagreement()
 
     def _compare_texts(self, outcome: Answer, expected: Columns, duration_ns: int) -> None:
-        texts = [str(columns["text"][0])[:MAX_TEXT] for columns in (expected, outcome.outputs)]
+        texts = [str(columns["text"][0]) for columns in (expected, outcome.outputs)]
 
         def count(distance: float) -> None:
             self.waiting -= 1
@@ -163,29 +162,31 @@ class ShadowRunner:
         if texts[0] == texts[1] or not self._tolerance:
             count(float(texts[0] != texts[1]))
         elif self._find_embedder is None:
-            done = self._loop.run_in_executor(None, edit_distance, texts[0], texts[1])
+            starts = [text[:MAX_TEXT] for text in texts]
+            done = self._loop.run_in_executor(None, lambda: edit_distance(*starts))
             done.add_done_callback(lambda done: count(done.result()))
         else:
-            self._embed(self._find_embedder(), texts, count)
+            self._embed(self._find_embedder(), np.array(texts, object), count)
 
     def _embed(
-        self, model: ServedModel | None, texts: list[str], count: Callable[[float], None]
+        self, model: ServedModel | None, texts: np.ndarray, count: Callable[[float], None]
     ) -> None:
         def take(outcome: Outcome) -> None:
             if isinstance(outcome, BasculeError):
                 count(math.nan)
                 return
-            one, other = np.asarray(outcome.outputs[output], np.float64)
+            one, other = outcome.outputs[output].astype(np.float64)
             lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
             count(1 - float(one @ other) / lengths if lengths else math.nan)
 
-        if model is None or model.engine is None:
+        vector = None if model is None else embedding_of(model)
+        if model is None or model.engine is None or vector is None:
             count(math.nan)
             return
-        (named, *_), output = model.program.inputs, model.signature.outputs[0].name
-        columns = {named.name: np.array(texts, object)}
+        text, output = model.program.inputs[0].name, vector.name
+        job = Job({text: texts}, 2, (output,), take)
         try:
-            model.engine.batcher.submit(Job(columns, 2, (output,), take), model.limits.deadline_s)
+            model.engine.batcher.submit(job, model.limits.deadline_s)
         except BasculeError:
             count(math.nan)
 
@@ -193,8 +194,8 @@ class ShadowRunner:
 class GatheredText:
     """An answer in parts on its way to a receiver, whose whole text `tell` gets at its end.
 
-    Both `calls.Parts` and `calls.Receiver`; a text that is too long, or that its client has left,
-    is not told.
+    Both `calls.Parts` and `calls.Receiver`; of a text that is too long it gets `Overloaded`, and
+    nothing of one that its client has left.
     """
 
     def __init__(
@@ -222,18 +223,10 @@ class GatheredText:
     def finish(self, error: BasculeError | None) -> None:
         if self._receiver is not None:
             self._receiver.finish(error)
-        if error is not None:
-            self._tell(error)
-        elif self._size <= MAX_CALL_BYTES:
-            text = np.array(["".join(self._pieces)], object)
-            self._tell(Answer({"text": text}, self.by))
-
-
-def _begin_gathering(tell: Callable[[Outcome], None], outcome: PartsOutcome) -> None:
-    if isinstance(outcome, BasculeError):
-        tell(outcome)
-    else:
-        outcome.start(GatheredText(outcome, tell))
+        if error is None and self._size > MAX_CALL_BYTES:
+            error = Overloaded("the text is too long to be compared")
+        text = np.array(["".join(self._pieces)], object)
+        self._tell(error or Answer({"text": text}, self.by))
 
 
 class PairRunner(ShadowRunner):
@@ -245,7 +238,6 @@ class PairRunner(ShadowRunner):
     current version, its series are the candidate's.
     """
 
-    _compares_texts = False
     _first = _FIRST_PAIRS
     _before: Any = None
 
@@ -258,11 +250,11 @@ class PairRunner(ShadowRunner):
             return is_drawn
         return self._draw() < self._share
 
-    def offer(self, call: Call, answer: Answer) -> None:
+    def offer(self, call: Call, answer: Outcome) -> None:
         """Ask the current version too; never raises."""
         answers = self._series.answers
-        if answers is None or answer.by is not answers.by:  # it is a fallback's
-            return
+        if isinstance(answer, BasculeError) or answers is None or answer.by is not answers.by:
+            return  # the answer is a fallback's
         if self.waiting < MAX_WAITING and held_bytes(call.columns) <= MAX_CALL_BYTES:
             self.waiting += 1
             self._loop.call_soon(self._run, call, answer.original or answer.outputs)

@@ -22,10 +22,10 @@ import msgspec
 import numpy as np
 
 from bascule.bundle.generation import INPUTS, OUTPUTS, Chunk
-from bascule.core import BasculeError, DType, Field, Invalid, ModelFailed, NotFound
+from bascule.core import BasculeError, Invalid, ModelFailed, NotFound
 from bascule.serving.calls import Answer, AnsweredBy, Call, Outcome
 from bascule.serving.codecs import JsonParser
-from bascule.serving.execution import Predictor
+from bascule.serving.execution import Predictor, embedding_of
 from bascule.serving.protocols import by_row
 from bascule.serving.protocols.data_plane import DataPlane
 from bascule.serving.protocols.describing import answered_by, fixed, missing
@@ -73,19 +73,6 @@ _ONLY: dict[str, Any] = {"n": 1, "best_of": 1, "echo": False, "suffix": "", "mod
 def generates(model: Predictor) -> bool:
     """Whether a model writes texts, as `bundle.generation` has them."""
     return model.signature.inputs == INPUTS and model.signature.outputs == OUTPUTS
-
-
-def embedding_of(model: Predictor) -> Field | None:
-    """The vector of floats that a model gives for a text; None of a model that does not.
-
-    It may also tell the `tokens` of each text. A classifier, which has labels, is no such model.
-    """
-    outputs = [field for field in model.signature.outputs if field.name != "tokens"]
-    if len(model.signature.inputs) != 1 or len(outputs) != 1:
-        return None
-    (field,), (vector,) = model.signature.inputs, outputs
-    is_text = field.dtype is DType.BYTES and not field.shape
-    return vector if is_text and vector.dtype.is_float and len(vector.shape) == 1 else None
 
 
 def model_card(name: str) -> dict[str, Any]:
