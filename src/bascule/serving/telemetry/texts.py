@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bascule.core import Columns
 from bascule.stats import durations as duration_bins
 
@@ -23,9 +25,9 @@ RULES = {
     KEPT_PROMPT: "encrypt", KEPT_ANSWER: "encrypt",
 }  # fmt: skip
 """What the ledger keeps of a text model's columns; see `monitoring.private`."""
-FINISHES = ("stop", "length", "tool_calls", "content_filter", "cancelled", "failed", "other")
+FINISHES = ("stop", "length", "tool_calls", "content_filter", "cancelled", "failed")
 _CHECKS = [(side, kind) for side in ("input", "output")
-           for kind in ("length", "pattern", "pii", "schema")]  # fmt: skip
+           for kind in ("pattern", "pii", "schema")]  # fmt: skip
 
 Counter = tuple[str, str]
 """The name of a metric, and its labels."""
@@ -86,6 +88,17 @@ class TextFigures(NamedTuple):
     def is_whole(self) -> bool:
         """Whether it was neither given up nor failed."""
         return self.finish not in ("cancelled", "failed")
+
+    def records(self) -> Columns:
+        """What the ledger keeps of it."""
+        values = {
+            RECORD: self.first_token_ns / 1e6, "token_ms": self.token_ns / 1e6,
+            "prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens,
+            "cached_tokens": self.cached_tokens, "is_refusal": self.is_refusal,
+            "is_malformed": bool(self.is_malformed),
+        }  # fmt: skip
+        finish = {"finish": np.array([self.finish], object)}
+        return finish | {name: np.array([value]) for name, value in values.items()}
 
 
 def count_text(words: memoryview, at: int, text: TextFigures) -> None:
