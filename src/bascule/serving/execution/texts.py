@@ -36,7 +36,7 @@ from bascule.serving.calls import (
 from bascule.serving.execution.policies import PolicyFacts
 from bascule.serving.execution.predictors import AroundPredictor, Predictor
 from bascule.serving.execution.text_checks import TextCheck, TextFilter, schema_check
-from bascule.serving.telemetry.texts import (
+from bascule.serving.telemetry import (
     CHUNK,
     KEPT_ANSWER,
     KEPT_PROMPT,
@@ -267,7 +267,9 @@ class _Text:
             return self._taken(columns[TEXT][0] or "", _chunk_of(columns[CHUNK][0]), columns,
                                in_parts=in_parts)  # fmt: skip
         except (msgspec.MsgspecError, TypeError, AttributeError, LookupError) as problem:
-            raise ModelFailed(f"{self._of.name} has answered with no chunk: {problem}") from None
+            raise ModelFailed(
+                f"{self._of.name} has answered with no chunk: {problem}", hint="mend the model"
+            ) from None
 
     def _taken(
         self, text: str, chunk: Chunk, columns: Columns, *, in_parts: bool
@@ -415,7 +417,7 @@ def _mapped(value: Any, change: Callable[[str], Any]) -> Any:
     if isinstance(value, list):
         texts = [part.get("text") if isinstance(part, dict) else None for part in value]
         if len(texts) > 1 and all(isinstance(text, str) for text in texts):
-            value = [{"type": "text", "text": "".join(texts)}]
+            value = [{"type": "text", "text": "".join(map(str, texts))}]
         return [_mapped(item, change) for item in value]
     if isinstance(value, dict):
         return {key: _mapped(item, change) for key, item in value.items()}

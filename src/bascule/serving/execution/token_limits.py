@@ -20,7 +20,7 @@ from bascule.serving.execution.meters import today
 from bascule.serving.execution.policies import PolicyFacts
 from bascule.serving.execution.predictors import Predictor
 from bascule.serving.execution.texts import TextParts, Texts
-from bascule.serving.telemetry.texts import REQUEST
+from bascule.serving.telemetry import REQUEST
 
 _USUAL_TOKENS, _BYTES_PER_TOKEN = 1_024, 4
 """Taken for an answer without `max_tokens`, and of a prompt."""

@@ -101,6 +101,11 @@ class TextFigures(NamedTuple):
         return finish | {name: np.array([value]) for name, value in values.items()}
 
 
+def rules_of(model: str) -> dict[str, str]:
+    """`RULES`, as settings name the fields of a model."""
+    return {f"{model}.{name}": rule for name, rule in RULES.items()}
+
+
 def count_text(words: memoryview, at: int, text: TextFigures) -> None:
     """Count an answer in the words from `at` on."""
     is_checked = text.is_malformed is not None
