@@ -19,12 +19,16 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PIP) install --no-deps --editable .
 	touch $@
 
+# What pip compiles: some minutes the first time, then from its cache.
+COMPILED := hnswlib==0.8.0 llama-cpp-python==0.3.36
+
 # What tests and types need beside. Of PyTorch the package index says which build it has: on some
 # machines that is one for graphics processors, of several gigabytes.
 everything: $(VENV)/.everything
 
 $(VENV)/.everything: $(VENV)/.installed
 	$(PIP) install --constraint requirements.lock --editable '.[torch,privacy]'
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(PIP) install --constraint requirements.lock $(COMPILED)
 	touch $@
 
 demo: setup
@@ -128,7 +132,7 @@ format: setup
 
 # All but torch and what needs it: see above.
 EXTRAS := sklearn llvm postgresql delta s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel oidc demo streams \
-	robustness encrypted vault edge optimise automl online wandb
+	robustness encrypted vault edge optimise automl online wandb texts embeddings upstream
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:

@@ -938,7 +938,9 @@ def _check_upstreams(upstreams: Mapping[str, str]) -> None:
     for address, place in upstreams.items():
         with _about("upstreams", address):
             if not address.startswith(("http://", "https://")):
-                raise Invalid("an address begins with http:// or https://")
+                raise Invalid(
+                    "an address begins with http:// or https://", hint="write http://HOST:PORT/v1"
+                )
             if place and not is_kept_elsewhere(place):
                 raise Invalid(
                     "a key is not written here",

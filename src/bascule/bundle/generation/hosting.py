@@ -68,7 +68,10 @@ class Answering:
 def check_rows(columns: Columns) -> None:
     """Raise `Invalid` for an answer in parts to more than one request."""
     if (rows := len(columns["request"])) != 1:
-        raise Invalid(f"request: an answer in parts is to 1 request, and there are {rows}")
+        raise Invalid(
+            f"request: an answer in parts is to 1 request, and there are {rows}",
+            hint="send each in a request of its own",
+        )
 
 
 def chunk_of(part: Columns) -> Chunk:
@@ -99,7 +102,9 @@ def hosted(path: str, threads: str) -> Answering:
     try:
         return Answering(*engine_of(path, int(threads)))
     except MemoryError:
-        raise ModelFailed(f"memory_bytes: {most:,} are too few to load the model") from None
+        raise ModelFailed(
+            f"memory_bytes: {most:,} are too few to load the model", hint="pack it with more"
+        ) from None
 
 
 def scoring(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:

@@ -1,6 +1,6 @@
 """llama.cpp in this process, by `llama-cpp-python`: one answer at a time.
 
-A prompt is computed in short pieces, and a piece without text is told after each, so that an answer
+A prompt is computed in short pieces, and a piece without text follows each, so that an answer
 ends soon when its caller has gone. What the prompt has in common with the last one is not computed
 again.
 """
@@ -52,7 +52,10 @@ class LlamaEngine:
                 n_threads_batch=threads, n_batch=_BATCH_TOKENS, lora_path=adapter, verbose=False,
             )  # fmt: skip
         except (ValueError, RuntimeError, OSError) as problem:
-            raise ModelFailed(f"llama.cpp cannot load the weights: {first_line(problem)}") from None
+            raise ModelFailed(
+                f"llama.cpp cannot load the weights: {first_line(problem)}",
+                hint="check the file; a newer llama-cpp-python may know its architecture",
+            ) from None
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._llama.model)
         self._template = spec.template or self._llama.metadata.get("tokenizer.chat_template", "")
         self._formatter: Any = None
@@ -102,7 +105,7 @@ class LlamaEngine:
     def score(self, text: str) -> tuple[float, int]:
         """The sum of the log probabilities of the tokens behind the first, and how many they are.
 
-        Each window of `_WINDOW` tokens is seen alone, as perplexities are told.
+        Each window of `_WINDOW` tokens is seen alone, as is usual for perplexities.
         """
         if self._scorer is None:
             self._scorer = self._library.Llama(
@@ -130,7 +133,7 @@ class LlamaEngine:
         """Compute a prompt but for its last piece; gives how many tokens were known before.
 
         Kernels for one token round otherwise than those for several. So that a prompt has the same
-        logits whatever was asked before, all its pieces have two tokens or more, and tokens of
+        logits after any earlier request, all its pieces have two tokens or more, and tokens of
         earlier answers are computed again.
         """
         llama = self._llama
@@ -178,7 +181,9 @@ class LlamaEngine:
         """
         bias = {int(token): change for token, change in (request.logit_bias or {}).items()}
         if bias and max(bias) >= (count := self._llama.n_vocab()):
-            raise Invalid(f"logit_bias: the model has {count:,} tokens", field="logit_bias")
+            hint = "name tokens of this model's vocabulary"
+            reason = f"logit_bias: the model has {count:,} tokens"
+            raise Invalid(reason, field="logit_bias", hint=hint)
 
         def look(_: NDArray[np.intc], logits: NDArray[np.float32]) -> NDArray[np.float32]:
             if request.others >= 0:

@@ -18,6 +18,8 @@ OUTPUTS = (Field("text", DType.BYTES, ()), Field("chunk", DType.BYTES, ()))
 EXAMPLE = '{"max_tokens":8,"messages":[{"content":"Say hello.","role":"user"}]}'
 MOST_REQUEST_BYTES = 4 << 20
 _MOST_STOPS, _MOST_TOOLS = 16, 128
+_OF_CALLERS = ("store", "user", "safety_identifier")
+"""Fields about the caller: policies read them, and they do not change an answer."""
 _PLACE, _UNKNOWN = re.compile(r"`\$\.([^`]+)`$"), re.compile(r"unknown field `([^`]+)`")
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -65,8 +67,8 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Attributes:
         messages: A conversation; None where `prompt` is continued.
         prompt: A text that is continued as it stands, without the chat template.
-        logprobs: Whether the log probability of each token is told; a number means so many others
-            beside it, as the older of the two APIs has it.
+        logprobs: Whether the answer has the log probability of each token; a number adds so many
+            alternatives, as the older of the two APIs has it.
         response_format: `text`, `json_object`, or a `json_schema` that the answer follows.
     """
 
@@ -99,7 +101,7 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def others(self) -> int:
-        """How many other tokens are told beside each; -1 where no log probability is."""
+        """The number of alternatives for each token; -1 without log probabilities."""
         if self.logprobs is None or self.logprobs is False:
             return -1
         return self.top_logprobs or (0 if self.logprobs is True else self.logprobs)
@@ -154,7 +156,11 @@ def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRe
             given = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as problem:
             raise _wrong("request", f"is no JSON: {problem}") from None
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {
+        name: value
+        for name, value in given.items()
+        if value is not None and name not in _OF_CALLERS
+    }
     if "max_completion_tokens" in given:
         defaults = {name: value for name, value in defaults.items() if name != "max_tokens"}
     try:
@@ -170,7 +176,8 @@ def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRe
 def check_defaults(spec: Spec) -> None:
     """Raise `Invalid` for defaults that no request could have."""
     if wrong := {"messages", "prompt", "tools"} & {*spec.defaults}:
-        raise Invalid(f"defaults: {min(wrong)} is of a request alone", field="defaults")
+        reason = f"defaults: {min(wrong)} is of a request alone"
+        raise Invalid(reason, field="defaults", hint="leave it out")
     parse_request("", spec.defaults)
 
 
@@ -225,7 +232,7 @@ def as_json(request: TextRequest) -> dict[str, Any]:
 
 
 def describe_tools(tools: tuple[Tool, ...]) -> str:
-    """What a model is told of its tools where its template knows none (Hermes' format)."""
+    """The text about tools for a template that has no place for them (Hermes' format)."""
     listed = "\n".join(json.dumps(msgspec.to_builtins(tool)) for tool in tools)
     return (
         f"You may call these functions:\n<tools>\n{listed}\n</tools>\nFor a call, answer only:\n"
@@ -262,14 +269,15 @@ def _as_template_has_it(message: Message) -> dict[str, Any]:
 
 @contextmanager
 def telling_refusals() -> Iterator[None]:
-    """A chat template raises whatever it likes: that it refuses these messages."""
+    """Any exception of a chat template means that it refuses these messages."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as problem:
         reason = f"messages: the chat template refuses them: {first_line(problem)}"
-        raise Invalid(reason, field="messages") from None
+        hint = "see the roles and the order that the model's template allows"
+        raise Invalid(reason, field="messages", hint=hint) from None
 
 
 def without_template() -> Invalid:
@@ -282,7 +290,8 @@ def room_for(request: TextRequest, prompt_tokens: int, context_tokens: int) -> i
     """The most tokens of an answer; raises `Invalid` where the prompt leaves none, or is none."""
     field = "prompt" if request.messages is None else "messages"
     if not prompt_tokens:
-        raise Invalid(f"{field}: is empty, and the model begins no text", field=field)
+        reason = f"{field}: is empty, and the model begins no text"
+        raise Invalid(reason, field=field, hint="send a text")
     if prompt_tokens >= context_tokens:
         raise Invalid(
             f"{field}: the prompt has {prompt_tokens:,} tokens; with its answer, "

@@ -35,7 +35,7 @@ class SchemaMask:
     """The tokens that may come next in one answer."""
 
     def __init__(self, tokenizer: Any, schema: dict[str, Any]) -> None:
-        """`tokenizer`: an `llguidance.LLTokenizer`. Raises `Invalid` for a schema it cannot use."""
+        """`tokenizer`: of llguidance. Raises `Invalid` for a schema it cannot use."""
         from llguidance import LLMatcher, LLParserLimits
         from llguidance.numpy import allocate_token_bitmask
 

@@ -26,7 +26,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         weights: The file with the weights, or for `genai` the folder, in the bundle.
         adapter: The file with a LoRA adapter over the weights; empty without one.
         template: The chat template (Jinja); empty for that in the weights.
-        system: What the model is told first, where the request has no message of a system.
+        system: The system message of requests without one.
         defaults: Values of the fields of a request that it does not give.
         context_tokens: The most of a prompt with its answer.
         memory_bytes: The most that the engine's process may have; 0 without a bound.
@@ -58,4 +58,5 @@ def spec_of(data: bytes) -> Spec:
     try:
         return msgspec.json.decode(data, type=Spec)
     except (msgspec.DecodeError, RecursionError) as problem:
-        raise Untrusted(f"{FILE} cannot be read: {problem}", file=FILE) from None
+        hint = "pack the model again"
+        raise Untrusted(f"{FILE} cannot be read: {problem}", file=FILE, hint=hint) from None

@@ -28,13 +28,12 @@ from bascule.core import (
     Overloaded,
     TimedOut,
     Unavailable,
-    load_named,
     secret_in,
 )
 
 UPSTREAMS = "UPSTREAMS_OF_BASCULE"
 """The variable by which a process has the setting `upstreams`, as JSON."""
-_SETTINGS = "bascule.settings:load_settings"
+_SETTING = "BASCULE_UPSTREAMS"
 _CONNECT_S = 5.0
 _PAUSES_S = (0.2, 1.0)
 _KEY_S = 60.0
@@ -76,7 +75,7 @@ class UpstreamEngine:
     def generate(
         self, request: TextRequest, cancelled: threading.Event
     ) -> Generator[Chunk, None, None]:
-        """See `hosting.Engine`; ends within 50 ms of `cancelled`, whatever is waited for."""
+        """See `hosting.Engine`; ends within 50 ms of `cancelled`."""
         ready: queue.Queue[Chunk | Exception | None] = queue.Queue()
         asking = asyncio.run_coroutine_threadsafe(self._answer(request, ready), self._loop)
         try:
@@ -129,9 +128,11 @@ class UpstreamEngine:
                     return
                 except (Unavailable, Overloaded) as problem:
                     if has_begun or pause_s is None:
-                        raise ModelFailed(problem.message) if has_begun else problem from None
+                        if has_begun:
+                            raise ModelFailed(problem.message, hint="retry") from None
+                        raise
                     await asyncio.sleep(pause_s)
-        except Exception as problem:  # whatever it is, the other thread raises it
+        except Exception as problem:  # the other thread raises it
             ready.put(problem)
         finally:
             ready.put(None)
@@ -144,7 +145,7 @@ class UpstreamEngine:
         return body
 
     async def _chunks(self, body: dict[str, Any], *, is_chat: bool) -> AsyncIterator[Chunk]:
-        """What the events say; the finish is told last, with the usage that comes behind it."""
+        """What the events say; the last has finish and usage."""
         path = "/chat/completions" if is_chat else "/completions"
         last, usage, count = None, Usage(), 0
         try:
@@ -152,7 +153,8 @@ class UpstreamEngine:
             try:
                 async for event in _events(response):
                     if "error" in event:
-                        raise ModelFailed(f"the upstream failed: {str(event['error'])[:300]}")
+                        reason = f"the upstream failed: {str(event['error'])[:300]}"
+                        raise ModelFailed(reason, hint="see its log")
                     usage = _usage(event, usage)
                     for choice in event.get("choices") or ():
                         chunk = _chunk(choice, is_chat=is_chat)
@@ -164,13 +166,17 @@ class UpstreamEngine:
             finally:
                 await response.aclose()
         except self._library.TimeoutException:
-            raise TimedOut(f"the upstream said nothing for {self._spec.timeout_s:g} s") from None
+            raise TimedOut(
+                f"the upstream said nothing for {self._spec.timeout_s:g} s",
+                hint="pack the model with a larger timeout_s",
+            ) from None
         except (self._library.HTTPError, OSError) as problem:
             reason = f"the connection to the upstream failed: {type(problem).__name__}"
             raise Unavailable(reason, hint="retry", retry_after_s=1) from None
         except (ValueError, TypeError, KeyError, AttributeError) as problem:
             reason = f"the upstream answered nonsense: {type(problem).__name__}"
-            raise ModelFailed(reason, reason=reason) from None
+            hint = "see whether the address is of an OpenAI-compatible server"
+            raise ModelFailed(reason, reason=reason, hint=hint) from None
         if last is None:
             raise Unavailable("the upstream broke off", hint="retry", retry_after_s=1)
         # An upstream that counts no tokens sends one or more with each event.
@@ -210,9 +216,8 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 def _known() -> dict[str, str]:
     """Where keys are kept, by the addresses that may be asked."""
-    if UPSTREAMS not in os.environ:
-        load_named(_SETTINGS)()  # which sets it, for this process and those that it starts
-    known: dict[str, str] = json.loads(os.environ[UPSTREAMS])
+    said = os.environ.get(UPSTREAMS) or os.environ.get(_SETTING) or "{}"
+    known: dict[str, str] = json.loads(said)
     return known
 
 
@@ -222,11 +227,13 @@ def _refusal(response: Any) -> Exception:
         return ModelFailed(f"the upstream answers {code}", hint="look at its key in [upstreams]")
     said = _message(response)
     if code == 429:
-        return Overloaded(f"the upstream is full: {said}", retry_after_s=1)
+        return Overloaded(f"the upstream is full: {said}", hint="retry later", retry_after_s=1)
     if code in (400, 413, 422):
-        return Invalid(f"request: the upstream refuses it: {said}", field="request")
+        hint = "change the request as it says"
+        return Invalid(f"request: the upstream refuses it: {said}", field="request", hint=hint)
     if code in _AWAY:
-        return Unavailable(f"the upstream answers {code}: {said}", retry_after_s=1)
+        reason = f"the upstream answers {code}: {said}"
+        return Unavailable(reason, hint="retry later", retry_after_s=1)
     return ModelFailed(f"the upstream answers {code}: {said}", hint="look at its address and model")
 
 

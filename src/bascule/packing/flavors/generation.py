@@ -53,7 +53,7 @@ class TextGeneration:
             wrote. Empty where `upstream` answers.
         adapter: A LoRA adapter over the weights, as GGUF.
         template: A chat template (Jinja); that of the weights if empty.
-        system: What the model is told first, where a request has no message of a system.
+        system: The system message of requests without one.
         defaults: Values of the fields of requests that do not give them: `{"max_tokens": 256}`.
         context_tokens: The most of a prompt with its answer.
         memory_bytes: The most that the engine's process may have; 0 without a bound.
@@ -116,7 +116,7 @@ class Generation:
         )
 
     def compilations(self, _model: Any, _subject: ImportedModel) -> Iterator[Compilation]:
-        raise Unconvertible("a model that writes texts is not compiled")
+        raise Unconvertible("a model that writes texts is not compiled", hint="its engine answers")
 
 
 def _example(model: Program, spec: Spec) -> Columns:
@@ -180,7 +180,10 @@ def _spec(model: TextGeneration) -> tuple[Spec, dict[str, Path]]:
         files |= {f"{_FOLDER}/{file.name}": file for file in sorted(weights.iterdir())}
         for file in files.values():
             if file.suffix.lower() in _PICKLES or not file.is_file():
-                raise Invalid(f"weights: {file.name} is a folder, or may run code when it is read")
+                raise Invalid(
+                    f"weights: {file.name} is a folder, or may run code when it is read",
+                    hint="keep the builder's files alone in the folder",
+                )
     else:
         raise Invalid(
             f"weights: {weights} is neither a GGUF file nor a folder with genai_config.json",
@@ -189,7 +192,10 @@ def _spec(model: TextGeneration) -> tuple[Spec, dict[str, Path]]:
         )
     if model.adapter:
         if engine != "llama.cpp" or not _is_gguf(adapter):
-            raise Invalid("adapter: a GGUF file over weights of llama.cpp", field="adapter")
+            hint = "convert it with llama.cpp's convert_lora_to_gguf.py"
+            raise Invalid(
+                "adapter: a GGUF file over weights of llama.cpp", field="adapter", hint=hint
+            )
         files[_ADAPTER] = adapter
     given = {
         name: getattr(model, name)
@@ -204,7 +210,9 @@ def _spec(model: TextGeneration) -> tuple[Spec, dict[str, Path]]:
     try:
         return msgspec.convert(told, Spec), files
     except msgspec.ValidationError as problem:
-        raise Invalid(str(problem), field=str(problem).rpartition("$.")[2].rstrip("`")) from None
+        field = str(problem).rpartition("$.")[2].rstrip("`")
+        hint = "see the fields of bascule.TextGeneration"
+        raise Invalid(str(problem), field=field, hint=hint) from None
 
 
 def _check_upstream(model: TextGeneration) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from bascule.bundle import Bundle, read_table, take
 from bascule.bundle.disk import read_file, to_parquet
 from bascule.bundle.originals import installed_version, retrieval
-from bascule.bundle.originals.retrieval import ID, SCORE, VECTOR, VERSION
 from bascule.bundle.programs import TokenizedProgram
 from bascule.core import Columns, DType, Field, Invalid, Signature, Unconvertible
 from bascule.documents import progress_line
@@ -71,12 +70,15 @@ class Retrieval:
             vectors = _embedded(model.embedding, rows)
         else:
             vectors = _matrix(source[model.vector].combine_chunks(), model.vector)
-            inputs = (Field(VECTOR, DType.FP32, vectors.shape[1:]), Field(VERSION, DType.BYTES))
+            inputs = (
+                Field(retrieval.VECTOR, DType.FP32, vectors.shape[1:]),
+                Field(retrieval.VERSION, DType.BYTES),
+            )
             versions = np.full(len(vectors), model.embedding.digest, object)
-            rows = {VECTOR: vectors, VERSION: versions}
+            rows = {retrieval.VECTOR: vectors, retrieval.VERSION: versions}
         vectors = retrieval.normalized(vectors, model.text or model.vector)
         kept = read_table(answered)
-        fields = (Field(SCORE, DType.FP32), *fields_of(kept))
+        fields = (Field(retrieval.SCORE, DType.FP32), *fields_of(kept))
         outputs = tuple(Field(each.name, each.dtype, (model.k,)) for each in fields)
         array = io.BytesIO()
         np.save(array, vectors, allow_pickle=False)
@@ -127,8 +129,8 @@ def _columns(model: VectorIndex) -> tuple[Any, Any]:
     ids = rows[model.id] if model.id else pyarrow.array(range(rows.num_rows))
     if len(ids.unique()) < len(ids):
         raise Invalid(f"ids in {model.id} are not unique", hint="name another column")
-    answered = {ID: ids, **{name: rows[name] for name in model.payload}}
-    if len(answered) <= len(model.payload) or SCORE in answered:
+    answered = {retrieval.ID: ids, **{name: rows[name] for name in model.payload}}
+    if len(answered) <= len(model.payload) or retrieval.SCORE in answered:
         raise Invalid("payload has id or score, or a column twice", hint="rename the column")
     return rows.select([source]), pyarrow.table(answered)
 
