@@ -142,7 +142,6 @@ def test_an_answer_in_parts_is_measured_by_version(serve):
         _, buckets, total_s = histograms[name]
         assert sum(buckets) == 1
         assert 0 < total_s < 10
-    assert histograms["request_generation_tokens"][1][1] == 1, "3 tokens are over 1 and up to 4"
     text = prometheus_text(server.counters.labels(), server.totals())
     assert 'bascule_generation_tokens_total{model="chat",version="1"} 3' in text
     assert 'bascule_generations_total{model="chat",version="1",finish="stop"} 1' in text

@@ -93,15 +93,17 @@ class TextFilter:
     an unfinished match is. Of a match that is longer than that, the beginning may be handed on.
 
     Attributes:
+        spans: The checks that change or refuse a text by what matches in it.
+        note: As given.
         refused_by: The check that refuses the text; None while there is none.
     """
 
     def __init__(self, checks: Sequence[TextCheck], hold: int, note: Note) -> None:
         self._whole = [one for one in checks if one.json_schema or one.action == "flag"]
-        self._spans = [one for one in checks if one not in self._whole]
+        self.spans = [one for one in checks if one not in self._whole]
         holds_all = any(one.json_schema and one.action == "refuse" for one in checks)
-        self._hold = sys.maxsize if holds_all else hold * bool(self._spans)
-        self._note = note
+        self._hold = sys.maxsize if holds_all else hold * bool(self.spans)
+        self.note = note
         self._acted: set[TextCheck] = set()
         self._all: list[str] = []
         self._buffer, self._start = "", 0
@@ -124,7 +126,7 @@ class TextFilter:
         text, start = self._buffer, self._start
         end = len(text) if is_last else max(start, len(text) - self._hold)
         marks: list[Span] = []
-        for check in self._spans:
+        for check in self.spans:
             began_ns, matches = perf_counter_ns(), False
             for span in check.spans(text, start):
                 if span[1] == len(text) and not is_last:
@@ -151,7 +153,7 @@ class TextFilter:
         is_new = matches and check not in self._acted
         if is_new:
             self._acted.add(check)
-        self._note(check.kind, check.action if is_new else "", perf_counter_ns() - began_ns)
+        self.note(check.kind, check.action if is_new else "", perf_counter_ns() - began_ns)
         if matches and check.action == "refuse":
             self.refused_by = check
 

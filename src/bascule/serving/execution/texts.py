@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from bascule.bundle.disk import generates_text
-from bascule.bundle.generation import Chunk, Usage
+from bascule.bundle.generation import Chunk, Usage, joined
 from bascule.core import BasculeError, Columns, Invalid, ModelFailed, Refused
 from bascule.serving.calls import (
     Answer,
@@ -51,6 +51,8 @@ _CHECKED = ("messages", "prompt", "tools")
 """The fields of a request that become a prompt."""
 _MOST_TOKENS = 2**31
 """What an engine may say that it has counted."""
+_HOLD_BACK = 64
+"""Characters of a stream in which a match may begin that a later part ends."""
 _REFUSAL_WITHIN = 200
 _REFUSALS = (
     "i can't assist", "i can't help", "i cannot assist", "i cannot help", "i'm sorry, but i can",
@@ -71,7 +73,6 @@ class TextSettings:
         max_answer_characters: A longer answer ends there, but for arguments of tools.
         input_checks: Of prompts.
         output_checks: Of answers, and of the arguments of their tool calls.
-        hold_back_characters: How many characters a stream holds back for `output_checks`.
     """
 
     keep_texts_percent: float = 0.0
@@ -80,14 +81,12 @@ class TextSettings:
     max_answer_characters: int = 0
     input_checks: tuple[TextCheck, ...] = ()
     output_checks: tuple[TextCheck, ...] = ()
-    hold_back_characters: int = 64
 
     def __post_init__(self) -> None:
         if not 0 <= self.keep_texts_percent <= 100:
             raise ValueError(f"keep_texts_percent: {self.keep_texts_percent:g} is not 0 to 100")
-        for name in ("max_prompt_characters", "max_answer_characters", "hold_back_characters"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is not >= 0")
+        if min(self.max_prompt_characters, self.max_answer_characters) < 0:
+            raise ValueError("max_prompt_characters and max_answer_characters are >= 0")
         if any(check.json_schema for check in self.input_checks):
             raise ValueError("input_checks: json_schema is of output_checks")
 
@@ -233,7 +232,9 @@ class _Text:
         refuses = context.header(_STORE_HEADER).lower() in (b"no", b"false", b"0")
         self._is_kept = random() * 100 < of.settings.keep_texts_percent and not refuses
         self._is_valid: Callable[[str], bool] | None = None
-        self._filters: dict[int, TextFilter] = {}  # by tool call; -1 is the text
+        note = partial(of.series.count_check, "output")
+        self._filter = TextFilter(of.settings.output_checks, _HOLD_BACK, note)
+        self._calls: list[Chunk] = []
         self._texts: list[str] = []
         self._length = self._first_ns = self._last_ns = self._pieces = 0
         self._usage = Usage()
@@ -289,9 +290,14 @@ class _Text:
             self._texts.append(text)
             return columns
         is_last = not in_parts or finish is not None
-        text = self._checked(-1, text, is_last=is_last)
-        calls = self._checked_calls(chunk.tool_calls, in_parts=in_parts, is_last=is_last)
-        if any(of.refused_by is not None for of in self._filters.values()):
+        text = self._filter.feed(text, is_last=is_last)
+        self._calls.append(chunk)
+        calls = []
+        if is_last:  # pieces of calls are put together
+            calls = self._checked_calls(
+                joined(self._calls).tool_calls if in_parts else chunk.tool_calls
+            )
+        if self._filter.refused_by is not None:
             text, calls, finish, self.is_stopped = "", [], "content_filter", True
         self._finish = finish or self._finish
         self._texts.append(text)
@@ -302,36 +308,20 @@ class _Text:
         made = msgspec.json.encode(Chunk(text, calls, None, finish, usage if finish else None))
         return {TEXT: _column([text]), CHUNK: _column([made.decode()])}
 
-    def _checked(self, place: int, text: str, *, is_last: bool) -> str:
-        if place not in self._filters:
-            settings = self._of.settings
-            checks = [one for one in settings.output_checks if place < 0 or not one.json_schema]
-            note = partial(self._of.series.count_check, "output")
-            self._filters[place] = TextFilter(checks, settings.hold_back_characters, note)
-        return self._filters[place].feed(text, is_last=is_last)
-
-    def _checked_calls(
-        self, calls: Sequence[dict[str, Any]], *, in_parts: bool, is_last: bool
-    ) -> list[dict[str, Any]]:
-        """Tool calls with their arguments as they may be handed on."""
+    def _checked_calls(self, calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Whole calls of tools, with their arguments as they may be handed on."""
         checked = []
-        for place, call in enumerate(calls):
+        for call in calls:
             function = call.get("function") or {}
-            if arguments := function.get("arguments"):
-                place = call.get("index") or (0 if in_parts else place)
-                arguments = self._checked(place, arguments, is_last=not in_parts)
-                call = call | {"function": function | {"arguments": arguments}}
-            checked.append(call)
-        if in_parts and is_last:
-            rests = {at: self._checked(at, "", is_last=True) for at in self._filters if at >= 0}
-            checked += [
-                {"index": at, "function": {"arguments": rest}} for at, rest in rests.items() if rest
-            ]
+            of_call = TextFilter(self._filter.spans, 0, self._filter.note)
+            arguments = of_call.feed(function.get("arguments") or "", is_last=True)
+            self._filter.refused_by = self._filter.refused_by or of_call.refused_by
+            checked.append(call | {"function": function | {"arguments": arguments}})
         return checked
 
     def rest(self) -> Columns | None:
         """What is held back, where the model ended without saying so."""
-        if self._finish is not None or not self._filters:
+        if self._finish is not None or not self._of.settings.output_checks:
             return None
         chunk = _column(['{"finish": "stop"}'])
         return self.take({TEXT: _column([""]), CHUNK: chunk}, in_parts=True)

@@ -48,11 +48,9 @@ _COUNTERS: tuple[Counter, ...] = (
 )
 _AT = {counter: place for place, counter in enumerate(_COUNTERS)}
 _TIMES_MS = (1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1_000, 2_500, 5_000, 7_500, 10_000)
-_TIMES_NS, _TOKENS = tuple(ms * 1_000_000 for ms in _TIMES_MS), tuple(4**n for n in range(9))
+_TIMES_NS = tuple(ms * 1_000_000 for ms in _TIMES_MS)
 _HISTOGRAMS = (
-    ("time_to_first_token_seconds", _TIMES_NS), ("time_per_output_token_seconds", _TIMES_NS),
-    ("request_queue_time_seconds", _TIMES_NS), ("request_prompt_tokens", _TOKENS),
-    ("request_generation_tokens", _TOKENS),
+    "time_to_first_token_seconds", "time_per_output_token_seconds", "request_queue_time_seconds",
 )  # fmt: skip
 _WIDTH = len(_TIMES_NS) + 2
 """Words of a histogram: its buckets, one for what is above all, and the sum."""
@@ -116,11 +114,10 @@ def count_text(words: memoryview, at: int, text: TextFigures) -> None:
         words[at + place] += count
     words[at + _AT["generations", f'finish="{text.finish}"']] += 1
     first = at + len(_COUNTERS)
-    values = *text[:3], text.prompt_tokens, text.completion_tokens
-    for place, (value, (_, bounds)) in enumerate(zip(values, _HISTOGRAMS, strict=True)):
-        if value or place > 1:  # no time to the first token is none
-            words[first + bisect_left(bounds, value)] += 1
-            words[first + _WIDTH - 1] += value
+    for name, ns in zip(_HISTOGRAMS, text[:3], strict=True):
+        if ns or name == "request_queue_time_seconds":  # no time to the first token is none
+            words[first + bisect_left(_TIMES_NS, ns)] += 1
+            words[first + _WIDTH - 1] += ns
         first += _WIDTH
 
 
@@ -167,12 +164,10 @@ def totals_of(words: Sequence[int]) -> TextTotals | None:
             counts[name][labels] = count
     seconds = counts.pop("text_check_ns")
     counts["text_check_seconds"] = {labels: ns / 1e9 for labels, ns in seconds.items()}
-    histograms = {}
-    first = len(_COUNTERS)
-    for name, bounds in _HISTOGRAMS:
-        unit = 1e9 if bounds is _TIMES_NS else 1
-        shown, buckets = [bound / unit for bound in bounds], words[first:][: len(bounds) + 1]
-        histograms[name] = shown, buckets, words[first + _WIDTH - 1] / unit
+    histograms, first, bounds = {}, len(_COUNTERS), [ms / 1e3 for ms in _TIMES_MS]
+    for name in _HISTOGRAMS:
+        of_name = words[first : first + _WIDTH]
+        histograms[name] = bounds, of_name[:-1], of_name[-1] / 1e9
         first += _WIDTH
     return TextTotals(counts, histograms)
 
