@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from string import ascii_uppercase
 from time import perf_counter_ns
 from typing import Any, Literal
 
@@ -181,7 +182,7 @@ _PERSONAL = {
         r"(?:(?:\+|0(?!\.)|\()[\d ()./-]{7,20}\d|\d{3}[ .-]\d{3}[ .-]\d{4})(?!\w)"
     ),
     "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
-    "card": r"(?<![\w.])\d(?:[ -]?\d){12,18}(?!\w)",
+    "card": r"(?<![\w.])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|\d{4}([ -])\d{6}\2\d{5})(?!\w)",
 }
 _COMPILED = {name: re.compile(pattern) for name, pattern in _PERSONAL.items()}
 
@@ -190,10 +191,13 @@ def _is_phone(text: str) -> bool:
     return 9 <= sum(map(str.isdigit, text)) <= 15
 
 
+_DIGITS = {ord(letter): str(int(letter, 36)) for letter in ascii_uppercase}
+
+
 def _is_iban(text: str) -> bool:
     compact = text.replace(" ", "")
-    turned = compact[4:] + compact[:4]
-    return 15 <= len(compact) <= 34 and int("".join(str(int(c, 36)) for c in turned)) % 97 == 1
+    turned = (compact[4:] + compact[:4]).translate(_DIGITS)
+    return 15 <= len(compact) <= 34 and int(turned) % 97 == 1
 
 
 def _is_card(text: str) -> bool:
@@ -209,13 +213,13 @@ _IS: Mapping[str, Callable[[str], bool]] = {
 
 def _personal(name: str, text: str, start: int) -> Iterator[Span]:
     while match := _COMPILED[name].search(text, start):
-        found, start = match.group(), match.end()
-        if name in ("iban", "card"):  # what stands beside a number may have been taken for a part
-            while found and not _IS[name](found):
-                found = found[: max(found.rfind(" "), found.rfind("-"), 0)]
-            start = match.start() + max(len(found), 1)
-        if found and _IS[name](found):
-            yield match.start(), match.start() + len(found), f"[{name}]"
+        matched, start = match.group(), match.start() + 1
+        for _ in range(3):  # words in capitals behind an account may have been taken for a part
+            if _IS[name](matched):
+                start = match.start() + len(matched)
+                yield match.start(), start, f"[{name}]"
+                break
+            matched = matched[: max(matched.rfind(" "), 0)] if name == "iban" else ""
 
 
 # -- JSON schemas --

@@ -386,7 +386,10 @@ class TextParts:
     def finish(self, error: BasculeError | None) -> None:
         """See `calls.Receiver`."""
         if error is None:
-            self._hand_on(self.text.rest())
+            try:
+                self._hand_on(self.text.rest())
+            except ModelFailed as problem:
+                error = problem
         self.text.tell("stop" if error is None else "failed")
         self._receiver.finish(error)
 
