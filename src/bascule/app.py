@@ -747,6 +747,7 @@ def batch_model(
     """
     from bascule.batch import MonitoringRules
     from bascule.bundle import Bundle, load
+    from bascule.bundle.disk import generates_text
     from bascule.control import is_path, registered, version_of
 
     if isinstance(model, str) and not is_path(model):
@@ -756,9 +757,14 @@ def batch_model(
     _note_master(settings)
     number = "" if found is None else str(found.number)
     chosen = settings.monitoring
+    private: Mapping[str, str] = chosen.private
+    if generates_text(bundle.signature):
+        from bascule.serving.telemetry import rules_of
+
+        private = rules_of(bundle.name) | {**private}
     rules = MonitoringRules(
         is_recorded=chosen.ledger != "off", version=number or version_of(bundle.digest),
-        private=chosen.private, max_values_per_row=chosen.max_values_per_row,
+        private=private, max_values_per_row=chosen.max_values_per_row,
         false_alarms_a_year=settings.alerts.false_alarms_a_year,
     )  # fmt: skip
     return bundle, number, rules

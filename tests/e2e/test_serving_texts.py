@@ -53,13 +53,13 @@ def chats(tmp_path, monkeypatch, serve):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     addresses = [f"http://127.0.0.1:{server.server_port}/{speed}/v1" for speed in ("good", "slow")]
     upstreams = json.dumps(dict.fromkeys(addresses, ""))
-    monkeypatch.setenv("BASCULE_UPSTREAMS", upstreams)
+    monkeypatch.setenv("UPSTREAMS_OF_BASCULE", upstreams)
     registry = open_registry(tmp_path / "home")
     for number, address in enumerate(addresses):
         model = bascule.TextGeneration(upstream=address, model="m")
         made = bascule.pack(model, name="chat", to=tmp_path / f"chat{number}", measure=False)
         registry.push(made.path, by="ada")
-    monkeypatch.delenv("BASCULE_UPSTREAMS")
+    monkeypatch.delenv("UPSTREAMS_OF_BASCULE")
 
     def start(policy, *words, **more):
         env = {

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.chat_models import REQUESTS, chat_bundle
+from tests.privacy_home import found_in
 
+from bascule.app import batch_model
 from bascule.batch import MonitoringRules, job_of, run_job
 from bascule.core import Refused
 from bascule.monitoring import Ledger, measure_production_drift
 from bascule.monitoring.ledger import Scribe
 from bascule.monitoring.profiles import read_windows
+from bascule.settings import load_settings
 
 from .conftest import flights, with_values
 
@@ -87,6 +92,22 @@ def test_private_fields_are_in_no_profile_and_hashed_in_rows(run, bundle, tmp_pa
     found = Ledger(tmp_path / "home").query("SELECT * FROM predictions", model=bundle.name)
     assert "input.carrier.hash" in found.column_names
     assert not {"input.carrier", "input.airport"} & set(found.column_names)
+
+
+@pytest.mark.slow
+def test_generated_texts_are_hashed_in_rows_as_servers_hash_them(tmp_path):
+    (tmp_path / "home").mkdir()
+    made = chat_bundle(tmp_path / "chat", "chat", {"hello": "My name is Lovelace"})
+    settings = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
+    bundle, _, rules = batch_model(settings, made.path)
+    pq.write_table(pa.table({"request": REQUESTS}), source := tmp_path / "asked.parquet")
+    content = {"model": "chat", "from": str(source), "to": f"{tmp_path}/to/", "record": "rows"}
+    rules = replace(rules, is_recorded=True)
+    run_job(job_of(content), bundle, tmp_path / "home", monitoring=rules)
+    rows = Ledger(tmp_path / "home").query("SELECT * FROM predictions", model="chat")
+    assert rows.num_rows == len(REQUESTS)
+    assert {"input.request.hash", "output.text.hash"} <= set(rows.column_names)
+    assert found_in(tmp_path / "home", "Lovelace") == []
 
 
 def test_rows_that_cannot_be_scored_are_left_out(run, bundle, tmp_path):

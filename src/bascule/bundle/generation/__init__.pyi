@@ -1,4 +1,4 @@
-from .chunks import Chunk as Chunk, joined as joined
+from .chunks import Chunk as Chunk, Usage as Usage, joined as joined
 from .hosting import chunk_of as chunk_of
 from .opening import open_generation as open_generation, open_scorer as open_scorer
 from .requests import (

@@ -242,6 +242,8 @@ class LimitedPredictor(AroundPredictor):
         """Note that so many of the rows of a call of that day were not used; below 0 for more."""
         with self._meters:
             for meter, of, _ in caller.counted:
+                if not meter.is_current:  # a long answer: its place is another caller's now
+                    continue
                 if rows >= 0:
                     meter.take_back(of.cost_ns(rows), rows, day)
                 elif day == today():

@@ -8,9 +8,11 @@ digits are right (Luhn 1960; ISO 13616).
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from string import ascii_uppercase
 from time import perf_counter_ns
 from typing import Any, Literal
 
@@ -32,28 +34,24 @@ _HINT = "pip install 'bascule[texts]'"
 
 @dataclass(frozen=True, slots=True)
 class TextCheck:
-    """A check of prompts or of answers; it has one of the four criteria.
+    """A check of prompts or of answers; it has one of the three criteria.
 
     Attributes:
         action: What becomes of a text that matches: "refuse" it; "redact" puts a mark in the place
-            of the match, or ends a text that is too long; "flag" counts it alone.
+            of the match; "flag" counts it alone.
         pattern: A regular expression of RE2.
         pii: Personal data: `email`, `phone`, `iban`, `card`.
-        max_characters: A longer text matches.
         json_schema: As JSON. A text that is not valid under it matches; of answers alone.
     """
 
     action: Literal["refuse", "redact", "flag"] = "refuse"
     pattern: str = ""
     pii: tuple[Literal["email", "phone", "iban", "card"], ...] = ()
-    max_characters: int = 0
     json_schema: str = ""
 
     def __post_init__(self) -> None:
-        if sum(map(bool, (self.pattern, self.pii, self.max_characters, self.json_schema))) != 1:
-            raise ValueError("has one of pattern, pii, max_characters and json_schema")
-        if self.max_characters < 0:
-            raise ValueError(f"max_characters: {self.max_characters} is not over 0")
+        if sum(map(bool, (self.pattern, self.pii, self.json_schema))) != 1:
+            raise ValueError("has one of pattern, pii and json_schema")
         if self.pattern and _compiled(self.pattern).match(""):
             raise ValueError(f"pattern: {self.pattern!r} matches every text")
         if self.json_schema:
@@ -64,15 +62,12 @@ class TextCheck:
 
     @property
     def kind(self) -> str:
-        """Under which it is counted: length, pattern, pii or schema."""
-        kinds = {"pattern": self.pattern, "pii": self.pii, "schema": self.json_schema}
-        return next((kind for kind, value in kinds.items() if value), "length")
+        """Under which it is counted: pattern, pii or schema."""
+        return "pattern" if self.pattern else "pii" if self.pii else "schema"
 
     @property
     def said(self) -> str:
         """What matches, in words."""
-        if self.max_characters:
-            return f"more than {self.max_characters:,} characters"
         return ", ".join(self.pii) or f"a match of its {self.kind}"
 
     def spans(self, text: str, start: int = 0) -> Iterator[Span]:
@@ -85,7 +80,7 @@ class TextCheck:
             yield from _personal(name, text, start)
 
     def is_met(self, text: str) -> bool:
-        """Whether a whole text matches; of checks without `max_characters`."""
+        """Whether a whole text matches."""
         if self.json_schema:
             is_valid = schema_check(self.json_schema, is_trusted=True)
             return is_valid is not None and not is_valid(text)
@@ -99,55 +94,40 @@ class TextFilter:
     an unfinished match is. Of a match that is longer than that, the beginning may be handed on.
 
     Attributes:
-        ended_by: The check that ends the text; None while there is none.
+        spans: The checks that change or refuse a text by what matches in it.
+        note: As given.
+        refused_by: The check that refuses the text; None while there is none.
     """
 
     def __init__(self, checks: Sequence[TextCheck], hold: int, note: Note) -> None:
-        self._spans = [check for check in checks if check.pattern or check.pii]
-        self._spans = [check for check in self._spans if check.action != "flag"]
-        self._lengths = [check for check in checks if check.max_characters]
-        self._whole = [
-            check for check in checks
-            if check.json_schema or (check.action == "flag" and not check.max_characters)
-        ]  # fmt: skip
-        holds_all = any(check.json_schema and check.action == "refuse" for check in checks)
-        self._hold = 1 << 62 if holds_all else hold * bool(self._spans)
-        self._note = note
+        self._whole = [one for one in checks if one.json_schema or one.action == "flag"]
+        self.spans = [one for one in checks if one not in self._whole]
+        holds_all = any(one.json_schema and one.action == "refuse" for one in checks)
+        self._hold = sys.maxsize if holds_all else hold * bool(self.spans)
+        self.note = note
         self._acted: set[TextCheck] = set()
         self._all: list[str] = []
-        self._buffer, self._start, self._length = "", 0, 0
-        self.ended_by: TextCheck | None = None
+        self._buffer, self._start = "", 0
+        self.refused_by: TextCheck | None = None
 
     def feed(self, piece: str, *, is_last: bool) -> str:
-        """What of the text so far may be handed on now, and was not before.
-
-        Where `ended_by` is set, nothing may follow.
-        """
-        for check in self._lengths:
-            over = self._length + len(piece) - check.max_characters
-            self._noted(check, 0, matches=over > 0)
-            if over > 0 and check.action == "redact":
-                piece, is_last = piece[: max(0, len(piece) - over)], True
-        if self.ended_by is not None and self.ended_by.action == "refuse":
-            return ""
-        self._length += len(piece)
+        """What of the text so far may be handed on now, and was not before; nothing if refused."""
         self._buffer += piece
         if self._whole:
             self._all.append(piece)
-            if is_last:
-                text = "".join(self._all)
-                for check in self._whole:
-                    began_ns = perf_counter_ns()
-                    self._noted(check, began_ns, matches=check.is_met(text))
+        if is_last:
+            text = "".join(self._all)
+            for check in self._whole:
+                began_ns = perf_counter_ns()
+                self._noted(check, began_ns, matches=check.is_met(text))
         handed = self._released(is_last=is_last)
-        is_refused = self.ended_by is not None and self.ended_by.action == "refuse"
-        return "" if is_refused else handed
+        return "" if self.refused_by is not None else handed
 
     def _released(self, *, is_last: bool) -> str:
         text, start = self._buffer, self._start
         end = len(text) if is_last else max(start, len(text) - self._hold)
         marks: list[Span] = []
-        for check in self._spans:
+        for check in self.spans:
             began_ns, matches = perf_counter_ns(), False
             for span in check.spans(text, start):
                 if span[1] == len(text) and not is_last:
@@ -174,11 +154,9 @@ class TextFilter:
         is_new = matches and check not in self._acted
         if is_new:
             self._acted.add(check)
-        ns = perf_counter_ns() - began_ns if began_ns else 0
-        self._note(check.kind, check.action if is_new else "", ns)
-        ends = check.action == "refuse" or (check.action == "redact" and check.max_characters)
-        if matches and ends and (self.ended_by is None or check.action == "refuse"):
-            self.ended_by = check
+        self.note(check.kind, check.action if is_new else "", perf_counter_ns() - began_ns)
+        if matches and check.action == "refuse":
+            self.refused_by = check
 
 
 @lru_cache(maxsize=256)
@@ -199,37 +177,33 @@ def _compiled(pattern: str) -> Any:
 
 _PERSONAL = {
     "email": r"\b[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}",
-    "phone": r"(?<![\w.])(?:\+|\(|\d)[\d ()./-]{7,20}\d(?!\w)",
+    "phone": (
+        r"(?<![\w.])(?<!\d[ -])"
+        r"(?:(?:\+|0(?!\.)|\()[\d ()./-]{7,20}\d|\d{3}[ .-]\d{3}[ .-]\d{4})(?!\w)"
+    ),
     "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
-    "card": r"(?<![\w.])\d(?:[ -]?\d){12,18}(?!\w)",
+    "card": r"(?<![\w.])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|\d{4}([ -])\d{6}\2\d{5})(?!\w)",
 }
 _COMPILED = {name: re.compile(pattern) for name, pattern in _PERSONAL.items()}
-_NO_PHONE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,3}(?:\.\d{1,3}){3}$")
-"""Dates and addresses of hosts."""
 
 
 def _is_phone(text: str) -> bool:
-    digits = len(re.sub(r"\D", "", text))
-    if not 8 <= digits <= 15 or _NO_PHONE.match(text):
-        return False
-    groups = len(re.findall(r"[ ./()-]+", text))
-    return text.startswith(("+", "00")) or (digits >= 9 and (text[0] in "0(" or groups >= 2))
+    return 9 <= sum(map(str.isdigit, text)) <= 15
+
+
+_DIGITS = {ord(letter): str(int(letter, 36)) for letter in ascii_uppercase}
 
 
 def _is_iban(text: str) -> bool:
     compact = text.replace(" ", "")
-    turned = compact[4:] + compact[:4]
-    return 15 <= len(compact) <= 34 and int("".join(str(int(c, 36)) for c in turned)) % 97 == 1
-
-
-_CARD_LENGTHS = {2: (16,), 3: (14, 15, 16), 4: (13, 16, 19), 5: (16,), 6: (16, 17, 18, 19)}
-"""By the first digit, of the networks that have it."""
+    turned = (compact[4:] + compact[:4]).translate(_DIGITS)
+    return 15 <= len(compact) <= 34 and int(turned) % 97 == 1
 
 
 def _is_card(text: str) -> bool:
     digits = [int(c) for c in text if c.isdigit()][::-1]
     total = sum(digits[::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])
-    return len(digits) in _CARD_LENGTHS.get(digits[-1], ()) and total % 10 == 0
+    return len(digits) in (13, 14, 15, 16, 19) and digits[-1] in range(2, 7) and total % 10 == 0
 
 
 _IS: Mapping[str, Callable[[str], bool]] = {
@@ -239,13 +213,13 @@ _IS: Mapping[str, Callable[[str], bool]] = {
 
 def _personal(name: str, text: str, start: int) -> Iterator[Span]:
     while match := _COMPILED[name].search(text, start):
-        found, start = match.group(), match.end()
-        if name in ("iban", "card"):  # what stands beside a number may have been taken for a part
-            while found and not _IS[name](found):
-                found = found[: max(found.rfind(" "), found.rfind("-"), 0)]
-            start = match.start() + max(len(found), 1)
-        if found and _IS[name](found):
-            yield match.start(), match.start() + len(found), f"[{name}]"
+        matched, start = match.group(), match.start() + 1
+        for _ in range(3):  # words in capitals behind an account may have been taken for a part
+            if _IS[name](matched):
+                start = match.start() + len(matched)
+                yield match.start(), start, f"[{name}]"
+                break
+            matched = matched[: max(matched.rfind(" "), 0)] if name == "iban" else ""
 
 
 # -- JSON schemas --

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import random
 from time import perf_counter_ns
 from typing import Any
@@ -18,10 +19,10 @@ import msgspec
 import numpy as np
 
 from bascule.bundle.disk import generates_text
-from bascule.core import BasculeError, Columns, Invalid, Refused
+from bascule.bundle.generation import Chunk, Usage, joined
+from bascule.core import BasculeError, Columns, Invalid, ModelFailed, Refused
 from bascule.serving.calls import (
     Answer,
-    AnsweredBy,
     Call,
     Cancel,
     Context,
@@ -35,12 +36,10 @@ from bascule.serving.calls import (
 from bascule.serving.execution.policies import PolicyFacts
 from bascule.serving.execution.predictors import AroundPredictor, Predictor
 from bascule.serving.execution.text_checks import TextCheck, TextFilter, schema_check
-from bascule.serving.telemetry.texts import (
+from bascule.serving.telemetry import (
     CHUNK,
-    FINISHES,
     KEPT_ANSWER,
     KEPT_PROMPT,
-    RECORD,
     REQUEST,
     SUBJECT,
     TEXT,
@@ -48,13 +47,19 @@ from bascule.serving.telemetry.texts import (
 )
 
 _SUBJECT_HEADER, _STORE_HEADER = b"bascule-subject", b"bascule-store"
-_NO_TEXT = ("role", "type", "url", "id", "tool_call_id")
+_CHECKED = ("messages", "prompt", "tools")
+"""The fields of a request that become a prompt."""
+_MOST_TOKENS = 2**31
+"""What an engine may say that it has counted."""
+_HOLD_BACK = 64
+"""Characters of a stream in which a match may begin that a later part ends."""
 _REFUSAL_WITHIN = 200
 _REFUSALS = (
     "i can't assist", "i can't help", "i cannot assist", "i cannot help", "i'm sorry, but i can",
     "i am sorry, but i can", "i'm unable to", "i am unable to", "i won't be able to",
     "as an ai language model", "i must decline",
 )  # fmt: skip
+_chunk_of = msgspec.json.Decoder(Chunk).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +69,24 @@ class TextSettings:
     Attributes:
         keep_texts_percent: Of the requests, those whose texts the ledger keeps, encrypted.
         refusal_phrases: An answer with one of them in its first 200 characters is a refusal.
+        max_prompt_characters: A longer prompt is refused; 0 for no limit.
+        max_answer_characters: A longer answer ends there, but for arguments of tools.
         input_checks: Of prompts.
         output_checks: Of answers, and of the arguments of their tool calls.
-        hold_back_characters: How many characters a stream holds back for `output_checks`.
     """
 
     keep_texts_percent: float = 0.0
     refusal_phrases: tuple[str, ...] = _REFUSALS
+    max_prompt_characters: int = 0
+    max_answer_characters: int = 0
     input_checks: tuple[TextCheck, ...] = ()
     output_checks: tuple[TextCheck, ...] = ()
-    hold_back_characters: int = 64
 
     def __post_init__(self) -> None:
         if not 0 <= self.keep_texts_percent <= 100:
             raise ValueError(f"keep_texts_percent: {self.keep_texts_percent:g} is not 0 to 100")
-        if self.hold_back_characters < 0:
-            raise ValueError(f"hold_back_characters: {self.hold_back_characters} is not >= 0")
+        if min(self.max_prompt_characters, self.max_answer_characters) < 0:
+            raise ValueError("max_prompt_characters and max_answer_characters are >= 0")
         if any(check.json_schema for check in self.input_checks):
             raise ValueError("input_checks: json_schema is of output_checks")
 
@@ -114,6 +121,7 @@ class TextPredictor(AroundPredictor):
     def __init__(self, model: Predictor, settings: TextSettings) -> None:
         super().__init__(model)
         self.settings = settings
+        self.refusals = tuple(map(_plain, settings.refusal_phrases))
         self.asks_headers = model.asks_headers | {_SUBJECT_HEADER, _STORE_HEADER}
 
     def answer(
@@ -123,15 +131,21 @@ class TextPredictor(AroundPredictor):
         texts, inner = self._begin(call, context)
         names = call.outputs or (TEXT, CHUNK)
 
+        def answered(by_row: Answer) -> Outcome:
+            rows = [
+                text.take({name: values[at : at + 1] for name, values in by_row.outputs.items()})
+                for at, text in enumerate(texts)
+            ]
+            outputs = _stacked([row for row in rows if row is not None])
+            records = _stacked([text.end("stop") for text in texts])
+            return Answer({name: outputs[name] for name in names}, by_row.by, records)
+
         def take(outcome: Outcome) -> None:
-            if not isinstance(outcome, BasculeError):
-                answered = outcome.outputs
-                handed = _stacked([
-                    text.take({name: values[at : at + 1] for name, values in answered.items()})
-                    for at, text in enumerate(texts)
-                ])  # fmt: skip
-                records = _stacked([text.end("other") for text in texts])
-                outcome = Answer({name: handed[name] for name in names}, outcome.by, records)
+            if isinstance(outcome, Answer):
+                try:
+                    outcome = answered(outcome)
+                except ModelFailed as error:
+                    outcome = error
             deliver(outcome)
 
         return self.model.answer(inner, context, allowed_s, take)
@@ -162,7 +176,10 @@ class TextPredictor(AroundPredictor):
 
     def _begin(self, call: Call, context: Context) -> tuple[list[_Text], Call]:
         """The answers to come, and the call for the model; the recorder gets what that gets."""
-        texts = [_Text(self, context, text or "") for text in call.columns[REQUEST].tolist()]
+        try:
+            texts = [_Text(self, context, text) for text in call.columns[REQUEST].tolist()]
+        except RecursionError:
+            raise Invalid("request: is nested too deeply", hint="flatten it") from None
         columns = {REQUEST: _column([text.prompt for text in texts])}
         if context.call is not None:
             kept = columns | {SUBJECT: _column([text.subject for text in texts])}
@@ -171,30 +188,27 @@ class TextPredictor(AroundPredictor):
             context.call = call._replace(columns=kept)
         return texts, call._replace(columns=columns, outputs=None)
 
-    def checked(self, value: Any) -> Any:
+    def checked(self, prompt: Any) -> Any:
         """A prompt, a text or JSON, as the model may get it; raises `Refused`."""
+        checks, most = self.settings.input_checks, self.settings.max_prompt_characters
+        length = 0
 
-        def note(kind: str, action: str, ns: int) -> None:
-            self.series.count_check("input", kind, action, ns)
+        def change(text: str) -> str:
+            nonlocal length
+            length += len(text)
+            if 0 < most < length:
+                raise self._refused(f"more than {most:,} characters (max_prompt_characters)")
+            of_text = TextFilter(checks, 0, partial(self.series.count_check, "input"))
+            changed = of_text.feed(text, is_last=True)
+            if of_text.refused_by is not None:
+                raise self._refused(f"{of_text.refused_by.said} (input_checks)")
+            return changed
 
-        def feed(checks: Sequence[TextCheck], text: str) -> str:
-            one = TextFilter(checks, 0, note)
-            changed = one.feed(text, is_last=True)
-            if one.ended_by is None:
-                return changed
-            self.series.count_refusal("text")
-            raise Refused(
-                f"the prompt is not for {self.name}, by its input_checks: {one.ended_by.said}",
-                hint="change the prompt",
-            )
+        return _mapped(prompt, change) if checks or most else prompt
 
-        lengths = [check for check in self.settings.input_checks if check.max_characters]
-        others = [check for check in self.settings.input_checks if not check.max_characters]
-        if lengths:
-            strings: list[str] = []
-            _mapped(value, strings.append)
-            feed(lengths, "".join(strings))
-        return _mapped(value, lambda text: feed(others, text)) if others else value
+    def _refused(self, why: str) -> Refused:
+        self.series.count_refusal("text")
+        return Refused(f"{self.name} does not take the prompt: {why}", hint="change the prompt")
 
 
 class _Text:
@@ -204,33 +218,33 @@ class _Text:
         prompt: As the model gets it.
         subject: The person whom it is about; None where that is not said.
         parts: The answer; None before it has begun.
-        on_end: Takes the tokens of the prompt and the answer, once it has ended.
-        is_stopped: Whether a check has ended it.
+        on_end: Takes the tokens of the prompt, 0 where they are not known, and of the answer.
+        is_stopped: Whether a check or a limit has ended it.
     """
 
     def __init__(self, of: TextPredictor, context: Context, request: str) -> None:
         self._of, self._context = of, context
         self.prompt = request
         self.subject = context.header(_SUBJECT_HEADER).decode("utf-8", "replace") or None
-        self.parts: Parts | None = None
-        self.on_end: Callable[[int], None] | None = None
+        self.parts: TextParts | None = None
+        self.on_end: Callable[[int, int], None] | None = None
         self.is_stopped = self._is_ended = False
         refuses = context.header(_STORE_HEADER).lower() in (b"no", b"false", b"0")
         self._is_kept = random() * 100 < of.settings.keep_texts_percent and not refuses
         self._is_valid: Callable[[str], bool] | None = None
-        self._read(request)
-        checks = of.settings.output_checks
-        self._filters: dict[int, TextFilter] = {}  # by tool call; -1 is the text
-        self._checks = checks
+        note = partial(of.series.count_check, "output")
+        self._filter = TextFilter(of.settings.output_checks, _HOLD_BACK, note)
+        self._calls: list[Chunk] = []
         self._texts: list[str] = []
-        self._first_ns = self._last_ns = self._pieces = 0
-        self._usage: dict[str, int] = {}
+        self._length = self._first_ns = self._last_ns = self._pieces = 0
+        self._usage = Usage()
         self._finish: str | None = None
+        self._read(request)
 
     def _read(self, request: str) -> None:
         try:
             asked = msgspec.json.decode(request)
-        except (msgspec.DecodeError, RecursionError):
+        except msgspec.DecodeError:
             asked = None
         if not isinstance(asked, dict):
             self.prompt = self._of.checked(request)
@@ -239,8 +253,7 @@ class _Text:
         self._is_kept &= asked.pop("store", None) is not False
         users = [asked.pop(name, None) for name in ("safety_identifier", "user")]
         self.subject = self.subject or next((str(user) for user in users if user), None)
-        texts = {name: asked[name] for name in ("messages", "prompt") if name in asked}
-        asked |= self._of.checked(texts)
+        asked |= self._of.checked({name: asked[name] for name in _CHECKED if name in asked})
         self._is_valid = _asked_schema(asked.get("response_format"))
         if asked != before:
             self.prompt = msgspec.json.encode(asked).decode()
@@ -249,69 +262,66 @@ class _Text:
         """The text, where the ledger may keep it."""
         return text if self._is_kept else None
 
-    def _checked(self, place: int, text: str, *, is_last: bool) -> str:
-        known = self._filters.get(place)
-        if known is None:
-
-            def note(kind: str, action: str, ns: int) -> None:
-                self._of.series.count_check("output", kind, action, ns)
-
-            checks = [check for check in self._checks if place < 0 or not check.json_schema]
-            hold = self._of.settings.hold_back_characters
-            known = self._filters[place] = TextFilter(checks, hold, note)
-        return known.feed(text, is_last=is_last)
-
     def take(self, columns: Columns, *, in_parts: bool = False) -> Columns | None:
-        """What of a part may be handed on; None where that is nothing yet."""
-        chunk = msgspec.json.decode(columns[CHUNK][0])
-        text = columns[TEXT][0] or ""
-        calls, finish = chunk.get("tool_calls") or [], chunk.get("finish")
-        if (text or calls) and in_parts:
+        """What of a part may be handed on; None where that is nothing yet. Raises `ModelFailed`."""
+        try:
+            return self._taken(columns[TEXT][0] or "", _chunk_of(columns[CHUNK][0]), columns,
+                               in_parts=in_parts)  # fmt: skip
+        except (msgspec.MsgspecError, TypeError, AttributeError, LookupError) as problem:
+            raise ModelFailed(
+                f"{self._of.name} has answered with no chunk: {problem}", hint="mend the model"
+            ) from None
+
+    def _taken(
+        self, text: str, chunk: Chunk, columns: Columns, *, in_parts: bool
+    ) -> Columns | None:
+        settings, finish = self._of.settings, chunk.finish
+        if in_parts and (text or chunk.tool_calls):
             self._last_ns = perf_counter_ns()
             self._first_ns = self._first_ns or self._last_ns
             self._pieces += 1
-        self._usage = chunk.get("usage") or self._usage
-        self._finish = finish or self._finish
-        if not self._checks:
+        self._usage = chunk.usage or self._usage
+        self._length += len(text)
+        over = self._length - settings.max_answer_characters
+        if settings.max_answer_characters and over > 0:
+            text, finish, self.is_stopped = text[: max(len(text) - over, 0)], "length", True
+        elif not settings.output_checks:
+            self._finish = finish or self._finish
             self._texts.append(text)
             return columns
         is_last = not in_parts or finish is not None
-        text = self._checked(-1, text, is_last=is_last)
-        calls = self._checked_calls(calls, in_parts=in_parts, is_last=is_last)
-        ended = [one.ended_by for one in self._filters.values() if one.ended_by is not None]
-        if ended:
-            self.is_stopped = True
-            is_refused = any(check.action == "refuse" for check in ended)
-            finish = self._finish = "content_filter" if is_refused else "length"
-            text, calls = ("", []) if is_refused else (text, calls)
+        text = self._filter.feed(text, is_last=is_last)
+        self._calls.append(chunk)
+        calls = []
+        if is_last:  # pieces of calls are put together
+            calls = self._checked_calls(
+                joined(self._calls).tool_calls if in_parts else chunk.tool_calls
+            )
+        if self._filter.refused_by is not None:
+            text, calls, finish, self.is_stopped = "", [], "content_filter", True
+        self._finish = finish or self._finish
         self._texts.append(text)
         if in_parts and not (text or calls or finish):
             return None
-        chunk = {TEXT: text, "finish": finish}  # log probabilities spell what is held back
-        if calls:
-            chunk["tool_calls"] = calls
-        if finish:
-            usage = {"prompt_tokens": 0, "completion_tokens": self._pieces, "cached_tokens": 0}
-            chunk["usage"] = usage | self._usage
-        return {TEXT: _column([text]), CHUNK: _column([msgspec.json.encode(chunk).decode()])}
+        # Log probabilities spell what is held back.
+        usage = self._usage if self._usage != Usage() else Usage(0, self._pieces)
+        made = msgspec.json.encode(Chunk(text, calls, None, finish, usage if finish else None))
+        return {TEXT: _column([text]), CHUNK: _column([made.decode()])}
 
-    def _checked_calls(self, calls: list[Any], *, in_parts: bool, is_last: bool) -> list[Any]:
-        """Tool calls with their arguments as they may be handed on."""
-        for place, call in enumerate(calls):
+    def _checked_calls(self, calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Whole calls of tools, with their arguments as they may be handed on."""
+        checked = []
+        for call in calls:
             function = call.get("function") or {}
-            if arguments := function.get("arguments"):
-                place = call.get("index") or (0 if in_parts else place)
-                function["arguments"] = self._checked(place, arguments, is_last=not in_parts)
-        if in_parts and is_last:
-            rests = {at: self._checked(at, "", is_last=True) for at in self._filters if at >= 0}
-            calls += [
-                {"index": at, "function": {"arguments": rest}} for at, rest in rests.items() if rest
-            ]
-        return calls
+            of_call = TextFilter(self._filter.spans, 0, self._filter.note)
+            arguments = of_call.feed(function.get("arguments") or "", is_last=True)
+            self._filter.refused_by = self._filter.refused_by or of_call.refused_by
+            checked.append(call | {"function": function | {"arguments": arguments}})
+        return checked
 
     def rest(self) -> Columns | None:
         """What is held back, where the model ended without saying so."""
-        if self._finish is not None or not self._checks:
+        if self._finish is not None or not self._of.settings.output_checks:
             return None
         chunk = _column(['{"finish": "stop"}'])
         return self.take({TEXT: _column([""]), CHUNK: chunk}, in_parts=True)
@@ -325,39 +335,26 @@ class _Text:
     def end(self, finish: str) -> Columns:
         """Count the answer; `finish` where the model has not said. Returns what is recorded."""
         self._is_ended = True
-        finish = self._finish or finish
-        text = "".join(self._texts)
-        completion = int(self._usage.get("completion_tokens") or self._pieces)
-        start = text[:_REFUSAL_WITHIN].lower().replace("\u2019", "'")
-        is_text = finish in ("stop", "length")
+        finish, text = self._finish or finish, "".join(self._texts)
+        said = msgspec.structs.astuple(self._usage)
+        prompt, completion, cached = (min(max(count, 0), _MOST_TOKENS) for count in said)
+        completion = completion or self._pieces
+        start, is_text = _plain(text[:_REFUSAL_WITHIN]), finish in ("stop", "length")
         figures = TextFigures(
             self._first_ns and max(self._first_ns - self._context.started_ns, 1),
             (self._last_ns - self._first_ns) // (completion - 1) if completion > 1 else 0,
             0 if self.parts is None else self.parts.queue_ns,
-            int(self._usage.get("prompt_tokens") or 0),
-            completion,
-            int(self._usage.get("cached_tokens") or 0),
-            finish if finish in FINISHES else "other",
-            is_text and any(phrase in start for phrase in self._of.settings.refusal_phrases),
+            prompt, completion, cached, finish,
+            is_text and any(phrase in start for phrase in self._of.refusals),
             not self._is_valid(text) if is_text and self._is_valid is not None else None,
-        )
+        )  # fmt: skip
         self._context.series.count_text(figures)
         if self.on_end is not None:
-            self.on_end(figures.prompt_tokens + completion)
-        texts = {TEXT: text, CHUNK: "", "finish": figures.finish}
+            self.on_end(prompt, completion)
+        records = figures.records() | {TEXT: _column([text])}
         if self._of.settings.keep_texts_percent:
-            texts[KEPT_ANSWER] = self.kept(text)  # type: ignore[assignment]
-        numbers = {
-            RECORD: figures.first_token_ns / 1e6,
-            "token_ms": figures.token_ns / 1e6,
-            "prompt_tokens": figures.prompt_tokens,
-            "completion_tokens": completion,
-            "cached_tokens": figures.cached_tokens,
-            "is_refusal": figures.is_refusal,
-            "is_malformed": bool(figures.is_malformed),
-        }
-        records = {name: _column([value]) for name, value in texts.items()}
-        return records | {name: np.array([value]) for name, value in numbers.items()}
+            records[KEPT_ANSWER] = _column([self.kept(text)])
+        return records
 
 
 class TextParts:
@@ -365,15 +362,7 @@ class TextParts:
 
     def __init__(self, parts: Parts, text: _Text, names: Sequence[str], cancel: Cancel) -> None:
         self._parts, self.text, self._names, self._cancel = parts, text, names, cancel
-        self.resume, self.queue_ns = parts.resume, parts.queue_ns
-
-    @property
-    def by(self) -> AnsweredBy:
-        return self._parts.by
-
-    @by.setter
-    def by(self, by: AnsweredBy) -> None:
-        self._parts.by = by
+        self.by, self.resume, self.queue_ns = parts.by, parts.resume, parts.queue_ns
 
     def start(self, receiver: Receiver) -> None:
         """See `calls.Parts`."""
@@ -382,18 +371,25 @@ class TextParts:
 
     def take(self, part: Answer) -> bool:
         """See `calls.Receiver`."""
-        has_room = self._hand_on(self.text.take(part.outputs, in_parts=True))
-        if not self.text.is_stopped:
-            return has_room
-        self.text.tell("stop")
+        try:
+            has_room = self._hand_on(self.text.take(part.outputs, in_parts=True))
+        except ModelFailed as error:
+            self.finish(error)
+        else:
+            if not self.text.is_stopped:
+                return has_room
+            self.text.tell("stop")
+            self._receiver.finish(None)
         self._cancel()
-        self._receiver.finish(None)
         return False
 
     def finish(self, error: BasculeError | None) -> None:
         """See `calls.Receiver`."""
         if error is None:
-            self._hand_on(self.text.rest())
+            try:
+                self._hand_on(self.text.rest())
+            except ModelFailed as problem:
+                error = problem
         self.text.tell("stop" if error is None else "failed")
         self._receiver.finish(error)
 
@@ -403,16 +399,21 @@ class TextParts:
         return self._receiver.take(Answer({name: columns[name] for name in self._names}, self.by))
 
 
+def _plain(text: str) -> str:
+    return text.lower().replace("\u2019", "'")
+
+
 def _mapped(value: Any, change: Callable[[str], Any]) -> Any:
-    """JSON with its texts changed."""
+    """JSON with its texts changed; texts that are parts of a message are one, as for an engine."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
+        texts = [part.get("text") if isinstance(part, dict) else None for part in value]
+        if len(texts) > 1 and all(isinstance(text, str) for text in texts):
+            value = [{"type": "text", "text": "".join(map(str, texts))}]
         return [_mapped(item, change) for item in value]
     if isinstance(value, dict):
-        return {
-            key: item if key in _NO_TEXT else _mapped(item, change) for key, item in value.items()
-        }
+        return {key: _mapped(item, change) for key, item in value.items()}
     return value
 
 
@@ -433,6 +434,5 @@ def _column(values: Sequence[str | None]) -> Any:
     return column
 
 
-def _stacked(rows: Sequence[Columns | None]) -> Columns:
-    known = [row for row in rows if row is not None]
-    return {name: np.concatenate([row[name] for row in known]) for name in known[0]}
+def _stacked(rows: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -1,14 +1,15 @@
 """Bounds the tokens that each caller may have of a text model, as `limiting` bounds rows.
 
 A call takes its `max_tokens` and an estimate of its prompt, and gives back what it did not use when
-it has ended. One that turns out longer than was taken for it takes the rest then.
+it has ended; one that is given up pays for its prompt. One that turns out longer than was taken for
+it takes the rest then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ from bascule.serving.execution.meters import today
 from bascule.serving.execution.policies import PolicyFacts
 from bascule.serving.execution.predictors import Predictor
 from bascule.serving.execution.texts import TextParts, Texts
-from bascule.serving.telemetry.texts import REQUEST
+from bascule.serving.telemetry import REQUEST
 
 _USUAL_TOKENS, _BYTES_PER_TOKEN = 1_024, 4
 """Taken for an answer without `max_tokens`, and of a prompt."""
@@ -76,7 +77,7 @@ class TokenLimitedPredictor(LimitedPredictor):
         return sum(map(self._tokens_of, call.columns[REQUEST].tolist()))
 
     def _tokens_of(self, text: str) -> int:
-        prompt = -(-len(text) // _BYTES_PER_TOKEN)
+        prompt = _prompt_tokens(text)
         try:
             asked = msgspec.json.decode(text, type=_Lengths)
         except (msgspec.MsgspecError, RecursionError):
@@ -90,6 +91,7 @@ class TokenLimitedPredictor(LimitedPredictor):
     ) -> Any:  # fmt: skip
         """See `LimitedPredictor.ask`."""
         day, left = today(), [rows]
+        prompt = sum(map(_prompt_tokens, call.columns[REQUEST].tolist()))
 
         def settle(used: int) -> None:
             if left:
@@ -97,7 +99,7 @@ class TokenLimitedPredictor(LimitedPredictor):
 
         def take(outcome: Any) -> None:
             if isinstance(outcome, TextParts):
-                outcome.text.on_end = settle
+                outcome.text.on_end = lambda asked, said: settle((asked or prompt) + said)
             elif isinstance(outcome, Answer):
                 said = outcome.original or {}
                 settle(int(said["prompt_tokens"].sum() + said["completion_tokens"].sum()))
@@ -109,11 +111,18 @@ class TokenLimitedPredictor(LimitedPredictor):
 
         def cancel() -> None:
             cancel_run()
-            settle(0)
+            settle(prompt)
 
         return None if cancel_run is None else cancel
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=1)] | None
+
+
 class _Lengths(msgspec.Struct):
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: _Tokens = None
+    max_completion_tokens: _Tokens = None
+
+
+def _prompt_tokens(text: str) -> int:
+    return -(-len(text) // _BYTES_PER_TOKEN)

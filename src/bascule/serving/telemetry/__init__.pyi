@@ -58,4 +58,13 @@ from .request_log import (
     request_id_of as request_id_of,
 )
 from .spans import OtlpSpans as OtlpSpans
-from .texts import TextFigures as TextFigures
+from .texts import (
+    CHUNK as CHUNK,
+    KEPT_ANSWER as KEPT_ANSWER,
+    KEPT_PROMPT as KEPT_PROMPT,
+    REQUEST as REQUEST,
+    SUBJECT as SUBJECT,
+    TEXT as TEXT,
+    TextFigures as TextFigures,
+    rules_of as rules_of,
+)

@@ -38,7 +38,7 @@ from bascule.monitoring.ledger import (
 )
 from bascule.serving.calls import Answer, AnsweredBy, Call, Context
 from bascule.serving.telemetry.counters import MetricLabels
-from bascule.serving.telemetry.texts import RULES
+from bascule.serving.telemetry.texts import rules_of
 
 _BLOCK_REQUESTS = 64
 _BLOCK_ROWS = 1_024
@@ -306,8 +306,7 @@ class LedgerRecorder:
 
     def keep_private(self, model: str) -> None:
         """Keep of the texts of a model what `texts.RULES` says, unless the settings say more."""
-        rules = {f"{model}.{name}": rule for name, rule in RULES.items()}
-        self._private = rules | {**self._private}
+        self._private = rules_of(model) | {**self._private}
         self._key = self._key or (b"" if self._is_anonymous else self._open_key())
 
     def new_figures(self) -> tuple[int, int, float]:

@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bascule.core import Columns
 from bascule.stats import durations as duration_bins
 
@@ -23,9 +25,9 @@ RULES = {
     KEPT_PROMPT: "encrypt", KEPT_ANSWER: "encrypt",
 }  # fmt: skip
 """What the ledger keeps of a text model's columns; see `monitoring.private`."""
-FINISHES = ("stop", "length", "tool_calls", "content_filter", "cancelled", "failed", "other")
+FINISHES = ("stop", "length", "tool_calls", "content_filter", "cancelled", "failed")
 _CHECKS = [(side, kind) for side in ("input", "output")
-           for kind in ("length", "pattern", "pii", "schema")]  # fmt: skip
+           for kind in ("pattern", "pii", "schema")]  # fmt: skip
 
 Counter = tuple[str, str]
 """The name of a metric, and its labels."""
@@ -46,11 +48,9 @@ _COUNTERS: tuple[Counter, ...] = (
 )
 _AT = {counter: place for place, counter in enumerate(_COUNTERS)}
 _TIMES_MS = (1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1_000, 2_500, 5_000, 7_500, 10_000)
-_TIMES_NS, _TOKENS = tuple(ms * 1_000_000 for ms in _TIMES_MS), tuple(4**n for n in range(9))
+_TIMES_NS = tuple(ms * 1_000_000 for ms in _TIMES_MS)
 _HISTOGRAMS = (
-    ("time_to_first_token_seconds", _TIMES_NS), ("time_per_output_token_seconds", _TIMES_NS),
-    ("request_queue_time_seconds", _TIMES_NS), ("request_prompt_tokens", _TOKENS),
-    ("request_generation_tokens", _TOKENS),
+    "time_to_first_token_seconds", "time_per_output_token_seconds", "request_queue_time_seconds",
 )  # fmt: skip
 _WIDTH = len(_TIMES_NS) + 2
 """Words of a histogram: its buckets, one for what is above all, and the sum."""
@@ -87,6 +87,22 @@ class TextFigures(NamedTuple):
         """Whether it was neither given up nor failed."""
         return self.finish not in ("cancelled", "failed")
 
+    def records(self) -> Columns:
+        """What the ledger keeps of it."""
+        values = {
+            RECORD: self.first_token_ns / 1e6, "token_ms": self.token_ns / 1e6,
+            "prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens,
+            "cached_tokens": self.cached_tokens, "is_refusal": self.is_refusal,
+            "is_malformed": bool(self.is_malformed),
+        }  # fmt: skip
+        finish = {"finish": np.array([self.finish], object)}
+        return finish | {name: np.array([value]) for name, value in values.items()}
+
+
+def rules_of(model: str) -> dict[str, str]:
+    """`RULES`, as settings name the fields of a model."""
+    return {f"{model}.{name}": rule for name, rule in RULES.items()}
+
 
 def count_text(words: memoryview, at: int, text: TextFigures) -> None:
     """Count an answer in the words from `at` on."""
@@ -98,11 +114,10 @@ def count_text(words: memoryview, at: int, text: TextFigures) -> None:
         words[at + place] += count
     words[at + _AT["generations", f'finish="{text.finish}"']] += 1
     first = at + len(_COUNTERS)
-    values = *text[:3], text.prompt_tokens, text.completion_tokens
-    for place, (value, (_, bounds)) in enumerate(zip(values, _HISTOGRAMS, strict=True)):
-        if value or place > 1:  # no time to the first token is none
-            words[first + bisect_left(bounds, value)] += 1
-            words[first + _WIDTH - 1] += value
+    for name, ns in zip(_HISTOGRAMS, text[:3], strict=True):
+        if ns or name == "request_queue_time_seconds":  # no time to the first token is none
+            words[first + bisect_left(_TIMES_NS, ns)] += 1
+            words[first + _WIDTH - 1] += ns
         first += _WIDTH
 
 
@@ -149,12 +164,10 @@ def totals_of(words: Sequence[int]) -> TextTotals | None:
             counts[name][labels] = count
     seconds = counts.pop("text_check_ns")
     counts["text_check_seconds"] = {labels: ns / 1e9 for labels, ns in seconds.items()}
-    histograms = {}
-    first = len(_COUNTERS)
-    for name, bounds in _HISTOGRAMS:
-        unit = 1e9 if bounds is _TIMES_NS else 1
-        shown, buckets = [bound / unit for bound in bounds], words[first:][: len(bounds) + 1]
-        histograms[name] = shown, buckets, words[first + _WIDTH - 1] / unit
+    histograms, first, bounds = {}, len(_COUNTERS), [ms / 1e3 for ms in _TIMES_MS]
+    for name in _HISTOGRAMS:
+        of_name = words[first : first + _WIDTH]
+        histograms[name] = bounds, of_name[:-1], of_name[-1] / 1e9
         first += _WIDTH
     return TextTotals(counts, histograms)
 
