@@ -224,7 +224,7 @@ class GatheredText:
         if self._receiver is not None:
             self._receiver.finish(error)
         if error is None and self._size > MAX_CALL_BYTES:
-            error = Overloaded("the text is too long to be compared")
+            error = Overloaded("the text is too long to be compared", hint="lower max_tokens")
         text = np.array(["".join(self._pieces)], object)
         self._tell(error or Answer({"text": text}, self.by))
 
