@@ -7,13 +7,13 @@ both are lists, because their order counts. Both are read here, and unknown keys
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from bascule.core import Invalid
+from bascule.core import DType, Invalid
 
 MAX_PARTS = 16
 
@@ -117,7 +117,7 @@ class Document(_Struct, frozen=True):
 
     parts: list[Any]
     outputs: list[Output] = []
-    inputs: dict[str, str] = {}
+    inputs: dict[str, DType] = {}
 
 
 def wrong(said: str) -> Invalid:
@@ -155,15 +155,6 @@ def _part(said: Any) -> Part:
         total = sum(part.weights)
         if len(part.weights) != len(part.ensemble) or not 0 < total < math.inf:
             raise wrong(f"{at}.weights: there is one of 0 or more for each part")
-    rows: Sequence[Rule | Route] = ()
-    if isinstance(part, Router | Rules):
-        rows = part.router if isinstance(part, Router) else part.rules
-    for place, row in enumerate(rows, 1):
-        if (place == len(rows)) == bool(row.when):
-            raise Invalid(
-                f"{at}.{kinds[0]}[{place}]: the last row, and no other, has no `when`",
-                hint="so that every row of a request has an answer",
-            )
     return part
 
 

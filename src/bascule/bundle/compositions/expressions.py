@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -80,24 +80,14 @@ def parse(text: str, find: Find, at: str, kind: str = "") -> Expression:
     Raises:
         Invalid: It says what none may say, names no column, or its types do not fit.
     """
-    with _placed(at):
+    with placed(at):
         return _Reader(find).read(_tree(text), kind)
 
 
 def find_column(text: str, find: Find, at: str) -> Column:
     """The column that a reference names. Raises `Invalid`."""
-    with _placed(at):
+    with placed(at):
         return _found(_tree(text), find)
-
-
-def owners(text: str) -> list[str]:
-    """What stands before a point in an expression: its parts. Nothing where it is none."""
-    found = []
-    with suppress(Invalid):
-        for node in ast.walk(_tree(text)):
-            with suppress(Invalid):
-                found.append(_names(node)[0])
-    return found
 
 
 def constant(value: str | bool | int | float) -> Expression:
@@ -110,7 +100,8 @@ def constant(value: str | bool | int | float) -> Expression:
 
 
 @contextmanager
-def _placed(at: str) -> Iterator[None]:
+def placed(at: str) -> Iterator[None]:
+    """Say the place in what is raised."""
     try:
         yield
     except Invalid as problem:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast
 
 import numpy as np
@@ -34,8 +33,8 @@ from bascule.bundle.compositions.expressions import (
     Label,
     constant,
     find_column,
-    owners,
     parse,
+    placed,
 )
 from bascule.bundle.compositions.steps import Running, Step, ask_model, average, decide, route
 from bascule.bundle.disk import Manifest
@@ -84,7 +83,7 @@ class _Planner:
     def __init__(self, document: Document, manifests: Mapping[str, Manifest]) -> None:
         self._document = document
         self._manifests = manifests
-        self._parts: dict[str, Part] = {part.name: part for part in document.parts}
+        self._names = [part.name for part in document.parts]
         self._steps: dict[str, Step] = {}
         self._routers = {
             row.part: part.name
@@ -93,28 +92,44 @@ class _Planner:
             for row in part.router
         }
         self._inputs: dict[str, Field] = {}
-        self._read: set[str] = set()
+        self._read: dict[str, set[Key]] = {}
+        self._reading = ""
 
     def plan(self) -> Plan:
         self._take_inputs()
-        levels = self._levels()
-        for name in (name for level in levels for name in level):
-            self._steps[name] = self._step(self._parts[name], f"parts.{name}")
-        said = self._document.outputs or self._last_outputs()
+        makers: dict[type[Part], Any] = {
+            Model: self._model, Ensemble: self._ensemble, Router: self._router, Rules: self._rules,
+        }  # fmt: skip
+        levels: dict[str, int] = {}
+        for part in self._document.parts:
+            self._reading = part.name
+            self._steps[part.name] = makers[type(part)](part, f"parts.{part.name}")
+            behind = [levels[of] for of, _ in self._read.get(part.name, ()) if of]
+            levels[part.name] = 1 + max(behind, default=-1)
+        self._reading = ""
+        last = self._names[-1]
+        said = self._document.outputs or [
+            Output(field.name, f"column({f'{last}.{field.name}'!r})")
+            for field in self._steps[last].outputs
+        ]
         outputs = {one.name: parse(one.value, self._find, f"outputs.{one.name}") for one in said}
         if len(outputs) < len(said) or not all(one.reads for one in outputs.values()):
             raise wrong("outputs: two have one name, or one is a constant")
-        if unread := self._document.inputs.keys() - self._read:
-            raise wrong(f"inputs.{min(unread)}: nothing reads it")
+        if unread := {("", name) for name in self._document.inputs}.difference(
+            *self._read.values()
+        ):
+            raise wrong(f"inputs.{min(unread)[1]}: nothing reads it")
         fields = tuple(replace(one.field, name=name) for name, one in outputs.items())
         owning = {key[0] for one in outputs.values() for key in one.reads}
         final = self._steps.get(owning.pop()) if len(owning) == 1 else None
+        running = [name for name in self._names if name not in self._routers]
         return Plan(
             document=structs.replace(self._document, outputs=said),
             signature=Signature(tuple(self._inputs.values()), fields),
             steps=self._steps,
             levels=tuple(
-                tuple(name for name in level if name not in self._routers) for level in levels
+                tuple(name for name in running if levels[name] == level)
+                for level in sorted({levels[name] for name in running})
             ),
             outputs=outputs,
             final=final if final is not None and fields == final.outputs else None,
@@ -127,89 +142,50 @@ class _Planner:
         Where models differ on a column, the request has that of the strictest one.
         """
         taken: dict[str, list[Field]] = {}
-        for part in self._parts.values():
+        for part in self._document.parts:
             if isinstance(part, Model):
                 fields = self._manifests[part.name].signature.inputs
-                if unknown := part.inputs.keys() - {field.name for field in fields}:
-                    raise Invalid(
-                        f"parts.{part.name}.inputs.{min(unknown)}: {part.model} has no such input",
-                        hint=f"it has {_listed(fields)}",
-                    )
+                for name in part.inputs:
+                    _named(name, fields, f"parts.{part.name}.inputs: {part.model}", "input")
                 for field in fields:
                     if field.name not in part.inputs:
                         taken.setdefault(field.name, []).append(field)
-        for name, written in sorted(self._document.inputs.items()):
-            if name in taken or written not in {*DType}:
-                raise Invalid(
-                    f"inputs.{name}: a model reads it, or there is no type {written!r}",
-                    hint=f"types are {', '.join(DType)}",
-                )
-            dtype = DType(written)
+        for name, dtype in sorted(self._document.inputs.items()):
             nullable = dtype.is_float or dtype is DType.BYTES
+            if name in taken:
+                raise wrong(f"inputs.{name}: a model reads it, and says what it is")
             taken[name] = [Field(name, dtype, nullable=nullable)]
         self._inputs = {name: min(fields, key=_looseness) for name, fields in taken.items()}
         if not self._inputs:
             raise wrong("inputs: no part reads a column of the request")
         for name in self._inputs:
             owner, point, _ = name.partition(".")
-            if point and owner in self._parts:
+            if point and owner in self._names:
                 raise wrong(f"inputs.{name}: is called as an output of part {owner}")
 
-    def _levels(self) -> list[tuple[str, ...]]:
-        sorter = TopologicalSorter({part.name: self._needs(part) for part in self._parts.values()})
-        try:
-            sorter.prepare()
-        except CycleError as problem:
-            ring = " -> ".join(reversed(problem.args[1]))
-            raise wrong(f"parts.{problem.args[1][0]}: parts read in a circle: {ring}") from None
-        levels = []
-        order = list(self._parts)
-        while ready := sorted(sorter.get_ready(), key=order.index):
-            sorter.done(*ready)
-            levels.append(tuple(ready))
-        return levels
-
-    def _needs(self, part: Part) -> list[str]:
-        named, texts = list[str](), list[str]()
-        match part:
-            case Model():
-                texts = [*part.inputs.values()]
-            case Ensemble():
-                named = part.ensemble
-            case Router():
-                named, texts = [row.part for row in part.router], [row.when for row in part.router]
-            case Rules():
-                cells = (cell for row in part.rules for cell in row.then.values())
-                texts = [row.when for row in part.rules]
-                texts += [cell.value for cell in cells if isinstance(cell, Formula)]
-        for name in named:
-            if name not in self._parts:
-                raise Invalid(
-                    f"parts.{part.name}: there is no part {name!r}",
-                    hint=f"parts are {', '.join(self._parts)}",
-                )
-            if self._routers.get(name, part.name) != part.name:
-                raise self._only_routed(name)
-        return [*named, *(name for text in texts for name in owners(text) if name in self._parts)]
-
-    def _only_routed(self, name: str) -> Invalid:
-        router = self._routers[name]
-        return Invalid(
-            f"{name!r} answers only the rows that {router!r} gives it",
-            hint=f"read the outputs of {router}, or write a second part with the same model",
-        )
+    def _part(self, name: str) -> Step:
+        """A part that is read as a whole, by a router perhaps."""
+        if name not in self._steps:
+            raise Invalid(
+                f"there is no part {name!r} above",
+                hint="parts read those above them: none reads itself, nor do two each other",
+            )
+        if self._routers.get(name, self._reading) != self._reading:
+            router = self._routers[name]
+            raise Invalid(
+                f"{name!r} answers only the rows that {router!r} gives it",
+                hint=f"read the outputs of {router}, or write a second part with the same model",
+            )
+        self._read.setdefault(self._reading, set()).add((name, ""))
+        return self._steps[name]
 
     def _find(self, part: str, name: str, label: Label) -> Column:
         """See `expressions.Find`."""
         classes = None
-        if part in self._routers:
-            raise self._only_routed(part)
-        if part in self._parts:
-            step = self._steps[part]
+        if part in self._names:
+            step = self._part(part)
             field = _named(name, (*step.outputs, *step.notes), f"part {part!r}")
             classes = step.classes
-            for target in step.targets:
-                classes = target.classes if name == f"probabilities.{target.name}" else classes
         else:
             part, name = "", f"{part}.{name}" if part else name
             if name not in self._inputs:
@@ -218,19 +194,8 @@ class _Planner:
                     hint=f"declare it, such as [inputs] {name} = 'FP64', or correct it",
                 )
             field = self._inputs[name]
-            self._read.add(name)
+            self._read.setdefault(self._reading, set()).add(("", name))
         return Column((part, name), field, None if label is None else _place(label, field, classes))
-
-    def _step(self, part: Part, at: str) -> Step:
-        match part:
-            case Model():
-                return self._model(part, at)
-            case Ensemble():
-                return self._ensemble(part, at)
-            case Router():
-                return self._router(part, at)
-            case Rules():
-                return self._rules(part, at)
 
     def _model(self, part: Model, at: str) -> Step:
         manifest = self._manifests[part.name]
@@ -263,7 +228,8 @@ class _Planner:
         return source
 
     def _ensemble(self, part: Ensemble, at: str) -> Step:
-        steps = [self._steps[name] for name in part.ensemble]
+        with placed(f"{at}.ensemble"):
+            steps = [self._part(name) for name in part.ensemble]
         first, is_vote = steps[0], part.how == "vote"
         output = "prediction" if first.classes is None else "probabilities"
         if is_vote:
@@ -290,8 +256,10 @@ class _Planner:
 
     def _router(self, part: Router, at: str) -> Step:
         names = [row.part for row in part.router]
-        first = self._steps[names[0]]
-        for step in (self._steps[name] for name in names):
+        with placed(f"{at}.router"):
+            steps = [self._part(name) for name in names]
+        first = steps[0]
+        for step in steps:
             is_taken = any(field.name == "part" for field in step.outputs)
             if step.outputs != first.outputs or step.classes != first.classes or is_taken:
                 raise Invalid(
@@ -309,6 +277,12 @@ class _Planner:
         )  # fmt: skip
 
     def _conditions(self, rows: Sequence[Route | Rule], at: str) -> list[Expression]:
+        for place, row in enumerate(rows, 1):
+            if (place == len(rows)) == bool(row.when):
+                raise Invalid(
+                    f"{at}[{place}]: the last row, and no other, has no `when`",
+                    hint="so that every row of a request has an answer",
+                )
         return [
             parse(row.when, self._find, f"{at}[{place}].when", "truth value")
             for place, row in enumerate(rows[:-1], 1)
@@ -362,16 +336,6 @@ class _Planner:
             except (ValueError, OverflowError):
                 raise wrong(f"{at}: {value!r} is no value of {text}") from None
         return values
-
-    def _last_outputs(self) -> list[Output]:
-        """What the last part gives, or the router that chooses it."""
-        last = self._document.parts[-1].name
-        while last in self._routers:
-            last = self._routers[last]
-        return [
-            Output(one.name, f"column({f'{last}.{one.name}'!r})")
-            for one in self._steps[last].outputs
-        ]
 
     def _sources(self, outputs: Mapping[str, Expression]) -> dict[str, frozenset[str]]:
         made = [
@@ -435,11 +399,11 @@ def _check_example(step: Step, values: Mapping[Key, Any], then: Mapping[str, Any
             )
 
 
-def _named(name: str, fields: Iterable[Field], of: str) -> Field:
+def _named(name: str, fields: Iterable[Field], of: str, what: str = "output") -> Field:
     for field in fields:
         if field.name == name:
             return field
-    raise Invalid(f"{of} has no output {name!r}", hint=f"it has {_listed(fields)}")
+    raise Invalid(f"{of} has no {what} {name!r}", hint=f"it has {_listed(fields)}")
 
 
 def _listed(fields: Iterable[Field]) -> str:

@@ -86,9 +86,10 @@ class CompositionProgram(Program):
             for call, start, end in zip(calls, [0, *ends], ends, strict=False)
         ]
 
-    @property
-    def part_counts(self) -> Mapping[str, PartCounts]:
-        return self.counts
+    def new_part_counts(self) -> Mapping[str, PartCounts]:
+        with self.lock:
+            counts, self.counts = self.counts, dict.fromkeys(self.plan.steps, PartCounts())
+        return counts
 
     @property
     def may_block(self) -> bool:

@@ -14,17 +14,14 @@ from bascule.bundle import (
     PARTS,
     Bundle,
     as_dtype,
-    conform,
     open_program,
     pinned_program,
-    read_truth,
 )
 from bascule.bundle.compositions import CompositionProgram, Model, make_plan, read_document
 from bascule.bundle.disk import (
     EXAMPLE,
     MANIFEST,
     ORIGINAL,
-    TRUTHS,
     Manifest,
     ProgramEntry,
     check_file,
@@ -33,8 +30,9 @@ from bascule.bundle.disk import (
     read_file,
 )
 from bascule.bundle.programs import COMPOSITION
-from bascule.core import BasculeError, Columns, Invalid, Signature, Untrusted, canonical_json
-from bascule.packing.imported import Compilation, ImportedModel, Rows
+from bascule.core import BasculeError, Columns, Invalid, Untrusted, canonical_json
+from bascule.packing.flavors.derived import rows_of
+from bascule.packing.imported import Compilation, ImportedModel
 from bascule.packing.probing import drawn
 
 _FILE = "original/composition.json"
@@ -111,8 +109,8 @@ class Compositions:
             saved_file=_FILE,
             saved_format=COMPOSITION,
             requires=requires,
-            train=_rows(train, signature, task),
-            test=_rows(test, signature, task),
+            train=rows_of(train, signature, task),
+            test=rows_of(test, signature, task),
             parameters={part.name: f"{part.model}, {digests[part.name]}" for part in model.parts},
             own_program=ProgramEntry(
                 name=COMPOSITION, kind=COMPOSITION, file=_FILE, inputs=signature.inputs,
@@ -182,12 +180,3 @@ def _example(model: Composition) -> Columns:
         else drawn(field, count, 1, random)
         for field in model.plan.signature.inputs
     }
-
-
-def _rows(data: Any, signature: Signature, task: str) -> Rows | None:
-    if data is None:
-        return None
-    table, truth = data if isinstance(data, tuple) else (data, None)
-    if truth is not None:
-        truth = read_truth(truth, TRUTHS.get(task, ()))
-    return Rows(conform(table, signature), truth)

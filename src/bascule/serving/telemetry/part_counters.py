@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,15 +10,6 @@ from bascule.core import PartCounts
 
 _MOST_PARTS = 16
 _PART = np.dtype([("name", "S32"), ("counts", "<u8", 4)])
-
-
-class PartTotals(NamedTuple):
-    """Of one part, over all workers."""
-
-    runs: int
-    rows: int
-    failures: int
-    duration_s: float
 
 
 class PartCounters:
@@ -40,11 +30,10 @@ class PartCounters:
             part["counts"] += np.array(counted, np.uint64)
             part["name"] = name.encode()
 
-    def totals(self, place: int) -> dict[str, PartTotals]:
-        """By part of the label at a place; nothing for a model without parts."""
-        made: dict[str, PartTotals] = {}
+    def totals(self, place: int) -> dict[str, PartCounts]:
+        """By part of the label at a place, over all workers; nothing for a model without parts."""
+        made: dict[str, PartCounts] = {}
         for parts in self._parts[:, place].T:
-            runs, rows, failures, ns = parts["counts"].sum(axis=0).tolist()
             if name := max(parts["name"]):
-                made[name.decode("ascii")] = PartTotals(runs, rows, failures, ns / 1e9)
+                made[name.decode("ascii")] = PartCounts(*parts["counts"].sum(axis=0).tolist())
         return made

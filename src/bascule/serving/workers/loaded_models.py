@@ -250,8 +250,8 @@ class LoadedModels:
         for model in self._models.values():
             runs = 0 if model.engine is None else model.engine.new_runs()
             model.series.note_work(runs, model.open_calls)
-            if model.engine is not None and (parts := model.engine.new_part_counts()):
-                model.series.count_parts(parts)
+            if model.engine is not None:
+                model.series.count_parts(model.engine.program.new_part_counts())
 
     def is_running(self) -> bool:
         """Whether a run is under way on a model's thread."""
