@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.waiting import until
 
 import bascule
 from bascule.catalogue import Catalogue, SqliteDatabase
+from bascule.core import NotFound
 from bascule.endpoints import Arm, Endpoints, EndpointStore, Plan, PlanEvent, Shadow
 from bascule.monitoring.ledger import Ledger
 from bascule.packing import Composition, PythonModel
@@ -192,7 +194,8 @@ def test_grpc_and_a_shadow_are_answered_and_private_columns_stay_out_of_the_ledg
 
     def recorded():
         sql = "select * from predictions where id = 'private'"
-        return Ledger(home).query(sql, model="credit").to_pylist()
+        with suppress(NotFound):  # until the first answer is there
+            return Ledger(home).query(sql, model="credit").to_pylist()
 
     (row,) = until(recorded)
     assert row["input.decision.rule"] == 2

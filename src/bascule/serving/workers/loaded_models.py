@@ -500,7 +500,9 @@ def describe(
         columns=column_names(signature, manifest.classes, manifest.targets)
         | names_of_projections(service.path, manifest),
         allows_non_finite=manifest.allows_non_finite,
-        sources=composition_of(service.path, manifest)[0].sources if name == COMPOSITION else {},
+        sources=composition_of(service.path, manifest)[0].sources
+        if manifest.original.format == COMPOSITION
+        else {},
     )
 
 
