@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from bascule.batch import Status, batch_text
+from bascule.core import PartCounts
 from bascule.jobs import Schedule, Scheduled
 from bascule.serving.telemetry import ArmTotals, MetricLabels, Totals, prometheus_text, texts
 from bascule.serving.telemetry.counters import Histogram
-from bascule.serving.telemetry.part_counters import PartTotals
 
 
 def every_metric() -> str:
@@ -24,7 +24,7 @@ def every_metric() -> str:
         endings=ended,
         refusals={"rate": 1},
         texts=texts.totals_of([1] * texts.WORDS),
-        of_composition={"part": PartTotals(1, 1, 0, 0.1)},
+        of_composition={"part": PartCounts(1, 1, 0, 1)},
     )
     words = memoryview(bytearray(8 * texts.WORDS)).cast("Q")
     texts.count_text(words, 0, texts.TextFigures(1, 1, 0, 1, 1, 0, "stop", False, False))

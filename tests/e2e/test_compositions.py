@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 import pytest
+import tritonclient.grpc as triton
 from tests.waiting import until
 
 import bascule
+from bascule.catalogue import Catalogue, SqliteDatabase
+from bascule.core import NotFound
+from bascule.endpoints import Arm, Endpoints, EndpointStore, Plan, PlanEvent, Shadow
 from bascule.monitoring.ledger import Ledger
 from bascule.packing import Composition, PythonModel
+from bascule.registry import open_registry
 
 CODE = """
 class Model:
@@ -151,3 +158,47 @@ def test_a_batch_run_and_the_document_of_a_server_know_a_composition(
     assert code == 0, said
     scored = pd.read_parquet(tmp_path / "out.parquet")
     assert scored["offer"].tolist() == bascule.load(trained[1]).predict(table)["offer"].tolist()
+
+
+def test_grpc_and_a_shadow_are_answered_and_private_columns_stay_out_of_the_ledger(
+    serve, home, connect, monkeypatch
+):
+    monkeypatch.setenv("BASCULE_HOME", str(home))
+    store = EndpointStore(Catalogue(SqliteDatabase(home / "catalogue.db")))
+    book = Endpoints(store, lambda: open_registry(home))
+    book.deploy("credit/1", by="ada", to="watched")
+    arms, shadow = (Arm("current", "credit/1", 100.0),), Shadow("credit/2", 100.0)
+    event = PlanEvent("changed", datetime.now(UTC), "ada", "", "a shadow")
+    book.apply(Plan("watched", 2, arms, shadow), event)
+    env = {
+        "BASCULE_HOME": str(home),
+        "BASCULE_MONITORING__LEDGER": "auto",
+        "BASCULE_MONITORING__PRIVATE": '{"offer": "omit", "risk.prediction": "hash"}',
+    }
+    server = serve("watched", "--grpc-port=0", env=env)
+    inputs = []
+    for name, value in (("amount", 20.0), ("age", 1.0)):
+        inputs.append(triton.InferInput(name, [1], "FP64"))
+        inputs[-1].set_data_from_numpy(np.array([value]))
+    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        answer = client.infer("watched", inputs, request_id="private")
+    assert answer.as_numpy("offer").tolist() == [b"yes"]
+
+    def compared():
+        with connect(server.control_port) as client:
+            arms = client.request("GET", "/api/v1/endpoints/watched/arms").answer().json["items"]
+        (shadow,) = [arm for arm in arms if arm["arm"] == "shadow"]
+        return shadow["requests"] and shadow
+
+    assert until(compared)["disagreements"] == 1  # 20 is too much for the second version
+
+    def recorded():
+        sql = "select * from predictions where id = 'private'"
+        with suppress(NotFound):  # until the first answer is there
+            return Ledger(home).query(sql, model="credit").to_pylist()
+
+    (row,) = until(recorded)
+    assert row["input.decision.rule"] == 2
+    assert row["input.price.price"] == pytest.approx(20.0)
+    assert row["input.risk.prediction.hash"]
+    assert not {name for name in row if name.endswith((".offer", "risk.prediction"))}

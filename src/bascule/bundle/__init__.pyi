@@ -26,6 +26,7 @@ from .encrypted import (
 from .loaded import Bundle as Bundle, load as load
 from .opening import (
     PARTS as PARTS,
+    composition_of as composition_of,
     open_original as open_original,
     open_program as open_program,
     pinned_program as pinned_program,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bascule.bundle.choosing import pinned
 from bascule.bundle.disk import (
@@ -23,6 +24,9 @@ from bascule.bundle.disk import (
 from bascule.bundle.programs import COMPOSITION, Refused, open_kind, runnable
 from bascule.bundle.statements import Cost
 from bascule.core import Columns, Invalid, NotFound, Program
+
+if TYPE_CHECKING:
+    from bascule.bundle.compositions import Plan
 
 PARTS = "parts"
 """The folder of the parts of a composition, each a bundle without what only packing needs."""
@@ -132,39 +136,44 @@ def open_composition(
     Raises:
         Untrusted: A part is not the bundle that was packed, or they do not fit together.
     """
-    from bascule.bundle.compositions import CompositionProgram, make_plan, read_document
+    from bascule.bundle.compositions import CompositionProgram
     from bascule.bundle.originals import is_inspected
 
-    file = manifest.original.file
-    said = parse(read_file(path, manifest, file), file, what="a composition")
-    with reading(file, what="a composition", also=(Invalid,)):
-        parts = {part.name: part for part in read_document(said).parts if part.model}
-        folders = {name: Path(path) / PARTS / name for name in parts}
-        manifests = {name: parse_manifest(folder) for name, folder in folders.items()}
-        digests = {name: known.digest for name, known in manifests.items()}
-        if digests != {name: part.digest for name, part in parts.items()}:
-            raise ValueError("a part is not the bundle that was packed")
-        plan = make_plan(read_document(said), manifests)
-        if plan.signature != manifest.signature:
-            raise ValueError("its manifest has another signature")
+    plan, manifests = composition_of(path, manifest)
+    ran = {part.name: part.program for part in plan.document.parts if part.name in manifests}
     programs: dict[str, Program] = {}
     try:
         for name, known in manifests.items():
+            # The program that was packed, or where this machine cannot run it, one that all can.
+            entry = known.program(ran[name])
             programs[name] = open_program(
-                folders[name], known, name=_runnable_program(known, parts[name].program),
-                threads=threads, isolated=isolated or not is_inspected(known.original),
+                Path(path) / PARTS / name, known, threads=threads,
+                name=ran[name] if entry is None or runnable([entry]) else known.serves,
+                isolated=isolated or not is_inspected(known.original),
             )  # fmt: skip
     except BaseException:
         for program in programs.values():
             program.close()
         raise
-    return CompositionProgram(COMPOSITION, plan, programs, digests)
+    return CompositionProgram(plan, programs, {of: one.digest for of, one in manifests.items()})
 
 
-def _runnable_program(manifest: Manifest, name: str) -> str:
-    """The program that was packed, or where this machine cannot run it, the one that all can."""
-    entry = manifest.program(name)
-    return name if entry is None or runnable([entry]) else manifest.serves
+def composition_of(path: str | Path, manifest: Manifest) -> tuple[Plan, dict[str, Manifest]]:
+    """The plan of a composition, and the manifests of its parts. Raises as `open_composition`."""
+    from bascule.bundle.compositions import Model, make_plan, read_document
+
+    file = manifest.original.file
+    said = parse(read_file(path, manifest, file), file, what="a composition")
+    with reading(file, what="a composition", also=(Invalid,)):
+        document = read_document(said)
+        digests = {part.name: part.digest for part in document.parts if isinstance(part, Model)}
+        manifests = {name: parse_manifest(Path(path) / PARTS / name) for name in digests}
+        if digests != {name: known.digest for name, known in manifests.items()}:
+            raise ValueError("a part is not the bundle that was packed")
+        plan = make_plan(document, manifests)
+        if plan.signature != manifest.signature:
+            raise ValueError("its manifest has another signature")
+    return plan, manifests
 
 
 def original_of(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:

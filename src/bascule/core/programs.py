@@ -66,9 +66,8 @@ class Program(ABC):
         """The columns of calls with what is found out for them; `run` does so otherwise."""
         return calls
 
-    @property
-    def part_counts(self) -> Mapping[str, PartCounts]:
-        """By name of its parts, what they have done since it was opened; empty without parts."""
+    def new_part_counts(self) -> Mapping[str, PartCounts]:
+        """By name of all its parts, what they did since the last call of this."""
         return {}
 
     @property
@@ -107,9 +106,8 @@ class AroundProgram(Program):
     def most_parts(self) -> int | None:
         return self._program.most_parts
 
-    @property
-    def part_counts(self) -> Mapping[str, PartCounts]:
-        return self._program.part_counts
+    def new_part_counts(self) -> Mapping[str, PartCounts]:
+        return self._program.new_part_counts()
 
     @property
     def may_block(self) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -133,7 +134,7 @@ class AnsweredBy(NamedTuple):
 
     `columns`: by field, what its columns are called in the baseline, where that is known.
     `endpoint` and `arm` are set where a plan chose the version; `notice`, header fields for the
-    answer, where the version is deprecated.
+    answer, where the version is deprecated. `sources`: of a composition, see its `Plan`.
     """
 
     model: str
@@ -143,6 +144,7 @@ class AnsweredBy(NamedTuple):
     endpoint: str = ""
     arm: str = ""
     notice: tuple[tuple[str, str], ...] = ()
+    sources: Mapping[str, frozenset[str]] = MappingProxyType({})
 
     __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__  # type: ignore[misc]
 

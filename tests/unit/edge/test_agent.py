@@ -24,8 +24,9 @@ from tests.waiting import until
 from bascule.bundle import load, read_manifest
 from bascule.bundle.disk import PASSPORT, sign_passport, write_statement
 from bascule.core import Conflict, ModelFailed, Overloaded, TimedOut, Unavailable, Untrusted
-from bascule.edge import GOLDEN, check_golden
+from bascule.edge import GOLDEN, check_golden, device_statements, lay_statements
 from bascule.edge.__main__ import main
+from bascule.packing import Composition, pack
 
 ROWS = np.random.default_rng(1).normal(size=(2, 4))
 
@@ -352,3 +353,16 @@ def test_an_enrolled_device_knows_its_channel_and_others_are_told_what_is_missin
     (home / "state.json").write_bytes(b"{")  # a damaged state is the agent's to start without
     assert main(["run", "--home", str(home)], repository) == 1
     assert asked == [(home, "R", home / "root.json")]
+
+
+def test_a_composition_is_installed_and_answers_as_where_it_was_packed(
+    publisher, run, versions, tmp_path
+):
+    parts = {"a": {"model": "0"}, "b": {"model": "1"}, "both": {"ensemble": ["a", "b"]}}
+    model = Composition({"parts": parts}, lambda name: load(versions[int(name)]))
+    made = pack(model, name="late", to=tmp_path / "both", measure=False)
+    lay_statements(made.path, device_statements(made.path, by="test"))
+    one = run()
+    one.serves(publisher.publish(made.path, "late/1"))
+    answer = one.device.predict(ROWS)
+    assert answer["probabilities"].tolist() == made.predict(ROWS)["probabilities"].tolist()

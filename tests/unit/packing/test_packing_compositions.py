@@ -36,6 +36,7 @@ CHAIN = {
         "both": {"ensemble": ["risk", "other_risk"], "weights": [3, 1]},
         "votes": {"ensemble": ["risk", "other_risk"], "how": "vote"},
         "dear": {"model": "loss"},
+        "price_it": {"model": "price", "inputs": {"p_bad": "0.5", "loss": "amount"}},
         "by_country": {
             "router": [
                 {"when": "country == 'IT' and both.label == 'ok'", "part": "price_it"},
@@ -43,7 +44,6 @@ CHAIN = {
                 {"part": "price_it"},
             ]
         },
-        "price_it": {"model": "price", "inputs": {"p_bad": "0.5", "loss": "amount"}},
         "decision": {
             "rules": [
                 {
@@ -256,8 +256,10 @@ def test_a_part_that_is_served_as_its_original_keeps_a_process_of_its_own(
         with pytest.raises(bascule.BasculeError, match=r"^part first: .*failed") as failed:
             program.run({"x": np.array([-1.0])})
         assert failed.value.facts["part"] == "first"
-        assert program.part_counts["first"].failures == 1
-        assert program.part_counts["second"].runs == 1
+        counts = program.new_part_counts()
+        assert counts["first"].failures == 1
+        assert counts["second"].runs == 1
+        assert program.new_part_counts()["first"].runs == 0
         program.interrupt()
         program.bound_runs(0.0)
         with pytest.raises(TimedOut, match="part"):
@@ -311,32 +313,38 @@ def test_the_program_tells_the_ledger_what_each_part_answered(chain, folder):
         assert added["risk.ms"][0] > 0
         assert added["both.label"][0] in ("bad", "ok")
         assert added["decision.rule"].shape == (1,)
-    assert program.part_counts["risk"].rows == 4
+    assert program.new_part_counts()["risk"].rows == 4
 
 
 REFUSED = [
-    (changed(price={"inputs": {"p_bad": "1.0", "loss": "decision.fee"}}), "circle"),
-    (changed(both={"ensemble": ["risk", "nobody"]}), r"parts\.both: .* no part 'nobody'"),
+    (changed(price={"inputs": {"p_bad": "decision.fee"}}), "no part 'decision' above"),
+    (changed(both={"ensemble": ["risk", "both"]}), r"parts\.both\.ensemble: .* 'both' above"),
+    (changed(both={"ensemble": ["risk", "nobody"]}), r"parts\.both\.ensemble: .* no part 'nobody'"),
     (changed(price={"inputs": {"p_bad": "risk.nothing"}}), "has no output 'nothing'"),
     (changed(price={"inputs": {"p_bad": "risk.label"}}), r"price\.inputs\.p_bad: takes FP64"),
     (changed(price={"inputs": {"p_bad": "risk.probabilities"}}), "of shape"),
     (changed(price={"inputs": {"p_bad": "risk.probabilities['good']"}}), "no value 'good'"),
-    (changed(price={"inputs": {"nothing": "amount"}}), "no such input"),
+    (changed(price={"inputs": {"nothing": "amount"}}), "has no input"),
     (changed(price={"inputs": {"p_bad": "income"}}), "no part and no model's input is 'income'"),
-    (changed(price={"inputs": {"p_bad": "dear.prediction"}}), "only the rows that"),
+    (changed(late={"model": "price", "inputs": {"p_bad": "dear.prediction"}}), "only the rows"),
     (changed(both={"ensemble": ["risk", "loss"]}), "different things|no output"),
-    (changed(both={"ensemble": ["loss", "dear"]}), "only the rows"),
     (changed(votes={"ensemble": ["loss", "price"]}), "has no output 'label'"),
-    (changed(both={"weights": [1]}), "a weight of 0 or more"),
+    (changed(both={"weights": [1]}), "one of 0 or more for each"),
+    (changed(both={"weights": [1, float("nan")]}), "weights"),
+    (changed(both={"ensemble": ["risk"]}), "length >= 2"),
+    ({"parts": [1]}, "a part has one of"),
+    ({"parts": {"risk": 1}}, "a part has one of"),
+    ({"parts": {"p": {"model": "price", "inputs": {"p_bad": "1", "loss": "1"}}}}, "no part reads"),
+    (changed(price={"inputs": {"p_bad": "9" * 400}}), "64 bits"),
     (changed(by_country={"router": [{"part": "risk"}]}), "only the rows|other outputs|answers"),
     (changed(price={"model": ""}), "has one of model"),
-    (changed(risk={"weights": [1]}), "is of a part with ensemble"),
+    (changed(risk={"weights": [1]}), "unknown field `weights`"),
     (changed(risk={"digest": "sha256:0"}), "found when it is packed"),
     (changed(risk={"colour": "red"}), r"parts\.risk.*colour|colour.*parts\.risk"),
-    ({"parts": {"Risk": {"model": "risk"}}}, "no name of a part"),
+    ({"parts": {"Risk": {"model": "risk"}}}, "matching regex"),
     ({"parts": {}}, "1 to 16"),
-    ({"parts": {"risk": {"model": "risk"}}, "inputs": {"x": "FP65"}}, "no type 'FP65'"),
-    ({"parts": {"risk": {"model": "risk"}}, "inputs": {"x": "FP64"}}, "nothing reads it"),
+    ({"parts": {"risk": {"model": "risk"}}, "inputs": {"x": "FP65"}}, "Invalid enum value 'FP65'"),
+    ({"parts": {"risk": {"model": "risk"}}, "inputs": {"x": "FP64"}}, "inputs.x: nothing reads"),
     ({"parts": {"risk": {"model": "risk"}}, "outputs": {"one": "1"}}, "constant"),
     (changed(price={"inputs": {"p_bad": "amount + 'x'"}}), "text"),
 ]  # fmt: skip
@@ -349,14 +357,14 @@ def test_what_does_not_fit_together_is_refused_with_its_place(composed, said, wo
 
 
 def rules(rows, **more):
-    return changed(decision={"rules": rows, "examples": [], **more})
+    return changed(decision={"rules": rows, "examples": []} | more)
 
 
 @pytest.mark.parametrize(
     ("said", "words"),
     [
         (
-            changed(decision={"examples": [{"given": {"age": 20}, "then": {"fee": 7}}]}),
+            changed(decision={"examples": [{"given": {"votes.label": "ok"}, "then": {"fee": 7}}]}),
             r"examples\[1\]: row 3 of the table gives fee = nan",
         ),
         (
@@ -367,6 +375,15 @@ def rules(rows, **more):
             changed(decision={"examples": [{"given": {"age": "x"}, "then": {"fee": 7}}]}),
             "'x' is no value of age",
         ),
+        (
+            changed(decision={"examples": [{"given": {"age + 1": 20}, "then": {}}]}),
+            "not something that an expression may say",
+        ),
+        (
+            rules([{"then": {"a": 100_001}}], examples=[{"given": {}, "then": {"a": 100_000}}]),
+            "gives a = 100001",
+        ),
+        (rules([{"then": {"a": 10**400}}]), "64 bits"),
         (rules([{"when": "age > 1", "then": {"a": 1}}]), "the last row, and no other"),
         (rules([{"then": {"a": 1}}, {"then": {"a": 1}}]), "the last row, and no other"),
         (rules([{"when": "age > 1", "then": {"a": 1}}, {"then": {"b": 1}}]), "same outputs"),
@@ -481,3 +498,87 @@ def test_what_needs_one_graph_says_that_a_composition_is_none(chain, tmp_path):
         export(chain, "c", tmp_path / "c")
     with pytest.raises(Unconvertible, match="composition"):
         bascule.rebuild(chain.path)
+
+
+def test_an_output_may_be_called_as_what_is_recorded_of_a_part(composed, folder, tmp_path):
+    """The time of a part must not be taken for its answer."""
+    (tmp_path / "timed.py").write_text(
+        "class Model:\n    def predict(self, columns):\n        return {'ms': columns['x'] + 1}\n"
+    )
+    code = PythonModel(entry="timed:Model", code=tmp_path / "timed.py")
+    pack(code, "timed", pd.DataFrame({"x": [1.0, 2.0]}), folder)
+    program = composed({"parts": {"first": {"model": "timed"}}}, "timed_once").program()
+    try:
+        (completed,) = program.complete([{"x": np.array([1.0])}])
+        assert program.run(completed)["ms"] == [2.0]
+    finally:
+        program.close()
+
+
+def test_a_longer_bound_takes_the_place_of_a_shorter_one(chain):
+    program = chain.program()
+    row = {"amount": [1.0], "age": [20.0], "country": np.array(["DE"], object)}
+    row = {name: np.asarray(values) for name, values in row.items()}
+    program.bound_runs(0.0)
+    with pytest.raises(TimedOut):
+        program.run(row)
+    program.bound_runs(60.0)
+    assert program.run(row)["decision"]
+
+
+def test_models_that_read_a_column_in_other_types_get_it_in_theirs(composed, folder):
+    for name, dtype in (("whole", "int64"), ("halves", "float32"), ("small", "int8")):
+        rows = pd.DataFrame({"n": np.arange(40).astype(dtype)})
+        pack(LinearRegression().fit(rows, rows.n * 2.0), name, rows, folder)
+    parts = {name: {"model": name} for name in ("halves", "whole", "small")}
+    made = composed({"parts": parts | {"all": {"ensemble": list(parts)}}}, "types")
+    assert [field.dtype for field in made.signature.inputs] == ["INT8"]
+    assert made.predict({"n": [3]})["prediction"] == pytest.approx([6.0], rel=1e-5)
+    cut = {
+        "parts": {"whole": {"model": "whole", "inputs": {"n": "0.5"}}, "small": {"model": "small"}}
+    }
+    with pytest.raises(Invalid, match=r"takes INT64, and 0\.5 is FP64"):
+        composed(cut, "cut")
+
+
+def test_a_program_that_this_machine_cannot_run_is_replaced_by_one_that_reads_other_types(
+    chain, table, monkeypatch
+):
+    expected = chain.predict(table)
+    monkeypatch.setattr("bascule.bundle.opening.runnable", lambda _entries: [])
+    answered = load(chain.path).predict(table)
+    assert (answered["decision"] == expected["decision"]).all()
+    assert np.allclose(answered["fee"], expected["fee"], equal_nan=True)
+
+
+def test_the_last_part_may_be_chosen_by_a_router_that_a_router_chooses(composed):
+    parts = {
+        "third": {"model": "price"}, "second": {"model": "price"}, "first": {"model": "price"},
+        "inner": {"router": [{"when": "loss > 5", "part": "first"}, {"part": "second"}]},
+        "outer": {"router": [{"when": "p_bad > 0.5", "part": "inner"}, {"part": "third"}]},
+    }  # fmt: skip
+    made = composed({"parts": parts}, "nested")
+    assert [field.name for field in made.signature.outputs] == ["prediction"]
+    program = made.program()
+    program.run({"p_bad": np.array([0.9, 0.9, 0.1]), "loss": np.array([9.0, 1.0, 1.0])})
+    counts = program.new_part_counts()
+    assert all(counts[name].rows == 1 for name in ("first", "second", "third"))
+
+
+def test_columns_that_show_the_same_values_are_known_for_the_ledger(composed):
+    """A rule table may copy a column, and a model is private under its own name too."""
+    parts = {
+        "first": {"model": "risk"},
+        "copy": {"rules": [{"when": "first.label == 'ok'", "then": {"paid": {"value": "amount"}}},
+                           {"then": {"paid": 0}}]},
+        "again": {"rules": [{"then": {"twice": {"value": "copy.paid * 2"}}}]},
+    }  # fmt: skip
+    said = {"parts": parts, "outputs": {"bill": "again.twice", "risk": "first.label"}}
+    program = composed(said, "credit").program()
+    sources = program.plan.sources
+    for name in ("amount", "copy.paid", "again.twice", "bill"):
+        assert {"amount", "bill", "copy.paid", "twice"} <= sources[name]
+        assert "label" not in sources[name]
+    for name in ("first.label", "risk"):
+        assert {"first.label", "risk.label", "label"} <= sources[name]
+        assert "amount" not in sources[name]

@@ -42,12 +42,12 @@ class Spool:
         return [row for _, _, table in tables_of(answers_of(blocks)) for row in table.to_pylist()]
 
 
-def ask(recorder, number, rows=1, fields=None):
+def ask(recorder, number, rows=1, fields=None, by=BY):
     context = SimpleNamespace(
         prediction_id=str(number), caller="", protocol="oip", trace=(b"", b""), started_ns=0
     )
     columns = fields or {"x": np.full(rows, float(number))}
-    recorder.add(context, Call(columns, rows), Answer({}, BY), LABEL, 200, 1)
+    recorder.add(context, Call(columns, rows), Answer({}, by), LABEL, 200, 1)
 
 
 def test_below_the_rate_everything_is_kept():
@@ -109,6 +109,21 @@ def test_private_fields_are_left_out(private):
     (row,) = spool.rows()
     assert "input.x" not in row
     assert row["input.y"] == 2.0
+
+
+def test_a_column_that_shows_what_is_private_of_another_is_left_out_too():
+    spool = Spool()
+    recorder = LedgerRecorder(spool, private={"credit.paid": "omit", "age": "omit"})
+    sources = {"copy.fee": frozenset({"paid", "fee", "copy.fee"}), "amount": frozenset({"amount"})}
+    by = AnsweredBy("credit", "1", "composition", sources=sources)
+    columns = {name: np.array([1.0]) for name in ("amount", "copy.fee", "copy.rule", "age")}
+    ask(recorder, 1, fields=columns, by=by)
+    recorder.flush()
+    (row,) = spool.rows()
+    assert {name for name in row if name.startswith("input.")} == {
+        "input.amount",
+        "input.copy.rule",
+    }
 
 
 KEY = bytes(range(32))

@@ -18,7 +18,7 @@ def test_parts_are_summed_over_workers_and_survive_them(tmp_path):
     again = Counters(tmp_path / "counters", workers=2)
     again.series(0, LATE).count_parts(counted)
     _, late, other = again.totals()
-    assert late.of_composition["risk"] == (6, 60, 3, 1.5)
+    assert late.of_composition["risk"] == (6, 60, 3, 1_500_000_000)
     assert late.of_composition["a" * 31].runs == 3
     assert not other.of_composition
 

@@ -6,24 +6,21 @@ both are lists, because their order counts. Both are read here, and unknown keys
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from bascule.core import Invalid
+from bascule.core import DType, Invalid
 
 MAX_PARTS = 16
-_MAX_ROWS = 1_000
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
-_KEYS_OF = {
-    "model": ("inputs",), "ensemble": ("how", "weights"), "router": (), "rules": ("examples",),
-}  # fmt: skip
 
 Value = str | bool | int | float
-Text = Annotated[str, msgspec.Meta(max_length=1_000)]
+Text = Annotated[str, Meta(max_length=1_000)]
 """An expression; see `expressions`."""
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,30}\Z")]
 
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -36,12 +33,18 @@ class Formula(_Struct, frozen=True):
     value: Text
 
 
-class Row(_Struct, frozen=True):
-    """A row of a rule table (`then`) or of a router (`part`): what is given where `when` holds."""
+class Rule(_Struct, frozen=True):
+    """A row of a rule table: what it gives where `when` holds."""
 
+    then: Annotated[dict[str, Value | Formula], Meta(min_length=1)]
     when: Text = ""
-    then: dict[str, Value | Formula] = {}
-    part: str = ""
+
+
+class Route(_Struct, frozen=True):
+    """A row of a router: the part that answers where `when` holds."""
+
+    part: str
+    when: Text = ""
 
 
 class Example(_Struct, frozen=True):
@@ -51,30 +54,52 @@ class Example(_Struct, frozen=True):
     then: dict[str, Value]
 
 
-class Part(_Struct, frozen=True):
-    """One node of the graph; exactly one of `model`, `ensemble`, `router` and `rules` is set.
+class Model(_Struct, frozen=True):
+    """A part that answers as a bundle does.
 
     Attributes:
-        model: A bundle: in TOML a reference or folder, in a bundle the model's name.
-        digest: Of that bundle, and
+        name: Of the part.
+        model: In TOML a reference or folder, in a bundle the model's name.
+        digest: Of the bundle, and
         program: the one of it that runs: set where the composition is packed.
         inputs: By input of the model, the expression that gives it; else the column of its name.
-        ensemble: Parts, whose answers are put together, `how`, and with which `weights`.
-        router: The first row that holds names the part that answers.
-        rules: The first row that holds gives the outputs.
     """
 
-    name: str
-    model: str = ""
+    name: Name
+    model: str
     digest: str = ""
     program: str = ""
     inputs: dict[str, Text] = {}
-    ensemble: list[str] = []
-    how: Literal["", "mean", "vote"] = ""
-    weights: list[float] = []
-    router: list[Row] = []
-    rules: list[Row] = []
+
+
+class Ensemble(_Struct, frozen=True):
+    """A part that puts the answers of others together."""
+
+    name: Name
+    ensemble: Annotated[list[str], Meta(min_length=2)]
+    how: Literal["mean", "vote"] = "mean"
+    weights: list[Annotated[float, Meta(ge=0)]] = []
+
+
+class Router(_Struct, frozen=True):
+    """A part where the first row that holds names the part that answers."""
+
+    name: Name
+    router: Annotated[list[Route], Meta(max_length=1_000)]
+
+
+class Rules(_Struct, frozen=True):
+    """A part where the first row that holds gives the outputs."""
+
+    name: Name
+    rules: Annotated[list[Rule], Meta(max_length=1_000)]
     examples: list[Example] = []
+
+
+Part = Model | Ensemble | Router | Rules
+_KINDS: dict[str, type[Part]] = {
+    "model": Model, "ensemble": Ensemble, "router": Router, "rules": Rules,
+}  # fmt: skip
 
 
 class Output(_Struct, frozen=True):
@@ -90,9 +115,9 @@ class Document(_Struct, frozen=True):
     `inputs`: types of columns of the request that no model reads, but an expression does.
     """
 
-    parts: list[Part]
+    parts: list[Any]
     outputs: list[Output] = []
-    inputs: dict[str, str] = {}
+    inputs: dict[str, DType] = {}
 
 
 def wrong(said: str) -> Invalid:
@@ -102,54 +127,39 @@ def wrong(said: str) -> Invalid:
 
 def read_document(value: Any) -> Document:
     """The composition that TOML or JSON holds. Raises `Invalid`, which names the place."""
-    made = dict(value) if isinstance(value, Mapping) else {"parts": value}
-    for key, inner in (("parts", ""), ("outputs", "value")):
-        if isinstance(named := made.get(key), Mapping):
-            made[key] = [
-                {"name": name, **({inner: said} if inner else said)}
-                if inner or isinstance(said, Mapping)
-                else said
-                for name, said in named.items()
-            ]
-    try:
-        document = msgspec.convert(made, Document)
-    except msgspec.ValidationError as problem:
-        said = str(problem).replace("$.", "")
-        if found := re.search(r"`parts\[(\d+)\]", said):
-            part = made["parts"][int(found[1])]
-            said = said.replace(found[0], f"`parts.{dict(part).get('name')}")
-        raise wrong(f"this is no composition: {said}") from None
-    names = [part.name for part in document.parts]
-    if not 1 <= len(names) <= MAX_PARTS:
-        raise wrong(f"parts: there are {len(names)}, and a composition has 1 to {MAX_PARTS}")
-    for part in document.parts:
-        if not _NAME.fullmatch(part.name) or names.count(part.name) > 1:
-            raise Invalid(
-                f"parts.{part.name}: no name of a part, or that of two",
-                hint="write up to 31 small letters, digits and _, a letter first",
-            )
-        _check_part(part, f"parts.{part.name}")
+    said = dict(value) if isinstance(value, Mapping) else {}
+    if isinstance(parts := said.get("parts"), Mapping):
+        said["parts"] = [
+            {**part, "name": name} if isinstance(part, Mapping) else part
+            for name, part in parts.items()
+        ]
+    if isinstance(outputs := said.get("outputs"), Mapping):
+        said["outputs"] = [{"name": name, "value": text} for name, text in outputs.items()]
+    document: Document = _converted(said, Document, "this is no composition")
+    document = msgspec.structs.replace(document, parts=[_part(one) for one in document.parts])
+    names = {part.name for part in document.parts}
+    if not 1 <= len(document.parts) <= MAX_PARTS or len(names) < len(document.parts):
+        raise wrong(f"parts: a composition has 1 to {MAX_PARTS}, with names of their own")
     return document
 
 
-def _check_part(part: Part, at: str) -> None:
-    kinds = [kind for kind in _KEYS_OF if getattr(part, kind)]
+def _part(said: Any) -> Part:
+    said = said if isinstance(said, Mapping) else {}
+    at = f"parts.{said.get('name')}"
+    kinds = [kind for kind in _KINDS if said.get(kind)]
     if len(kinds) != 1:
-        said = " and ".join(kinds) or "none"
-        raise wrong(f"{at}: a part has one of {', '.join(_KEYS_OF)}, and this one {said}")
-    for kind, keys in _KEYS_OF.items():
-        for key in keys:
-            if getattr(part, key) and kind not in kinds:
-                raise wrong(f"{at}.{key}: is of a part with {kind}, and this one has {kinds[0]}")
-    count, weights = len(part.ensemble), part.weights
-    if count == 1 or (weights and (len(weights) != count or min(weights) < 0 or not sum(weights))):
-        raise wrong(f"{at}: an ensemble has two parts or more, each with a weight of 0 or more")
-    rows = part.router or part.rules
-    if len(rows) > _MAX_ROWS:
-        raise wrong(f"{at}.{kinds[0]}: has {len(rows):,} rows, and {_MAX_ROWS:,} may be")
-    for place, row in enumerate(rows, 1):
-        if (place == len(rows)) == bool(row.when):
-            raise Invalid(
-                f"{at}.{kinds[0]}[{place}]: the last row, and no other, has no `when`",
-                hint="so that every row of a request has an answer",
-            )
+        keys = " and ".join(kinds) or "none"
+        raise wrong(f"{at}: a part has one of {', '.join(_KINDS)}, and this one {keys}")
+    part: Part = _converted(said, _KINDS[kinds[0]], at)
+    if isinstance(part, Ensemble) and part.weights:
+        total = sum(part.weights)
+        if len(part.weights) != len(part.ensemble) or not 0 < total < math.inf:
+            raise wrong(f"{at}.weights: there is one of 0 or more for each part")
+    return part
+
+
+def _converted(said: Any, kind: Any, at: str) -> Any:
+    try:
+        return msgspec.convert(said, kind)
+    except msgspec.ValidationError as problem:
+        raise wrong(f"{at}: {str(problem).replace('$.', '')}") from None

@@ -8,31 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast
 
 import numpy as np
+from msgspec import structs
 
-from bascule.bundle.compositions.document import Document, Formula, Part, wrong
+from bascule.bundle.compositions.document import (
+    Document,
+    Ensemble,
+    Formula,
+    Model,
+    Output,
+    Part,
+    Route,
+    Router,
+    Rule,
+    Rules,
+    wrong,
+)
 from bascule.bundle.compositions.expressions import (
     Column,
     Expression,
     Key,
     Label,
     constant,
-    owners,
+    find_column,
     parse,
+    placed,
 )
-from bascule.bundle.compositions.steps import (
-    Feed,
-    Running,
-    Step,
-    ask_model,
-    average,
-    decide,
-    route,
-)
+from bascule.bundle.compositions.steps import Running, Step, ask_model, average, decide, route
 from bascule.bundle.disk import Manifest
+from bascule.bundle.tables import missing
 from bascule.core import DType, Field, Invalid, Signature
 
 
@@ -41,18 +47,23 @@ class Plan:
     """A composition that fits together.
 
     Attributes:
+        document: What it says, with its outputs.
         signature: Of the composition.
         steps: Every part, by name, each behind what it reads.
         levels: The parts that run for all rows: those of one level read nothing of each other.
-        outputs: The expressions of the outputs.
+        outputs: By name, the expressions of the outputs.
         final: The part whose answer the composition gives, unchanged; None where there is none.
+        sources: By PART.OUTPUT, output or input, the columns whose values it may show: it is made
+            of them, or they of it, and not by a model. What is private of one is so of all.
     """
 
+    document: Document
     signature: Signature
     steps: Mapping[str, Step]
     levels: tuple[tuple[str, ...], ...]
-    outputs: tuple[Expression, ...]
+    outputs: Mapping[str, Expression]
     final: Step | None
+    sources: Mapping[str, frozenset[str]]
 
 
 def make_plan(document: Document, manifests: Mapping[str, Manifest]) -> Plan:
@@ -72,163 +83,153 @@ class _Planner:
     def __init__(self, document: Document, manifests: Mapping[str, Manifest]) -> None:
         self._document = document
         self._manifests = manifests
-        self._parts = {part.name: part for part in document.parts}
+        self._names = [part.name for part in document.parts]
         self._steps: dict[str, Step] = {}
-        self._chosen = {row.part: part.name for part in document.parts for row in part.router}
+        self._routers = {
+            row.part: part.name
+            for part in document.parts
+            if isinstance(part, Router)
+            for row in part.router
+        }
         self._inputs: dict[str, Field] = {}
-        self._used: set[Key] = set()
+        self._read: dict[str, set[Key]] = {}
+        self._reading = ""
 
     def plan(self) -> Plan:
+        self._take_inputs()
+        makers: dict[type[Part], Any] = {
+            Model: self._model, Ensemble: self._ensemble, Router: self._router, Rules: self._rules,
+        }  # fmt: skip
+        levels: dict[str, int] = {}
         for part in self._document.parts:
-            for field in self._own_inputs(part):
-                known = self._inputs.get(field.name, field)
-                at = f"parts.{part.name}.inputs.{field.name}"
-                self._inputs[field.name] = _merged(known, field, at)
-                self._used.add(("", field.name))
-        for name, written in sorted(self._document.inputs.items()):
-            if name in self._inputs or written not in {*DType}:
-                raise Invalid(
-                    f"inputs.{name}: a model reads it, or there is no type {written!r}",
-                    hint=f"types are {', '.join(DType)}",
-                )
-            dtype = DType(written)
+            self._reading = part.name
+            self._steps[part.name] = makers[type(part)](part, f"parts.{part.name}")
+            behind = [levels[of] for of, _ in self._read.get(part.name, ()) if of]
+            levels[part.name] = 1 + max(behind, default=-1)
+        self._reading = ""
+        last = self._names[-1]
+        said = self._document.outputs or [
+            Output(field.name, f"column({f'{last}.{field.name}'!r})")
+            for field in self._steps[last].outputs
+        ]
+        outputs = {one.name: parse(one.value, self._find, f"outputs.{one.name}") for one in said}
+        if len(outputs) < len(said) or not all(one.reads for one in outputs.values()):
+            raise wrong("outputs: two have one name, or one is a constant")
+        if unread := {("", name) for name in self._document.inputs}.difference(
+            *self._read.values()
+        ):
+            raise wrong(f"inputs.{min(unread)[1]}: nothing reads it")
+        fields = tuple(replace(one.field, name=name) for name, one in outputs.items())
+        owning = {key[0] for one in outputs.values() for key in one.reads}
+        final = self._steps.get(owning.pop()) if len(owning) == 1 else None
+        running = [name for name in self._names if name not in self._routers]
+        return Plan(
+            document=structs.replace(self._document, outputs=said),
+            signature=Signature(tuple(self._inputs.values()), fields),
+            steps=self._steps,
+            levels=tuple(
+                tuple(name for name in running if levels[name] == level)
+                for level in sorted({levels[name] for name in running})
+            ),
+            outputs=outputs,
+            final=final if final is not None and fields == final.outputs else None,
+            sources=self._sources(outputs),
+        )
+
+    def _take_inputs(self) -> None:
+        """Of the columns that models take from the request as they are, and those declared.
+
+        Where models differ on a column, the request has that of the strictest one.
+        """
+        taken: dict[str, list[Field]] = {}
+        for part in self._document.parts:
+            if isinstance(part, Model):
+                fields = self._manifests[part.name].signature.inputs
+                for name in part.inputs:
+                    _named(name, fields, f"parts.{part.name}.inputs: {part.model}", "input")
+                for field in fields:
+                    if field.name not in part.inputs:
+                        taken.setdefault(field.name, []).append(field)
+        for name, dtype in sorted(self._document.inputs.items()):
             nullable = dtype.is_float or dtype is DType.BYTES
-            self._inputs[name] = Field(name, dtype, nullable=nullable)
-        levels = self._levels()
-        for name in (name for level in levels for name in level):
-            self._steps[name] = self._step(self._parts[name], f"parts.{name}")
-        outputs, final = self._outputs()
+            if name in taken:
+                raise wrong(f"inputs.{name}: a model reads it, and says what it is")
+            taken[name] = [Field(name, dtype, nullable=nullable)]
+        self._inputs = {name: min(fields, key=_looseness) for name, fields in taken.items()}
+        if not self._inputs:
+            raise wrong("inputs: no part reads a column of the request")
         for name in self._inputs:
             owner, point, _ = name.partition(".")
-            if ("", name) not in self._used or (point and owner in self._parts):
-                raise wrong(f"inputs.{name}: nothing reads it, or it is called as a part's output")
-        return Plan(
-            Signature(tuple(self._inputs.values()), tuple(one.field for one in outputs)),
-            self._steps,
-            tuple(tuple(name for name in level if name not in self._chosen) for level in levels),
-            outputs,
-            final,
-        )
+            if point and owner in self._names:
+                raise wrong(f"inputs.{name}: is called as an output of part {owner}")
 
-    def _own_inputs(self, part: Part) -> list[Field]:
-        """What a model takes from the request as it is."""
-        if not part.model:
-            return []
-        fields = self._manifests[part.name].signature.inputs
-        if unknown := part.inputs.keys() - {field.name for field in fields}:
+    def _part(self, name: str) -> Step:
+        """A part that is read as a whole, by a router perhaps."""
+        if name not in self._steps:
             raise Invalid(
-                f"parts.{part.name}.inputs.{min(unknown)}: {part.model} has no such input",
-                hint=f"it has {_listed(fields)}",
+                f"there is no part {name!r} above",
+                hint="parts read those above them: none reads itself, nor do two each other",
             )
-        return [field for field in fields if field.name not in part.inputs]
-
-    def _levels(self) -> list[tuple[str, ...]]:
-        sorter = TopologicalSorter({part.name: self._needs(part) for part in self._parts.values()})
-        try:
-            sorter.prepare()
-        except CycleError as problem:
-            ring = " -> ".join(reversed(problem.args[1]))
-            raise wrong(f"parts.{problem.args[1][0]}: parts read in a circle: {ring}") from None
-        levels = []
-        order = list(self._parts)
-        while ready := sorted(sorter.get_ready(), key=order.index):
-            sorter.done(*ready)
-            levels.append(tuple(ready))
-        return levels
-
-    def _needs(self, part: Part) -> list[str]:
-        rows = [*part.router, *part.rules]
-        texts = [*part.inputs.values(), *(row.when for row in rows)]
-        cells = (cell for row in rows for cell in row.then.values())
-        texts += [cell.value for cell in cells if isinstance(cell, Formula)]
-        named = [*part.ensemble, *(row.part for row in part.router)]
-        for name in named:
-            if name not in self._parts:
-                raise Invalid(
-                    f"parts.{part.name}: there is no part {name!r}",
-                    hint=f"parts are {', '.join(self._parts)}",
-                )
-            if self._chosen.get(name, part.name) != part.name:
-                raise self._only_routed(name)
-        return [*named, *(name for text in texts for name in owners(text) if name in self._parts)]
-
-    def _only_routed(self, name: str) -> Invalid:
-        router = self._chosen[name]
-        return Invalid(
-            f"{name!r} answers only the rows that {router!r} gives it",
-            hint=f"read the outputs of {router}, or write a second part with the same model",
-        )
-
-    # -- columns --
+        if self._routers.get(name, self._reading) != self._reading:
+            router = self._routers[name]
+            raise Invalid(
+                f"{name!r} answers only the rows that {router!r} gives it",
+                hint=f"read the outputs of {router}, or write a second part with the same model",
+            )
+        self._read.setdefault(self._reading, set()).add((name, ""))
+        return self._steps[name]
 
     def _find(self, part: str, name: str, label: Label) -> Column:
-        if part not in self._parts:
-            name = f"{part}.{name}" if part else name
+        """See `expressions.Find`."""
+        classes = None
+        if part in self._names:
+            step = self._part(part)
+            field = _named(name, (*step.outputs, *step.notes), f"part {part!r}")
+            classes = step.classes
+        else:
+            part, name = "", f"{part}.{name}" if part else name
             if name not in self._inputs:
                 raise Invalid(
                     f"no part and no model's input is {name!r}",
                     hint=f"declare it, such as [inputs] {name} = 'FP64', or correct it",
                 )
-            key, classes = ("", name), None
-        else:
-            if part in self._chosen:
-                raise self._only_routed(part)
-            step = self._steps[part]
-            key, classes = (part, name), step.classes
-            for target in step.targets:
-                classes = target.classes if name == f"probabilities.{target.name}" else classes
-        self._used.add(key)
-        field = self._field_of(key)
-        return Column(key, field, None if label is None else _place(label, field, classes))
+            field = self._inputs[name]
+            self._read.setdefault(self._reading, set()).add(("", name))
+        return Column((part, name), field, None if label is None else _place(label, field, classes))
 
-    def _field_of(self, key: Key) -> Field:
-        if not key[0]:
-            return self._inputs[key[1]]
-        step = self._steps[key[0]]
-        return _named(key[1], (*step.outputs, *step.notes), f"part {key[0]!r}")
-
-    # -- steps --
-
-    def _step(self, part: Part, at: str) -> Step:
-        if part.model:
-            return self._model(part, at)
-        if part.ensemble:
-            return self._ensemble(part, at)
-        return self._router(part, at) if part.router else self._rules(part, at)
-
-    def _model(self, part: Part, at: str) -> Step:
+    def _model(self, part: Model, at: str) -> Step:
         manifest = self._manifests[part.name]
-        entry, fields = manifest.program(part.program), manifest.signature.inputs
-        reads = fields if entry is None else entry.inputs
-        feeds = [
-            self._feed(part, field, read.dtype, f"{at}.inputs.{field.name}")
-            for field, read in zip(fields, reads, strict=True)
-        ]
+        feeds, own = list[tuple[Field, Expression]](), list[str]()
+        for field in manifest.signature.inputs:
+            text = part.inputs.get(field.name)
+            if text is None and field == self._inputs[field.name]:
+                own.append(field.name)
+            else:
+                text = text or f"column({field.name!r})"
+                feeds.append((field, self._feed(field, text, f"{at}.inputs.{field.name}")))
         return Step(
-            name=part.name, run=ask_model(part.name, feeds), outputs=manifest.signature.outputs,
-            task=manifest.task, classes=manifest.classes, targets=manifest.targets,
+            name=part.name, run=ask_model(part.name, feeds, own), task=manifest.task,
+            outputs=manifest.signature.outputs, classes=manifest.classes, targets=manifest.targets,
         )  # fmt: skip
 
-    def _feed(self, part: Part, field: Field, dtype: DType, at: str) -> Feed:
-        text = part.inputs.get(field.name)
-        if text is None:  # the signature of the composition has the limits of the model
-            own, key = self._inputs[field.name], ("", field.name)
-            return Feed(field, dtype, Expression("", own, (key,), lambda v: v[key]), False)
+    def _feed(self, takes: Field, text: str, at: str) -> Expression:
         source = parse(text, self._find, at)
-        given, takes = source.field, field.dtype
-        fits = given.shape == field.shape
-        if takes is DType.BYTES or given.dtype is DType.BYTES:
-            fits &= takes is given.dtype
-        elif not takes.is_float:
-            fits &= not source.reads or bool(np.can_cast(given.dtype.numpy, takes.numpy))
+        given = source.field
+        fits = given.shape == takes.shape
+        if DType.BYTES in (takes.dtype, given.dtype):
+            fits &= takes.dtype is given.dtype
+        elif not source.reads:
+            value = float(source.run({}))
+            fits &= bool(np.array(value).astype(takes.dtype.numpy) == value)
+        elif not takes.dtype.is_float:
+            fits &= bool(np.can_cast(given.dtype.numpy, takes.dtype.numpy))
         if not fits:
-            raise wrong(f"{at}: takes {_type(field)}, and {text} is {_type(given)}")
-        has_limits = field.categories is not None or field.bounds is not None
-        may_miss = given.dtype.is_float or given.nullable
-        return Feed(field, dtype, source, has_limits or (may_miss and not field.nullable))
+            raise wrong(f"{at}: takes {_type(takes)}, and {text} is {_type(given)}")
+        return source
 
-    def _ensemble(self, part: Part, at: str) -> Step:
-        steps = [self._steps[name] for name in part.ensemble]
+    def _ensemble(self, part: Ensemble, at: str) -> Step:
+        with placed(f"{at}.ensemble"):
+            steps = [self._part(name) for name in part.ensemble]
         first, is_vote = steps[0], part.how == "vote"
         output = "prediction" if first.classes is None else "probabilities"
         if is_vote:
@@ -249,11 +250,14 @@ class _Planner:
         weights = part.weights or [1.0] * len(steps)
         return Step(
             name=part.name, task=first.task, classes=first.classes, outputs=outputs,
-            run=average(part.ensemble, weights, outputs, first.classes, is_vote=is_vote),
+            run=average(part.ensemble, weights, outputs[0], first.classes, is_vote=is_vote),
+            sources={field.name: [(name, output) for name in part.ensemble] for field in outputs},
         )  # fmt: skip
 
-    def _router(self, part: Part, at: str) -> Step:
-        steps = [self._steps[row.part] for row in part.router]
+    def _router(self, part: Router, at: str) -> Step:
+        names = [row.part for row in part.router]
+        with placed(f"{at}.router"):
+            steps = [self._part(name) for name in names]
         first = steps[0]
         for step in steps:
             is_taken = any(field.name == "part" for field in step.outputs)
@@ -263,121 +267,101 @@ class _Planner:
                     f"{_listed(step.outputs)} in place of {_listed(first.outputs)}",
                     hint="they have outputs of one form, none called part, and the same classes",
                 )
-        conditions = self._conditions(part, f"{at}.router")
-        return Step(
-            name=part.name, run=route(conditions, [row.part for row in part.router], first.outputs),
-            outputs=first.outputs, task=first.task, classes=first.classes, targets=first.targets,
+        conditions = self._conditions(part.router, f"{at}.router")
+        return replace(
+            first, name=part.name, run=route(conditions, names, first.outputs),
             notes=(Field("part", DType.BYTES),),
+            sources={
+                field.name: [(name, field.name) for name in names] for field in first.outputs
+            },
         )  # fmt: skip
 
-    def _conditions(self, part: Part, at: str) -> list[Expression]:
-        rows = (part.router or part.rules)[:-1]
+    def _conditions(self, rows: Sequence[Route | Rule], at: str) -> list[Expression]:
+        for place, row in enumerate(rows, 1):
+            if (place == len(rows)) == bool(row.when):
+                raise Invalid(
+                    f"{at}[{place}]: the last row, and no other, has no `when`",
+                    hint="so that every row of a request has an answer",
+                )
         return [
-            parse(row.when, self._find, f"{at}[{place}].when", is_condition=True)
-            for place, row in enumerate(rows, 1)
+            parse(row.when, self._find, f"{at}[{place}].when", "truth value")
+            for place, row in enumerate(rows[:-1], 1)
         ]
 
-    def _rules(self, part: Part, at: str) -> Step:
-        names = list(part.rules[0].then)
-        then: dict[str, list[Expression]] = {name: [] for name in names}
+    def _rules(self, part: Rules, at: str) -> Step:
+        then: dict[str, list[Expression]] = {name: [] for name in part.rules[0].then}
         for place, row in enumerate(part.rules, 1):
-            if row.then.keys() != then.keys() or not names or "rule" in names:
-                raise wrong(
-                    f"{at}.rules[{place}].then: every row gives the same outputs, one or more, "
-                    "none of which is called rule"
-                )
+            where = f"{at}.rules[{place}].then"
+            if row.then.keys() != then.keys() or "rule" in then:
+                raise wrong(f"{where}: every row gives the same outputs, none called rule")
             for name, said in row.then.items():
-                where = f"{at}.rules[{place}].then.{name}"
-                cell = (
-                    parse(said.value, self._find, where)
-                    if isinstance(said, Formula)
-                    else constant(said)
-                )
-                then[name].append(cell)
-        outputs = [_common(name, then[name], f"{at}.rules") for name in names]
-        conditions = self._conditions(part, f"{at}.rules")
+                if isinstance(said, Formula):
+                    then[name].append(parse(said.value, self._find, f"{where}.{name}"))
+                else:
+                    then[name].append(constant(said))
+        outputs = tuple(_common(name, cells, f"{at}.rules") for name, cells in then.items())
+        conditions = self._conditions(part.rules, f"{at}.rules")
+        sources = {
+            name: [key for one in cells for key in one.reads] for name, cells in then.items()
+        }
         step = Step(
-            name=part.name, outputs=tuple(outputs), run=decide(conditions, then, outputs),
-            notes=(Field("rule", DType.INT64),),
+            name=part.name, outputs=outputs, run=decide(conditions, then, outputs),
+            notes=(Field("rule", DType.INT64),), sources=sources,
         )  # fmt: skip
-        cells = [cell for column in then.values() for cell in column]
-        reads = {key for one in (*conditions, *cells) for key in one.reads}
-        missing = {key: _missing_row(self._field_of(key)) for key in reads}
+        reads = {key for one in conditions for key in one.reads}.union(*sources.values())
         for place, example in enumerate(part.examples, 1):
-            values = {key: row.copy() for key, row in missing.items()}
             where = f"{at}.examples[{place}]"
-            for text, value in example.given.items():
-                self._put(values, text, value, where)
+            values = self._example(reads, example.given, f"{where}.given")
             _check_example(step, values, example.then, where)
         return step
 
-    def _put(self, values: dict[Key, Any], text: str, value: Any, at: str) -> None:
-        """Put a value of an example where a reference finds it."""
-        found: list[Column] = []
+    def _example(
+        self, reads: Iterable[Key], given: Mapping[str, Any], at: str
+    ) -> dict[Key, np.ndarray]:
+        """Of the columns that rules read a row with these values, the others missing."""
+        values = {}
+        for key in reads:
+            field = self._find(*key, None).field
+            plain = field if field.dtype in (DType.BYTES, DType.BOOL) else Field("", DType.FP64)
+            column = np.zeros(1, bool) if plain.dtype is DType.BOOL else missing(plain, 1)
+            values[key] = np.broadcast_to(column, (1, *(abs(n) for n in field.shape))).copy()
+        for text, value in given.items():
+            key, field, place = find_column(text, self._find, at)
+            if key not in values:
+                raise wrong(f"{at}: the rules do not read {text!r}")
+            try:
+                if (field.dtype is DType.BYTES) != isinstance(value, str):
+                    raise ValueError
+                values[key][(0,) if place is None else (0, place)] = value
+            except (ValueError, OverflowError):
+                raise wrong(f"{at}: {value!r} is no value of {text}") from None
+        return values
 
-        def find(*named: Any) -> Column:
-            found.append(self._find(*named))
-            return found[-1]
-
-        parse(text, find, f"{at}.given")
-        if len(found) != 1 or found[0].key not in values:
-            raise wrong(f"{at}.given: the rules do not read {text!r}")
-        key, field, place = found[0]
-        try:
-            if field.dtype is DType.BYTES and not isinstance(value, str):
-                raise ValueError
-            values[key][(0,) if place is None else (0, place)] = value
-        except ValueError:
-            raise wrong(f"{at}.given: {value!r} is no value of {text}") from None
-
-    def _outputs(self) -> tuple[tuple[Expression, ...], Step | None]:
-        last = self._document.parts[-1].name
-        last = self._chosen.get(last, last)
-        said = [(one.name, one.value) for one in self._document.outputs]
-        if not said:
-            names = [one.name for one in self._steps[last].outputs]
-            said = [(name, f"column({f'{last}.{name}'!r})") for name in names]
-        made = [(name, parse(text, self._find, f"outputs.{name}")) for name, text in said]
-        outputs = tuple(replace(one, field=replace(one.field, name=name)) for name, one in made)
-        if len(dict(said)) < len(said) or not all(one.reads for one in outputs):
-            raise wrong("outputs: two have one name, or one is a constant")
-        parts = {key[0] for one in outputs for key in one.reads}
-        final = self._steps.get(min(parts)) if len(parts) == 1 else None
-        is_whole = final is not None and tuple(one.field for one in outputs) == final.outputs
-        return outputs, final if is_whole else None
-
-
-def _merged(known: Field, field: Field, at: str) -> Field:
-    """A column of the request that several models take: what all of them take."""
-    dtype = _narrower(known.dtype, field.dtype)
-    categories, bounds = known.categories or field.categories, known.bounds or field.bounds
-    if known.categories and field.categories:
-        categories = tuple(one for one in known.categories if one in field.categories)
-    if known.bounds and field.bounds:
-        bounds = max(known.bounds[0], field.bounds[0]), min(known.bounds[1], field.bounds[1])
-    dates = {known.dates, field.dates} - {None}
-    if dtype is None or known.shape != field.shape or len(dates) > 1 or categories == ():
-        raise Invalid(
-            f"{at}: takes {_type(field)}, and another part takes {_type(known)} of that name",
-            hint="map one of them to a column of another name",
-        )
-    return replace(
-        known, dtype=dtype, nullable=known.nullable and field.nullable, categories=categories,
-        bounds=bounds, booleans=known.booleans or field.booleans, dates=next(iter(dates), None),
-    )  # fmt: skip
+    def _sources(self, outputs: Mapping[str, Expression]) -> dict[str, frozenset[str]]:
+        made = [
+            {(step.name, field.name), *step.sources.get(field.name, ())}
+            for step in self._steps.values()
+            for field in step.outputs
+        ]
+        groups: list[set[Key]] = []
+        for new in [*made, *({("", name), *one.reads} for name, one in outputs.items())]:
+            touching = [group for group in groups if group & new]
+            groups = [*(group for group in groups if not group & new), new.union(*touching)]
+        found: dict[str, frozenset[str]] = {}
+        for group in groups:
+            names = set[str]()
+            for part, name in group:
+                model = self._manifests[part].name if part in self._manifests else part
+                names |= {name, f"{part}.{name}", f"{model}.{name}"}
+            for part, name in group:
+                found[f"{part}.{name}" if part else name] = frozenset(names)
+        return found
 
 
-def _narrower(ours: DType, theirs: DType) -> DType | None:
-    """What both take: of numbers with a point the wider, of whole ones the narrower."""
-    if ours is theirs or DType.BYTES in (ours, theirs):
-        return ours if ours is theirs else None
-    if ours.is_float and theirs.is_float:
-        return max(ours, theirs, key=lambda one: one.numpy.itemsize)
-    if ours.is_float or theirs.is_float:
-        return theirs if ours.is_float else ours
-    if np.can_cast(ours.numpy, theirs.numpy):
-        return ours
-    return theirs if np.can_cast(theirs.numpy, ours.numpy) else None
+def _looseness(field: Field) -> tuple[bool, bool, int]:
+    """Whole numbers before those with a point, of which the widest; the narrowest of the former."""
+    size = field.dtype.numpy.itemsize
+    return field.dtype.is_float, field.nullable, -size if field.dtype.is_float else size
 
 
 def _place(label: str | int, field: Field, classes: Sequence[Any] | None) -> int:
@@ -406,8 +390,8 @@ def _check_example(step: Step, values: Mapping[Key, Any], then: Mapping[str, Any
     for name, wanted in then.items():
         _named(name, step.outputs, f"{at}.then: the table")
         given = made[name][0]
-        is_number = made[name].dtype.kind in "iuf" and not isinstance(wanted, str)
-        if not (np.isclose(given, wanted) if is_number else given == wanted):
+        is_close = isinstance(wanted, float) and made[name].dtype.kind in "iuf"
+        if not (np.isclose(given, wanted, rtol=1e-9) if is_close else given == wanted):
             raise Invalid(
                 f"{at}: row {made['rule'][0]} of the table gives {name} = {given!s}, and the "
                 f"example says {wanted!s}",
@@ -415,18 +399,11 @@ def _check_example(step: Step, values: Mapping[Key, Any], then: Mapping[str, Any
             )
 
 
-def _missing_row(field: Field) -> Any:
-    shape = (1, *(max(1, length) for length in field.shape))
-    if field.dtype is DType.BYTES:
-        return np.full(shape, None, object)
-    return np.zeros(shape, bool) if field.dtype is DType.BOOL else np.full(shape, np.nan)
-
-
-def _named(name: str, fields: Iterable[Field], of: str) -> Field:
+def _named(name: str, fields: Iterable[Field], of: str, what: str = "output") -> Field:
     for field in fields:
         if field.name == name:
             return field
-    raise Invalid(f"{of} has no output {name!r}", hint=f"it has {_listed(fields)}")
+    raise Invalid(f"{of} has no {what} {name!r}", hint=f"it has {_listed(fields)}")
 
 
 def _listed(fields: Iterable[Field]) -> str:

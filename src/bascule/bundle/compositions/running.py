@@ -12,12 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 
 from bascule.bundle.compositions.expressions import Key, Values
 from bascule.bundle.compositions.planning import Plan
-from bascule.bundle.programs import place_of
+from bascule.bundle.programs import COMPOSITION, place_of
+from bascule.bundle.tables import for_program
 from bascule.core import BasculeError, Columns, ModelFailed, PartCounts, Program, TimedOut
 
 _WORTH_A_THREAD_S = 5e-4
@@ -28,17 +30,20 @@ _DIGEST_CHARACTERS = 19
 class CompositionProgram(Program):
     """See `Program`. Its inputs are those of the signature of its plan."""
 
+    name = COMPOSITION
+
     def __init__(
-        self, name: str, plan: Plan, programs: Mapping[str, Program], digests: Mapping[str, str]
+        self, plan: Plan, programs: Mapping[str, Program], digests: Mapping[str, str]
     ) -> None:
         """`programs` and the `digests` of their bundles: by part that is a model."""
-        self.name, self.plan, self.programs = name, plan, programs
+        self.plan, self.programs = plan, programs
         self.inputs, self.outputs = plan.signature.inputs, plan.signature.outputs
         self.counts = dict.fromkeys(plan.steps, PartCounts())
         self.last_s = dict.fromkeys(plan.steps, 0.0)
         self.interrupted_s, self.bound_s = 0.0, float("inf")
+        self.lock = Lock()
+        self.threads = ThreadPoolExecutor(len(plan.steps), "bascule-part")
         self._digests = {part: digest[:_DIGEST_CHARACTERS] for part, digest in digests.items()}
-        self._outputs = dict(zip([one.name for one in self.outputs], plan.outputs, strict=True))
         # What complete() adds for all rows, by what it is called there.
         self._recorded: dict[str, Key] = {
             f"{part}.{field.name}": (part, field.name)
@@ -47,22 +52,17 @@ class CompositionProgram(Program):
             for field in (*plan.steps[part].outputs, *plan.steps[part].notes)
         }
         self._mark = next(iter(self._recorded))
-        self._threads: ThreadPoolExecutor | None = None
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         """See `Program.run`; raises what a part raises, with its name."""
-        values: Values
-        if self._mark in columns:
-            known = {("", one.name): columns[one.name] for one in self.inputs}
-            values = known | {key: columns[name] for name, key in self._recorded.items()}
-        else:
-            values = _Run(self).of(columns)
-        rows = len(columns[self.inputs[0].name])
+        if self._mark not in columns:
+            (columns,) = self.complete([columns])
+        values = {("", one.name): columns[one.name] for one in self.inputs}
+        values |= {key: columns[name] for name, key in self._recorded.items()}
+        rows = len(columns[self._mark])
+        names = self.plan.outputs if outputs is None else outputs
         with np.errstate(all="ignore"):
-            return {
-                name: self._outputs[name].of(values, rows)
-                for name in (self._outputs if outputs is None else outputs)
-            }
+            return {name: self.plan.outputs[name].of(values, rows) for name in names}
 
     def complete(self, calls: Sequence[Columns]) -> Sequence[Columns]:
         """Runs the parts, and adds to the columns what they answered: for the ledger, and `run`.
@@ -75,21 +75,21 @@ class CompositionProgram(Program):
             columns = {name: np.concatenate([call[name] for call in calls]) for name in names}
         run, rows = _Run(self), len(columns[first])
         values = run.of(columns)
-        added = {name: values[key] for name, key in self._recorded.items()}
-        for part in self.plan.steps:
-            added[f"{part}.ms"] = np.full(rows, run.took_s.get(part, np.nan) * 1e3)
+        added = {f"{part}.ms": np.full(rows, took_s * 1e3) for part, took_s in run.took_s.items()}
         for part, digest in self._digests.items():
             added[f"{part}.digest"] = np.full(rows, digest, object)
-        made, start = [], 0
-        for call in calls:
-            end = start + len(call[first])
-            made.append(call | {name: column[start:end] for name, column in added.items()})
-            start = end
-        return made
+        # Last, because an output may be called `ms`.
+        added |= {name: values[key] for name, key in self._recorded.items()}
+        ends = np.cumsum([len(call[first]) for call in calls]).tolist()
+        return [
+            call | {name: column[start:end] for name, column in added.items()}
+            for call, start, end in zip(calls, [0, *ends], ends, strict=False)
+        ]
 
-    @property
-    def part_counts(self) -> Mapping[str, PartCounts]:
-        return self.counts
+    def new_part_counts(self) -> Mapping[str, PartCounts]:
+        with self.lock:
+            counts, self.counts = self.counts, dict.fromkeys(self.plan.steps, PartCounts())
+        return counts
 
     @property
     def may_block(self) -> bool:
@@ -104,9 +104,10 @@ class CompositionProgram(Program):
         """Parts that wait for a process, one behind the other, share the time; see `Program`."""
         self.bound_s = timeout_s
         blocking = {part for part, program in self.programs.items() if program.may_block}
-        levels = sum(not blocking.isdisjoint(level) for level in self.plan.levels)
+        turns = sum(not blocking.isdisjoint(level) for level in self.plan.levels)
+        turns += len(blocking.difference(*self.plan.levels))  # those that routers choose
         for program in self.programs.values():
-            program.bound_runs(timeout_s / max(1, levels))
+            program.bound_runs(timeout_s / max(1, turns))
 
     def interrupt(self) -> None:
         """See `Program.interrupt`: the parts that have not begun do not begin."""
@@ -115,16 +116,9 @@ class CompositionProgram(Program):
             program.interrupt()
 
     def close(self) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
+        self.threads.shutdown(wait=False)
         for program in self.programs.values():
             program.close()
-
-    def threads(self) -> ThreadPoolExecutor:
-        """For parts that run at once."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(len(self.plan.steps), f"bascule-{self.name}")
-        return self._threads
 
 
 class _Run:
@@ -133,22 +127,20 @@ class _Run:
     def __init__(self, of: CompositionProgram) -> None:
         self._of = of
         self._began_s = time.perf_counter()
-        self.took_s: dict[str, float] = {}
+        self.took_s = dict.fromkeys(of.plan.steps, float("nan"))
 
     def of(self, columns: Columns) -> Values:
         values = {("", one.name): columns[one.name] for one in self._of.inputs}
         rows = len(columns[self._of.inputs[0].name])
-        with np.errstate(all="ignore"):
-            for level in self._of.plan.levels:
-                for part, answered in self._level(level, dict(values), rows).items():
-                    values |= {(part, name): column for name, column in answered.items()}
+        for level in self._of.plan.levels:
+            for part, answered in self._level(level, dict(values), rows).items():
+                values |= {(part, name): column for name, column in answered.items()}
         return values
 
     def _level(self, level: tuple[str, ...], values: Values, rows: int) -> dict[str, Columns]:
         slow = [part for part in level if self._of.last_s[part] > _WORTH_A_THREAD_S]
-        others = slow[1:]
         futures = {
-            part: self._of.threads().submit(self.part, part, values, rows) for part in others
+            part: self._of.threads.submit(self.part, part, values, rows) for part in slow[1:]
         }
         try:
             made = {part: self.part(part, values, rows) for part in level if part not in futures}
@@ -163,28 +155,27 @@ class _Run:
             raise TimedOut(f"no time is left for part {name}", hint="allow more time", part=name)
         failures = 1
         try:
-            answered = of.plan.steps[name].run(values, rows, self)
+            with np.errstate(all="ignore"):  # which is of a thread
+                answered = of.plan.steps[name].run(values, rows, self)
             failures = 0
         except Exception as problem:
             raise _naming(name, problem) from problem
         finally:
             of.last_s[name] = self.took_s[name] = took_s = time.perf_counter() - began_s
-            runs, had, failed, ns = of.counts[name]
-            of.counts[name] = PartCounts(
-                runs + 1, had + rows, failed + failures, ns + int(took_s * 1e9)
-            )
+            with of.lock:
+                done = (1, rows, failures, int(took_s * 1e9))
+                of.counts[name] = PartCounts(*map(int.__add__, of.counts[name], done))
         return answered
 
     def program(self, name: str, columns: Columns) -> Columns:
-        return self._of.programs[name].run(columns)
+        program = self._of.programs[name]
+        return program.run(for_program(columns, program.inputs))
 
 
 def _naming(part: str, problem: Exception) -> BasculeError:
     """The error of a part as one of the composition."""
     if not isinstance(problem, BasculeError):
-        said = f"part {part}: {place_of(problem)}"
-        words = f"part {part} failed: {problem}"
-        return ModelFailed(words, hint="ask that part alone", reason=said, part=part)
+        problem = ModelFailed(f"failed: {problem}", hint="ask it alone", reason=place_of(problem))
     facts = problem.facts | {"part": part}
     if isinstance(problem, ModelFailed):
         reason = problem.facts.get("reason") or place_of(problem.__cause__ or problem)

@@ -6,16 +6,16 @@ Made by `planning`, which has checked types. Nothing here keeps state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.compositions.expressions import Expression, Values
+from bascule.bundle.compositions.expressions import Expression, Key, Values
 from bascule.bundle.disk import Label, Target
 from bascule.bundle.tables import as_dtype, conform
-from bascule.core import Columns, DType, Field, Signature
+from bascule.core import Columns, Field, Signature
 
 
 class Running(Protocol):
@@ -33,7 +33,15 @@ Run = Callable[[Values, int, Running], Columns]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A part: what it gives, what is recorded beside (`notes`), and how; see `Manifest`."""
+    """A part; see `Manifest` for `task`, `classes` and `targets`.
+
+    Attributes:
+        name: Of the part.
+        run: What it does.
+        outputs: What it gives.
+        notes: What is recorded beside.
+        sources: By output that is made of columns, and not by a model: these columns.
+    """
 
     name: str
     run: Run
@@ -42,46 +50,39 @@ class Step:
     classes: tuple[Label, ...] | None = None
     targets: tuple[Target, ...] = ()
     notes: tuple[Field, ...] = ()
+    sources: Mapping[str, Sequence[Key]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """An input of a model: the expression that gives it, and the type that its program reads."""
+def ask_model(name: str, feeds: Sequence[tuple[Field, Expression]], own: Sequence[str]) -> Run:
+    """Asks the program of a bundle.
 
-    field: Field
-    dtype: DType
-    source: Expression
-    is_checked: bool
+    Args:
+        name: Of the part.
+        feeds: Inputs of the model that expressions give; a value that it does not take is
+            `Invalid`, as in a request.
+        own: Inputs that are columns of the request, which are checked when it comes.
+    """
 
-    def of(self, values: Values, rows: int) -> NDArray[Any]:
-        """Raises `Invalid` for a value that the model does not take."""
-        column = as_dtype(self.source.of(values, rows), self.field.dtype)
-        if self.is_checked:
-            self._check(column)
-        return as_dtype(column, self.dtype)
+    def run(values: Values, rows: int, running: Running) -> Columns:
+        columns = {name: values["", name] for name in own}
+        for takes, source in feeds:
+            columns[takes.name] = column = as_dtype(source.of(values, rows), takes.dtype)
+            least, most = takes.bounds or (-np.inf, np.inf)
+            is_plain = column.dtype.kind == "f" and takes.categories is None
+            if not (is_plain and ((column >= least) & (column <= most)).all()):
+                data = column if takes.shape else {takes.name: column}
+                conform(data, Signature((takes,), ()))
+        return running.program(name, columns)
 
-    def _check(self, column: NDArray[Any]) -> None:
-        if column.dtype.kind == "f" and self.field.categories is None:
-            least, most = self.field.bounds or (-np.inf, np.inf)
-            if ((column >= least) & (column <= most)).all():
-                return
-        data = column if self.field.shape else {self.field.name: column}
-        conform(data, Signature((self.field,), ()))
-
-
-def ask_model(name: str, feeds: Sequence[Feed]) -> Run:
-    """Asks the program of a bundle."""
-    return lambda values, rows, running: running.program(
-        name, {feed.field.name: feed.of(values, rows) for feed in feeds}
-    )
+    return run
 
 
 def average(
-    members: Sequence[str], weights: Sequence[float], fields: Sequence[Field],
-    classes: Sequence[Any] | None, *, is_vote: bool,
+    members: Sequence[str], weights: Sequence[float], answer: Field, classes: Sequence[Any] | None,
+    *, is_vote: bool,
 ) -> Run:  # fmt: skip
     """The weighted mean of members, or the label with the most weight; the first of equals."""
-    labels = None if classes is None else np.array(classes, fields[0].dtype.numpy)
+    labels = None if classes is None else np.array(classes, answer.dtype.numpy)
     output = "prediction" if labels is None else "label" if is_vote else "probabilities"
 
     def run(values: Values, _rows: int, _running: Running) -> Columns:
@@ -105,18 +106,17 @@ def route(conditions: Sequence[Expression], parts: Sequence[str], outputs: Seque
     numbers = np.array([names.index(name) for name in parts])
 
     def run(values: Values, rows: int, running: Running) -> Columns:
-        chosen = numbers[first_true(conditions, values, rows)]
+        chosen = numbers[_first_true(conditions, values, rows)]
         made: Columns = {"part": np.array(names, object)[chosen]}
         for number in np.unique(chosen).tolist():
             mine = chosen == number
             count = int(mine.sum())
             few = values if count == rows else {key: all_[mine] for key, all_ in values.items()}
             answered = running.part(names[number], few, count)
-            for field in outputs:
-                found = answered[field.name]
-                if field.name not in made:
-                    made[field.name] = np.empty((rows, *found.shape[1:]), found.dtype)
-                made[field.name][mine] = found
+            for output in outputs:
+                found = answered[output.name]
+                empty = np.empty((rows, *found.shape[1:]), found.dtype)
+                made.setdefault(output.name, empty)[mine] = found
         return made
 
     return run
@@ -127,29 +127,22 @@ def decide(
     outputs: Sequence[Field],
 ) -> Run:  # fmt: skip
     """A rule table with hit policy *first* (DMN 1.3, section 8.2.8): the first row that holds."""
-    tables = {
-        field.name: np.array([cell.run({}) for cell in then[field.name]], field.dtype.numpy)
-        for field in outputs
-        if not any(cell.reads for cell in then[field.name])
-    }
 
     def run(values: Values, rows: int, _running: Running) -> Columns:
-        hit = first_true(conditions, values, rows)
+        hit = _first_true(conditions, values, rows)
+        numbers = np.unique(hit).tolist()
         made: Columns = {"rule": hit + 1}
-        for field in outputs:
-            if field.name in tables:
-                made[field.name] = tables[field.name][hit]
-                continue
-            made[field.name] = column = np.empty(rows, field.dtype.numpy)
-            for number in np.unique(hit).tolist():
+        for output in outputs:
+            made[output.name] = column = np.empty(rows, output.dtype.numpy)
+            for number in numbers:
                 mine = hit == number
-                column[mine] = then[field.name][number].of(values, rows)[mine]
+                column[mine] = then[output.name][number].of(values, rows)[mine]
         return made
 
     return run
 
 
-def first_true(conditions: Sequence[Expression], values: Values, rows: int) -> NDArray[np.int64]:
+def _first_true(conditions: Sequence[Expression], values: Values, rows: int) -> NDArray[np.int64]:
     """For each row, the place of the first condition that holds; their number where none does."""
     first = np.full(rows, len(conditions))
     for place in range(len(conditions) - 1, -1, -1):

@@ -14,30 +14,28 @@ from bascule.bundle import (
     PARTS,
     Bundle,
     as_dtype,
-    conform,
     open_program,
     pinned_program,
-    read_truth,
 )
-from bascule.bundle.compositions import CompositionProgram, Output, make_plan, read_document
+from bascule.bundle.compositions import CompositionProgram, Model, make_plan, read_document
 from bascule.bundle.disk import (
     EXAMPLE,
     MANIFEST,
     ORIGINAL,
-    TRUTHS,
     Manifest,
     ProgramEntry,
+    check_file,
     columns_of,
     digest_of,
     read_file,
 )
 from bascule.bundle.programs import COMPOSITION
-from bascule.core import BasculeError, Columns, Invalid, Signature, Untrusted, canonical_json
-from bascule.packing.imported import Compilation, ImportedModel, Rows
+from bascule.core import BasculeError, Columns, Invalid, Untrusted, canonical_json
+from bascule.packing.flavors.derived import rows_of
+from bascule.packing.imported import Compilation, ImportedModel
 from bascule.packing.probing import drawn
 
 _FILE = "original/composition.json"
-_NOT_OF_PARTS = ("data/", "environment.txt")
 
 
 class Composition:
@@ -64,26 +62,19 @@ class Composition:
             except (OSError, ValueError) as problem:
                 raise Invalid(f"{said} is no TOML: {problem}", hint="check the file") from None
         document = read_document(value)
-        self.bundles: dict[str, Bundle] = {}
-        self.references = {part.name: part.model for part in document.parts if part.model}
+        self.parts = [part for part in document.parts if isinstance(part, Model)]
+        self.bundles = {part.name: _opened(part, home, open_model) for part in self.parts}
+        self.ran = {
+            name: pinned_program(bundle.path, bundle.manifest)
+            for name, bundle in self.bundles.items()
+        }
         for place, part in enumerate(document.parts):
-            if part.digest or part.program:
-                raise Invalid(
-                    f"parts.{part.name}: digest and program are found when it is packed",
-                    hint="name the version: model = 'late/3'",
-                )
-            if part.model:
-                bundle = _opened(part.name, part.model, home, open_model)
-                self.bundles[part.name] = bundle
+            if bundle := self.bundles.get(part.name):
                 document.parts[place] = structs.replace(
-                    part, model=bundle.name, digest=bundle.digest,
-                    program=pinned_program(bundle.path, bundle.manifest),
-                )  # fmt: skip
+                    part, model=bundle.name, digest=bundle.digest, program=self.ran[part.name]
+                )
         manifests = {name: bundle.manifest for name, bundle in self.bundles.items()}
         self.plan = make_plan(document, manifests)
-        # Explicit, because canonical JSON does not keep the order of a rule table's outputs.
-        outputs = [Output(one.field.name, one.text) for one in self.plan.outputs]
-        self.document = structs.replace(document, outputs=outputs)
 
 
 class Compositions:
@@ -95,38 +86,38 @@ class Compositions:
         return isinstance(model, Composition)
 
     def read(self, model: Composition, train: Any, test: Any) -> ImportedModel:
-        final, signature, bundles = model.plan.final, model.plan.signature, model.bundles
-        task = "other" if final is None else final.task
-        ran = {part.name: part.program for part in model.document.parts if part.model}
-        programs, requires, are_invariant = {}, dict[str, str](), True
+        plan, signature, bundles = model.plan, model.plan.signature, model.bundles
+        task = "other" if plan.final is None else plan.final.task
+        programs, requires, are_invariant, tolerance = {}, dict[str, str](), True, 0.0
         for name, bundle in bundles.items():
-            entry = bundle.manifest.program(ran[name])
-            programs[name] = open_program(
-                bundle.path, bundle.manifest, name=ran[name], isolated=True
-            )
+            ran = model.ran[name]
+            entry = bundle.manifest.program(ran)
+            programs[name] = open_program(bundle.path, bundle.manifest, name=ran, isolated=True)
             are_invariant &= entry is not None and entry.batch_invariant
+            # A device may run another program of a part.
+            tolerance = max(tolerance, *(one.tolerance for one in bundle.manifest.programs), 0.0)
             if entry is None:
                 requires |= bundle.manifest.original.requires
         digests = {name: bundle.digest for name, bundle in bundles.items()}
         return ImportedModel(
             task=task,
-            classes=None if final is None else final.classes,
-            targets=() if final is None else final.targets,
+            classes=None if plan.final is None else plan.final.classes,
+            targets=() if plan.final is None else plan.final.targets,
             signature=signature,
-            original=CompositionProgram(COMPOSITION, model.plan, programs, digests),
-            saved=canonical_json(to_builtins(model.document)),
+            original=CompositionProgram(plan, programs, digests),
+            saved=canonical_json(to_builtins(plan.document)),
             saved_file=_FILE,
             saved_format=COMPOSITION,
             requires=requires,
-            train=_rows(train, signature, task),
-            test=_rows(test, signature, task),
-            parameters={name: f"{model.references[name]}, {digests[name]}" for name in bundles},
+            train=rows_of(train, signature, task),
+            test=rows_of(test, signature, task),
+            parameters={part.name: f"{part.model}, {digests[part.name]}" for part in model.parts},
             own_program=ProgramEntry(
                 name=COMPOSITION, kind=COMPOSITION, file=_FILE, inputs=signature.inputs,
-                batch_invariant=are_invariant, tolerance=0.0,
-                precision=f"{len(model.document.parts)} parts",
+                batch_invariant=are_invariant, tolerance=tolerance,
+                precision=f"{len(plan.steps)} parts",
             ),
-            files=_files(bundles, ran),
+            files=_files(model),
             example=_example(model),
         )  # fmt: skip
 
@@ -135,29 +126,33 @@ class Compositions:
         yield Compilation("its own", subject.saved, signature.inputs, signature.outputs, None)
 
 
-def _opened(
-    part: str, reference: str, home: Path | None, open_model: Callable[[str], Bundle]
-) -> Bundle:
+def _opened(part: Model, home: Path | None, open_model: Callable[[str], Bundle]) -> Bundle:
+    reference = part.model
+    if part.digest or part.program:
+        raise Invalid(
+            f"parts.{part.name}: digest and program are found when it is packed",
+            hint="name the version: model = 'late/3'",
+        )
     if home is not None and (home / reference / MANIFEST).is_file():
         reference = str(home / reference)
     try:
         return open_model(reference)
     except BasculeError as problem:
-        said = f"parts.{part}.model: {problem.message}"
+        said = f"parts.{part.name}.model: {problem.message}"
         raise type(problem)(said, hint=problem.hint, **problem.facts) from None
 
 
-def _files(bundles: Mapping[str, Bundle], ran: Mapping[str, str]) -> dict[str, bytes]:
+def _files(model: Composition) -> dict[str, Path]:
     """Of each part what its programs need; of one that its original answers, all."""
-    made: dict[str, bytes] = {}
-    for name, bundle in bundles.items():
-        manifest, folder = bundle.manifest, f"{PARTS}/{name}"
+    made: dict[str, Path] = {}
+    for name, bundle in model.bundles.items():
         if digest_of(bundle.path) != bundle.digest:
             raise Untrusted(f"the bundle at {bundle.path} is another one now", hint="pack again")
-        made[f"{folder}/{MANIFEST}"] = (bundle.path / MANIFEST).read_bytes()
-        for file in manifest.files:
-            if ran[name] == ORIGINAL or _is_needed(file, manifest):
-                made[f"{folder}/{file}"] = read_file(bundle.path, manifest, file)
+        made[f"{PARTS}/{name}/{MANIFEST}"] = bundle.path / MANIFEST
+        for file in bundle.manifest.files:
+            if model.ran[name] == ORIGINAL or _is_needed(file, bundle.manifest):
+                check_file(bundle.path, bundle.manifest, file)
+                made[f"{PARTS}/{name}/{file}"] = bundle.path / file
     return made
 
 
@@ -165,19 +160,18 @@ def _is_needed(file: str, manifest: Manifest) -> bool:
     """Whether compiled programs need it: not the rows, nor the original, unless steps of it run."""
     if file == manifest.original.file:
         return any(one.file == file or one.features is not None for one in manifest.programs)
-    return not file.startswith(_NOT_OF_PARTS)
+    return not file.startswith(("data/", "environment.txt"))
 
 
 def _example(model: Composition) -> Columns:
     """Rows of the examples of the parts; what no model reads is made up."""
     found: Columns = {}
-    for part in model.document.parts:
-        if part.model:
-            bundle = model.bundles[part.name]
-            body = read_file(bundle.path, bundle.manifest, EXAMPLE)
-            for field, column in columns_of(body, bundle.signature.inputs).items():
-                if field not in part.inputs:
-                    found.setdefault(field, column)
+    for part in model.parts:
+        bundle = model.bundles[part.name]
+        body = read_file(bundle.path, bundle.manifest, EXAMPLE)
+        for field, column in columns_of(body, bundle.signature.inputs).items():
+            if field not in part.inputs:
+                found.setdefault(field, column)
     count = min((len(column) for column in found.values()), default=1)
     random = np.random.default_rng(0)
     return {
@@ -186,12 +180,3 @@ def _example(model: Composition) -> Columns:
         else drawn(field, count, 1, random)
         for field in model.plan.signature.inputs
     }
-
-
-def _rows(data: Any, signature: Signature, task: str) -> Rows | None:
-    if data is None:
-        return None
-    table, truth = data if isinstance(data, tuple) else (data, None)
-    if truth is not None:
-        truth = read_truth(truth, TRUTHS.get(task, ()))
-    return Rows(conform(table, signature), truth)

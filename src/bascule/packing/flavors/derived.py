@@ -13,6 +13,7 @@ from typing import Any
 from bascule.bundle import conform, read_truth
 from bascule.bundle.disk import TRUTHS, Manifest, ProgramEntry
 from bascule.bundle.programs import ONNX, open_kind
+from bascule.core import Signature
 from bascule.packing.imported import Compilation, ImportedModel, Rows
 
 PROGRAM_FILE = "programs/onnx.onnx"
@@ -57,8 +58,8 @@ class Derived:
             saved=model.data,
             saved_file=PROGRAM_FILE,
             saved_format="onnx",
-            train=_rows(train, manifest),
-            test=_rows(test, manifest),
+            train=rows_of(train, manifest.signature, manifest.task),
+            test=rows_of(test, manifest.signature, manifest.task),
             parameters={"change": model.change} if model.change else {},
         )
 
@@ -70,10 +71,11 @@ class Derived:
         )  # fmt: skip
 
 
-def _rows(data: Any, manifest: Manifest) -> Rows | None:
+def rows_of(data: Any, signature: Signature, task: str) -> Rows | None:
+    """Rows of a model whose signature is known, with what was true where it is given."""
     if data is None:
         return None
     table, truth = data if isinstance(data, tuple) else (data, None)
     if truth is not None:
-        truth = read_truth(truth, TRUTHS.get(manifest.task, ()))
-    return Rows(conform(table, manifest.signature), truth)
+        truth = read_truth(truth, TRUTHS.get(task, ()))
+    return Rows(conform(table, signature), truth)

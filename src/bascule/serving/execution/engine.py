@@ -37,7 +37,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import sub
 
 import numpy as np
 
@@ -46,7 +45,6 @@ from bascule.core import (
     Columns,
     ModelFailed,
     Overloaded,
-    PartCounts,
     Program,
     TimedOut,
     Unavailable,
@@ -484,7 +482,7 @@ class Engine:
     __slots__ = (
         "_before", "_calls", "_gathered", "_gathered_rows", "_gathers", "_hurried",
         "_hurried_below_s", "_inline_runs", "_inline_s", "_inline_should_s", "_loop",
-        "_noted_parts", "_noted_runs", "_past_inline_runs", "_runs", "_was_interrupted", "batcher",
+        "_noted_runs", "_past_inline_runs", "_runs", "_was_interrupted", "batcher",
         "by", "inline_rows", "pace", "parts", "placement", "program", "size_bytes",
     )  # fmt: skip
 
@@ -516,7 +514,7 @@ class Engine:
         self._hurried: list[tuple[Job, float]] = []
         self._calls = 0
         self._inline_runs = self._past_inline_runs = self._noted_runs = 0
-        self._noted_parts = dict(program.part_counts)  # what was run to measure its pace
+        program.new_part_counts()  # of what was run to measure its pace
         self._inline_s = self._inline_should_s = 0.0
         self._before = 0.0
         self._runs = 0
@@ -622,15 +620,6 @@ class Engine:
         runs = self._past_inline_runs + self._inline_runs + self.batcher.runs
         new, self._noted_runs = runs - self._noted_runs, runs
         return new
-
-    def new_part_counts(self) -> dict[str, PartCounts]:
-        """What the parts of the program did since the last call of this; nothing without parts."""
-        counts, before = dict(self.program.part_counts), self._noted_parts
-        self._noted_parts = counts
-        return {
-            part: PartCounts(*map(sub, done, before.get(part, PartCounts())))
-            for part, done in counts.items()
-        }
 
     def revisit(self, passed_s: float, *, others_called: bool) -> None:
         """Decide again where calls run, from those of the last `passed_s`."""

@@ -52,11 +52,12 @@ class ServedModel:
         places: Places | None = None,
         columns: Mapping[str, tuple[str, ...]] | None = None,
         allows_non_finite: bool = False,
+        sources: Mapping[str, frozenset[str]] = {},
     ) -> None:
         """Ready to run with a program and its pace; unloaded with the facts of a program alone.
 
         `example`: rows that the program can answer, to show to users. `places`: the classes that
-        the values in a row of an output stand for. `columns`: see `AnsweredBy`.
+        the values in a row of an output stand for. `columns`, `sources`: see `AnsweredBy`.
         `allows_non_finite`: see `Manifest`.
         """
         self.service = service
@@ -72,7 +73,9 @@ class ServedModel:
         self.places: Places = places or {}
         self.limits = limits
         self.held = held
-        self.by = AnsweredBy(self.name, self.version, program.name, tuple((columns or {}).items()))
+        self.by = AnsweredBy(
+            self.name, self.version, program.name, tuple((columns or {}).items()), sources=sources
+        )
         self.asks_headers: frozenset[bytes] = frozenset()
         self.needs: Action = "manage" if service.is_planned else "infer"
         self.extras = Extras(extras)

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from bascule.core import PartCounts, Unavailable
 from bascule.serving.telemetry import texts
 from bascule.serving.telemetry.arms import ArmCounters
-from bascule.serving.telemetry.part_counters import PartCounters, PartTotals
+from bascule.serving.telemetry.part_counters import PartCounters
 
 
 class Ending(StrEnum):
@@ -226,7 +226,7 @@ class Totals:
     parts: int = 0
     endings: Mapping[str, int] = field(default_factory=dict)
     refusals: Mapping[str, int] = field(default_factory=dict)
-    of_composition: Mapping[str, PartTotals] = field(default_factory=dict)
+    of_composition: Mapping[str, PartCounts] = field(default_factory=dict)
     texts: texts.TextTotals | None = None
 
     @property

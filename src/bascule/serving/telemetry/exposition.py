@@ -94,17 +94,18 @@ def _of_versions(
             for reason, count in total.refusals.items()
         ),
     )  # fmt: skip
-    for name, kind, about in (
-        ("runs", "runs", "Runs of a part of a composition."),
-        ("rows", "rows", "Rows that a part of a composition was asked."),
-        ("failures", "failures", "Runs of a part of a composition that failed."),
-        ("seconds", "duration_s", "Time of the runs of a part of a composition."),
+    for kind, unit, about in (
+        ("runs", 1, "Runs of a part of a composition."),
+        ("rows", 1, "Rows that a part of a composition was asked."),
+        ("failures", 1, "Runs of a part of a composition that failed."),
+        ("duration_ns", 1e-9, "Time of the runs of a part of a composition."),
     ):
         samples = [
-            (f'{names},part="{part}"', getattr(done, kind))
+            (f'{names},part="{part}"', getattr(done, kind) * unit)
             for names, total in served
             for part, done in total.of_composition.items()
         ]
+        name = kind.replace("duration_ns", "seconds")
         yield f"bascule_composition_part_{name}_total", "counter", about, samples
     yield (
         "bascule_open_calls", "gauge", "Calls that wait or run, noted once a second.",

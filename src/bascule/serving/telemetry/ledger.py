@@ -357,10 +357,12 @@ class LedgerRecorder:
     def _group(
         self, of: _Label, by: AnsweredBy | None, inputs: Columns | None, outputs: Columns
     ) -> _Group:
-        model = of.label.model if by is None else by.model
+        model, sources = (of.label.model, {}) if by is None else (by.model, by.sources)
 
         def column_of(name: str, values: NDArray[Any]) -> Column | None:
-            rules = {self._private.get(one, "") for one in (name, f"{model}.{name}")}
+            names = {name, *sources.get(name, ())}
+            names |= {f"{model}.{one}" for one in names}
+            rules = {self._private.get(one, "") for one in names}
             is_hashed, kinds = "hash" in rules, rules & SEALING.keys()
             if "omit" in rules or (is_hashed and not self._key) or (kinds and self._is_anonymous):
                 return None

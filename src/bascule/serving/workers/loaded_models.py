@@ -29,11 +29,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bascule.bundle import open_program, pinned_program, places_of
+from bascule.bundle import composition_of, open_program, pinned_program, places_of
 from bascule.bundle.disk import EXAMPLE, Manifest, read_file, read_manifest
 from bascule.bundle.extras import open_extras
 from bascule.bundle.features import FilledProgram, declared
-from bascule.bundle.programs import check_providers, obstacles
+from bascule.bundle.programs import COMPOSITION, check_providers, obstacles
 from bascule.bundle.statements import column_names, names_of_projections
 from bascule.core import (
     BasculeError,
@@ -250,8 +250,8 @@ class LoadedModels:
         for model in self._models.values():
             runs = 0 if model.engine is None else model.engine.new_runs()
             model.series.note_work(runs, model.open_calls)
-            if model.engine is not None and (parts := model.engine.new_part_counts()):
-                model.series.count_parts(parts)
+            if model.engine is not None:
+                model.series.count_parts(model.engine.program.new_part_counts())
 
     def is_running(self) -> bool:
         """Whether a run is under way on a model's thread."""
@@ -500,6 +500,9 @@ def describe(
         columns=column_names(signature, manifest.classes, manifest.targets)
         | names_of_projections(service.path, manifest),
         allows_non_finite=manifest.allows_non_finite,
+        sources=composition_of(service.path, manifest)[0].sources
+        if manifest.original.format == COMPOSITION
+        else {},
     )
 
 
@@ -558,7 +561,7 @@ def open_engine(model: ServedModel, loop: asyncio.AbstractEventLoop) -> Engine:
 def _load_runtime(path: Path, manifest: Manifest, program: str, limits: Limits) -> None:
     """Once per kind of program: what all models share is not to be charged to the first."""
     entry = manifest.program(program)
-    if entry is not None and entry.kind not in _RUNTIMES:
+    if entry is not None and entry.kind not in {COMPOSITION, *_RUNTIMES}:
         _RUNTIMES.add(entry.kind)
         providers = providers_of(entry, limits)
         first = open_program(path, manifest, name=program, threads=1, providers=providers)
