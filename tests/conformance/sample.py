@@ -31,6 +31,7 @@ class Sample:
             threshold are floats.
         allows_huge: Whether the framework answers for numbers as large as 1e30.
         is_pickled: Whether the original is a pickle, which only a process of its own opens.
+        is_rebuilt: Whether the bundle has all that it is packed from, but for the rows.
     """
 
     model: Any
@@ -46,6 +47,7 @@ class Sample:
     rounds: bool = True
     allows_huge: bool = True
     is_pickled: bool = False
+    is_rebuilt: bool = True
 
 
 def at_thresholds(sample: Sample) -> NDArray[np.float64]:

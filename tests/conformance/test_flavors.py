@@ -206,8 +206,8 @@ def test_every_bundle_is_the_same_kind_of_thing(bundle, name):
 
 def check_packed_again(sample, bundle):
     rows = {"train": sample.train, "calibration": sample.options.get("calibration")}
-    if sample.is_pickled:
-        with pytest.raises(bascule.BasculeError, match="'sklearn-pickle' cannot be packed again"):
+    if sample.is_pickled or not sample.is_rebuilt:
+        with pytest.raises(bascule.BasculeError, match="cannot be packed again"):
             bascule.rebuild(bundle.path, **rows)
         return
     rebuilt = bascule.rebuild(bundle.path, **rows)
