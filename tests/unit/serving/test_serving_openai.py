@@ -140,7 +140,8 @@ def test_a_field_that_cannot_be_obeyed_is_refused_by_its_name(server, writer, mo
 @pytest.mark.parametrize("depth", [100, 1_000, 1_020, 5_000])
 def test_a_body_of_any_depth_is_given_to_the_model_or_refused(server, depth):
     nested = json.dumps(HELLO)[:-1] + ', "tools": ' + "[" * depth + "]" * depth + "}"
-    assert post(server, nested.encode()).status == (200 if depth == 100 else 400)
+    allowed = {100: [200], 5_000: [400]}.get(depth, [200, 400])  # some Pythons read deeper bodies
+    assert post(server, nested.encode()).status in allowed
 
 
 @pytest.mark.parametrize("more", [{"best_of": 2}, {"echo": True}, {"prompt": [1, 2]}])

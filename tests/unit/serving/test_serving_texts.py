@@ -321,12 +321,13 @@ def test_a_prompt_is_checked_as_the_model_reads_it(serve, fields):
     assert post(server, WHOLE, body(json.dumps(json.loads(request()) | fields)))[0] == 403
 
 
-@pytest.mark.parametrize("depth", [200, 700, 900])
+@pytest.mark.parametrize("depth", [200, 700, 900, 5_000])
 def test_a_deep_prompt_is_refused_and_costs_nothing(serve, tmp_path, depth):
     server = serve(tokens_per_day=10_000, input_checks=[{"pattern": "secret"}])
     asked = '{"user": "ada", "messages": ' + "[" * depth + "]" * depth + "}"
     status, *_ = post(server, WHOLE, body(asked))
-    assert (status, used(tmp_path)) == ((200, 10) if depth == 200 else (400, 0))
+    allowed = {200: [(200, 10)], 5_000: [(400, 0)]}  # some Pythons read deeper prompts
+    assert (status, used(tmp_path)) in allowed.get(depth, [(200, 10), (400, 0)])
 
 
 @pytest.mark.parametrize(

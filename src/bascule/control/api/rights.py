@@ -334,7 +334,7 @@ def by_key(guard: Authenticator) -> Authorise:
 
 def open_to_all(request: Request, action: Action, model: str) -> Caller:
     """Lets every caller read, and only this machine change something; see `Authorise`."""
-    if action in {*CHANGING, "report"}:
+    if action in {*CHANGING, "infer", "report"}:
         loopback_only(request, action, model)
     if request.method not in SAFE_METHODS:
         check_same_origin(request)
