@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +169,7 @@ def roll_out(
         version = registry.push(its_bundle.path, by=user_name())
         console.print(f"{version}: {one.what}")
         with console.status("asking"):
-            ended = attempt(book, str(version), one, traffic)
+            ended = attempt(book, str(version), one, traffic, GUARDS, STEPS_PERCENT)
         console.print(
             f"  {ended.state} after {ended.seconds:.0f} s and {ended.requests:,} requests, "
             f"{ended.errors} failed\n  {ended.sentence}",
@@ -180,7 +180,7 @@ def roll_out(
 
 def attempt(
     book: RemoteRollouts, version: str, tried: Candidate, traffic: Iterator[tuple[int, int]],
-    guards: tuple[str, ...] = GUARDS, steps_percent: tuple[float, ...] = STEPS_PERCENT,
+    guards: Sequence[str], steps_percent: Sequence[float],
 ) -> Attempt:  # fmt: skip
     """Deploy a candidate as a canary, and ask until the evidence has decided."""
     clock, requests, errors = time.perf_counter(), 0, 0
@@ -188,8 +188,8 @@ def attempt(
         RolloutRequest(
             version=version,
             strategy="canary",
-            guards=guards,
-            steps_percent=steps_percent,
+            guards=tuple(guards),
+            steps_percent=tuple(steps_percent),
             step_s=STEP_S,
             reason=tried.what,
         ),
