@@ -28,6 +28,7 @@ everything: $(VENV)/.everything
 
 $(VENV)/.everything: $(VENV)/.installed
 	$(PIP) install --constraint requirements.lock --editable '.[torch,privacy]'
+	sh tests/install_parts.sh
 	CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(PIP) install --constraint requirements.lock $(COMPILED)
 	touch $@
 

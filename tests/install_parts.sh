@@ -6,6 +6,7 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/n
 command -v skopeo >/dev/null 2>&1 || missing="$missing skopeo"
 command -v wrk >/dev/null 2>&1 || missing="$missing wrk"
 command -v cc >/dev/null 2>&1 || missing="$missing gcc libc6-dev"
+command -v c++ >/dev/null 2>&1 || missing="$missing g++"
 command -v clang >/dev/null 2>&1 || missing="$missing clang"
 command -v nm >/dev/null 2>&1 || missing="$missing binutils"
 command -v cosign >/dev/null 2>&1 || missing="$missing cosign"

@@ -1,10 +1,12 @@
 """The demo as a user runs it: what its rollouts find is up to the traffic."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+from tests.own_environments import files_of
 
 
 @pytest.mark.slow
@@ -67,3 +69,16 @@ def test_the_story_of_the_loop_holds_from_the_drift_to_the_candidate_that_lost()
     assert summary["rollout"] == "promoted"
     assert "loses to late" in summary["stopped"]
     assert summary["area_after"] > summary["area_before"]
+
+
+@pytest.mark.slow
+def test_the_story_of_the_chat_model_holds_from_the_first_piece_to_the_better_prompt() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bascule.cli", "demo", "--chat", "--json"],
+        capture_output=True, text=True, check=False, timeout=900,
+        env={**os.environ, "PYTHONPATH": str(files_of("smollm2"))},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["held"]
+    assert [attempt["state"] for attempt in summary["attempts"]] == ["aborted", "promoted"]
