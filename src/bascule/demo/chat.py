@@ -172,16 +172,18 @@ def _asked(console: Console, client: OpenAI) -> tuple[int, bool]:
 
 def _traffic(client: OpenAI, thumbs: bascule.Client) -> Iterator[tuple[int, int]]:
     """Ask some questions and tell what people think of the answers; requests and errors."""
+    from openai import OpenAIError
+
     random = np.random.default_rng(0)
 
     def ask(country: str) -> tuple[str, str] | None:
         try:
-            said = client.chat.completions.create(
+            completion = client.chat.completions.create(
                 model=NAME, messages=[{"role": "user", "content": _question(country)}]
             )
-        except Exception:
+        except OpenAIError:
             return None
-        return said.id, said.choices[0].message.content or ""
+        return completion.id, completion.choices[0].message.content or ""
 
     with ThreadPoolExecutor(_CONNECTIONS) as people:
         while True:

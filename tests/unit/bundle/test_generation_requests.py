@@ -1,4 +1,4 @@
-"""Requests for texts: every field is checked, and what is wrong is told by its name."""
+"""Requests for texts: every field is checked, and an error names the field that is wrong."""
 
 from __future__ import annotations
 

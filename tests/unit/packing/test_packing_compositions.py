@@ -319,7 +319,7 @@ def test_the_program_tells_the_ledger_what_each_part_answered(chain, folder):
 REFUSED = [
     (changed(price={"inputs": {"p_bad": "decision.fee"}}), "no part 'decision' above"),
     (changed(both={"ensemble": ["risk", "both"]}), r"parts\.both\.ensemble: .* 'both' above"),
-    (changed(both={"ensemble": ["risk", "nobody"]}), r"parts\.both\.ensemble: .* no part 'nobody'"),
+    (changed(both={"ensemble": ["risk", "missing"]}), r"parts\.both\.ensemble: .* no part 'missing'"),
     (changed(price={"inputs": {"p_bad": "risk.nothing"}}), "has no output 'nothing'"),
     (changed(price={"inputs": {"p_bad": "risk.label"}}), r"price\.inputs\.p_bad: takes FP64"),
     (changed(price={"inputs": {"p_bad": "risk.probabilities"}}), "of shape"),
@@ -481,7 +481,7 @@ def test_a_toml_file_names_bundles_beside_it_and_registered_ones(
     assert made.task == "classification"
     (known,) = made.statements("provenance")
     assert "risk@champion" in known.body["model_parameters"]["a"]
-    file.write_text('[parts.a]\nmodel = "nobody/3"\n')
+    file.write_text('[parts.a]\nmodel = "missing/3"\n')
     code, _, said = command("pack", file, "--name=both", "--to", tmp_path / "none")
     assert code != 0
     assert "parts.a.model" in said

@@ -149,7 +149,9 @@ def test_an_answer_of_usual_length_is_made_at_once_for_a_slow_reader():
         began_s = time.monotonic()
         await other.ended.wait()
         assert other.error is None
-        assert time.monotonic() - began_s < module.STALL_S, "nobody waited for the slow one"
+        assert time.monotonic() - began_s < module.STALL_S, (
+            "other callers did not wait for the slow reader"
+        )
         slow.cancel()
 
     running(test)

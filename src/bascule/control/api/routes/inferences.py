@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from bascule.control.api.context import ControlContext
 from bascule.control.api.conventions import etag_of
-from bascule.control.api.rights import caller_of, loopback_only, serves
+from bascule.control.api.rights import caller_of, serves
 from bascule.control.api.routes.jobs import Submissions
 from bascule.core import BasculeError, NotFound, Overloaded, Refused
 from bascule.jobs import CALLBACK, INFERENCE, QUEUED, Job, Payloads, Task, operations as of_jobs
@@ -48,8 +48,6 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
         caller, body = caller_of(request), await request.body()
         if caller.session:
             raise Refused("a session has no answers later", hint="submit it with a key")
-        if not caller.key:
-            loopback_only(request, "infer", model)  # it adds rows to the catalogue
         if callback and callback not in callbacks:
             raise Refused(f"{callback} is not in deferred.callbacks", hint="poll for the answer")
         place = quote(model, safe="") + (f"/versions/{quote(version, safe='')}" if version else "")
