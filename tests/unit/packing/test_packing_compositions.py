@@ -319,7 +319,7 @@ def test_the_program_tells_the_ledger_what_each_part_answered(chain, folder):
 REFUSED = [
     (changed(price={"inputs": {"p_bad": "decision.fee"}}), "no part 'decision' above"),
     (changed(both={"ensemble": ["risk", "both"]}), r"parts\.both\.ensemble: .* 'both' above"),
-    (changed(both={"ensemble": ["risk", "missing"]}), r"parts\.both\.ensemble: .* no part 'missing'"),
+    (changed(both={"ensemble": ["risk", "none"]}), r"parts\.both\.ensemble: .* no part 'none'"),
     (changed(price={"inputs": {"p_bad": "risk.nothing"}}), "has no output 'nothing'"),
     (changed(price={"inputs": {"p_bad": "risk.label"}}), r"price\.inputs\.p_bad: takes FP64"),
     (changed(price={"inputs": {"p_bad": "risk.probabilities"}}), "of shape"),
