@@ -1,7 +1,11 @@
-"""A chat model behind the server beside its engine alone: `python -m bench.chat MODEL.gguf`.
+"""A chat model behind the server beside its engine alone.
+
+    python -m bench.chat MODEL.gguf
+    python -m bench.chat --upstream http://localhost:8000/v1 --model NAME
 
 Sixteen users ask at once over the OpenAI API, in streams, with temperature 0. The engine alone is
-fed the same requests in one process, first in, first out, with the same threads. Rounds alternate.
+fed the same requests in one process, first in, first out, with the same threads; a server that
+answers for the model is asked by the same users without us between. Rounds alternate.
 Bars: the same texts; at least .95 of the engine's tokens a second; the first token of each user
 after at most 1.1 times as long; a turn is free 0.2 s after its user has gone.
 """
@@ -9,10 +13,14 @@ after at most 1.1 times as long; a turn is free 0.2 s after its user has gone.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -47,6 +55,10 @@ def messages(topic: str) -> list[Any]:
     return [{"role": "user", "content": f"Tell me three things about {topic}, in short."}]
 
 
+def count_tokens(model: llama_cpp.Llama, text: str) -> int:
+    return len(model.tokenize(text.encode(), add_bos=False))
+
+
 def alone(model: llama_cpp.Llama) -> Round:
     """The engine in this process."""
     began, firsts_s, texts, tokens = time.perf_counter(), [], [], 0
@@ -62,26 +74,32 @@ def alone(model: llama_cpp.Llama) -> Round:
                 is_first = False
             text += piece
         texts.append(text)
-        tokens += len(model.tokenize(text.encode(), add_bos=False))
+        tokens += count_tokens(model, text)
     return Round(texts, firsts_s, tokens, time.perf_counter() - began)
 
 
-def served(client: openai.OpenAI, count: Callable[[str], int]) -> Round:
-    """All users at once; each asks 5 ms after the one before, so that their order is known."""
-    texts, firsts_s = [""] * len(TOPICS), [0.0] * len(TOPICS)
+def served(
+    client: openai.OpenAI, model: str = "chat", count: Callable[[str], int] | None = None
+) -> Round:
+    """All users at once; each asks 5 ms after the one before, so that their order is known.
+
+    `count` counts tokens; without, those that the server says it has generated.
+    """
+    texts, firsts_s, tokens = [""] * len(TOPICS), [0.0] * len(TOPICS), [0] * len(TOPICS)
     began = time.perf_counter()
 
     def ask(place: int) -> None:
         time.sleep(0.005 * place)
         stream = client.chat.completions.create(
-            model="chat", messages=messages(TOPICS[place]), stream=True, temperature=0,
-            max_tokens=ANSWER_TOKENS,
+            model=model, messages=messages(TOPICS[place]), stream=True, temperature=0,
+            max_tokens=ANSWER_TOKENS, stream_options={"include_usage": True},
         )  # fmt: skip
         for chunk in stream:
             piece = chunk.choices[0].delta.content if chunk.choices else ""
             if piece:
                 firsts_s[place] = firsts_s[place] or time.perf_counter() - began
                 texts[place] += piece
+            tokens[place] += chunk.usage.completion_tokens if chunk.usage else 0
 
     users = [threading.Thread(target=ask, args=(place,)) for place in range(len(TOPICS))]
     for user in users:
@@ -89,7 +107,7 @@ def served(client: openai.OpenAI, count: Callable[[str], int]) -> Round:
     for user in users:
         user.join()
     took_s = time.perf_counter() - began
-    return Round(texts, firsts_s, sum(map(count, texts)), took_s)
+    return Round(texts, firsts_s, sum(map(count, texts) if count else tokens), took_s)
 
 
 def freed_s(client: openai.OpenAI) -> float:
@@ -112,29 +130,46 @@ def freed_s(client: openai.OpenAI) -> float:
     return first_s(TOPICS[5]) - plain_s
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    engine = llama_cpp.Llama(
-        str(asked.weights), n_ctx=CONTEXT_TOKENS, n_threads=1, n_threads_batch=1, verbose=False
-    )
+@contextmanager
+def behind(model: bascule.TextGeneration) -> Iterator[openai.OpenAI]:
+    """A client of our server with the model."""
     with TemporaryDirectory() as folder:
-        model = bascule.TextGeneration(asked.weights, context_tokens=CONTEXT_TOKENS)
         bundle = bascule.pack(model, name="chat", to=Path(folder) / "chat", measure=False)
         with bascule.serve(bundle, workers=1) as server:
-            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", timeout=300)
-            served(client, len)
-            pairs = [
-                (
-                    alone(engine),
-                    served(client, lambda text: len(engine.tokenize(text.encode(), add_bos=False))),
-                )
-                for _ in range(asked.rounds)
-            ]
-            gone_s = [freed_s(client) for _ in range(asked.rounds)]
-    same = all(bare.texts == ours.texts for bare, ours in pairs)
+            yield openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", timeout=300)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", type=Path, nargs="?", help="a model in GGUF")
+    parser.add_argument("--upstream", help="in place of weights: the URL of a server")
+    parser.add_argument("--model", help="of that server")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    bare: Callable[[], Round]
+    count = None
+    if options.upstream:
+        os.environ["BASCULE_UPSTREAMS"] = json.dumps({options.upstream: ""})
+        model = bascule.TextGeneration(upstream=options.upstream, model=options.model)
+        direct = openai.OpenAI(base_url=options.upstream, api_key="-", timeout=300)
+        bare = partial(served, direct, options.model)
+        bare()
+    else:
+        model = bascule.TextGeneration(options.weights, context_tokens=CONTEXT_TOKENS)
+        engine = llama_cpp.Llama(
+            str(options.weights), n_ctx=CONTEXT_TOKENS, n_threads=1, n_threads_batch=1,
+            verbose=False,
+        )  # fmt: skip
+        bare, count = partial(alone, engine), partial(count_tokens, engine)
+    with behind(model) as client:
+        served(client)
+        pairs = []
+        for place in range(options.rounds):
+            calls = [bare, partial(served, client, count=count)]
+            rounds = [call() for call in (calls[::-1] if place % 2 else calls)]
+            pairs.append(rounds[::-1] if place % 2 else rounds)
+        gone_s = [freed_s(client) for _ in range(options.rounds)]
+    same = sum(a == b for bare, ours in pairs for a, b in zip(bare.texts, ours.texts, strict=True))
     rates = [ours.rate_hz / bare.rate_hz for bare, ours in pairs]
     firsts = [
         our_s / bare_s
@@ -142,7 +177,7 @@ def main() -> None:
         for bare_s, our_s in zip(bare.firsts_s, ours.firsts_s, strict=True)
     ]
     free_ms = [1e3 * seconds for seconds in gone_s]
-    print(f"the same texts: {same}")
+    print(f"the same texts: {same} of {len(firsts)}")
     print(f"tokens a second, of the engine's: {_spread(rates)}")
     print(f"first token, times the engine's: {_spread(firsts)}")
     print(f"a turn is free after, ms: {_spread(free_ms)}")
