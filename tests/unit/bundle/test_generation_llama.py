@@ -272,14 +272,45 @@ def test_a_large_repetition_costs_no_more_than_a_small_one(ask):
     assert joined(ask(asking("x", max_tokens=3, response_format=form))).text.startswith('"')
 
 
-@pytest.mark.slow
-def test_the_score_of_a_text_is_the_sum_of_its_log_probabilities(engine, bare):
-    text = "The capital of France is Paris."
-    tokens = bare.tokenize(text.encode(), add_bos=True, special=False)
+def log_probabilities(bare, tokens):
+    """Of each token but the first."""
     bare.reset()
     bare.eval(tokens)
     logits = bare.scores[: len(tokens) - 1].astype(np.float64)
     exact = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    total, count = engine.score(text)
+    return exact[np.arange(len(exact)), tokens[1:]]
+
+
+@pytest.mark.slow
+def test_the_score_of_a_text_is_the_sum_of_its_log_probabilities(engine, bare):
+    text = "The capital of France is Paris."
+    tokens = [bare.token_bos(), *bare.tokenize(text.encode(), add_bos=False, special=False)]
+    each = log_probabilities(bare, tokens)
+    assert engine.score(text, "")[:2] == (pytest.approx(each.sum(), abs=0.05), len(each))
+    # Spaces before a text are its own: "is" and " Paris." are tokens as in the whole.
+    after = engine.score("Paris.", "The capital of France is ")
+    assert after[:2] == (pytest.approx(each[-2:].sum(), abs=0.05), 2)
+
+
+@pytest.mark.slow
+def test_an_answer_is_greedy_where_the_model_gives_it(engine, ask):
+    answer = joined(ask({"prompt": "1, 2, 3,", "max_tokens": 4, "temperature": 0})).text
+    assert engine.score(answer, "1, 2, 3,")[2]
+    assert not engine.score(" blue", "1, 2, 3,")[2]
+
+
+@pytest.mark.slow
+def test_each_token_of_a_text_longer_than_the_context_counts_once(engine, bare):
+    """As lm-eval's windows do: the last one is full, and only its new tokens count."""
+    text = "The sea is wide. " * 400
+    tokens = [bare.token_bos(), *bare.tokenize(text.encode(), add_bos=False, special=False)]
+    most = engine._llama.n_ctx()
+    assert most < len(tokens) < 2 * most
+    first = log_probabilities(bare, tokens[:most]).sum()
+    last = log_probabilities(bare, tokens[-most:])
+    total, count, _ = engine.score(text, "")
     assert count == len(tokens) - 1
-    assert total == pytest.approx(exact[np.arange(count), tokens[1:]].sum(), abs=0.05)
+    assert total == pytest.approx(first + last[most - len(tokens) :].sum(), rel=0.02)
+    with pytest.raises(Invalid, match=f"{most + 1:,} may be"):
+        engine.score("wide", text)
+    assert engine.score("The sea.", "")[1] == 3 + 1  # it goes on

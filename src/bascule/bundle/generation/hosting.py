@@ -14,8 +14,13 @@ import numpy as np
 from bascule.bundle.generation.chunks import Chunk, joined, with_calls
 from bascule.bundle.generation.requests import OUTPUTS, TextRequest, parse_request
 from bascule.bundle.generation.specs import ENGINES, FILE, Spec, spec_of
-from bascule.core import Columns, Invalid, ModelFailed, load_named
+from bascule.core import Columns, DType, Field, Invalid, ModelFailed, load_named
 
+SCORES = tuple(
+    Field(name, dtype, ())
+    for name, dtype in (("logprob", DType.FP64), ("tokens", DType.INT64), ("is_greedy", DType.BOOL))
+)
+"""What `Engine.score` tells."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -29,8 +34,12 @@ class Engine(Protocol):
         the model cannot do.
         """
 
-    def score(self, text: str) -> tuple[float, int]:
-        """The sum of the natural log probabilities of the tokens of a text, and their number."""
+    def score(self, text: str, context: str) -> tuple[float, int, bool]:
+        """The natural log probability of a text after a context, its tokens, and if it is greedy.
+
+        Only of the engines in `specs.SCORING`. A text without a context may have any length;
+        raises `Invalid` for a context that does not fit.
+        """
 
     def close(self) -> None:
         """Give back what it holds outside of this process."""
@@ -108,12 +117,15 @@ def hosted(path: str, threads: str) -> Answering:
 
 
 def scoring(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:
-    """What `programs.host` calls for perplexities: see `opening.open_scorer`."""
+    """What `programs.host` calls for log probabilities: see `opening.open_scorer`."""
     engine = engine_of(path, int(threads))[1]
 
     def score(columns: Columns, _: Sequence[str] | None) -> Columns:
-        scored = [engine.score(str(text)) for text in columns["text"]]
-        sums, counts = zip(*scored, strict=True)
-        return {"logprob": np.array(sums, np.float64), "tokens": np.array(counts, np.int64)}
+        pairs = zip(columns["text"], columns["context"], strict=True)
+        scored = [engine.score(str(text), str(context)) for text, context in pairs]
+        return {
+            field.name: np.array(values, field.dtype.numpy)
+            for field, values in zip(SCORES, zip(*scored, strict=True), strict=True)
+        }
 
     return score
