@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +50,8 @@ class Values:
     note: str = ""
 
 
-def run_task(bundle: Bundle, place: str) -> tuple[Any, Any]:
-    """A task, `[FOLDER/]TASK[ chat]`, and what lm-eval says of its answers.
+def run_task(bundle: Bundle, place: str, is_chat: bool = False) -> tuple[Any, Any]:
+    """A task, `TASK` or `FOLDER/TASK`, and what lm-eval says of its answers.
 
     Raises:
         Invalid: There is no such folder or task, or it needs what the bundle does not have.
@@ -57,14 +59,11 @@ def run_task(bundle: Bundle, place: str) -> tuple[Any, Any]:
         Untrusted: The task is a file in a bundle.
     """
     try:
-        from lm_eval import simple_evaluate
+        from lm_eval import defaults, evaluate
         from lm_eval.tasks import TaskManager
     except ImportError:
-        raise MissingExtra(
-            "lm_eval is not installed", hint="pip install 'bascule[lm-eval]'"
-        ) from None
-    is_chat = place.endswith(_CHAT)
-    folder, _, name = place.removesuffix(_CHAT).rpartition("/")
+        raise MissingExtra("lm_eval is missing", hint="pip install 'bascule[lm-eval]'") from None
+    folder, _, name = place.rpartition("/")
     if folder and not Path(folder).is_dir():
         raise Invalid(f"there is no folder {folder}", hint="name one with YAML files of tasks")
     manager = TaskManager(include_path=folder or None, include_defaults=not folder)
@@ -77,22 +76,27 @@ def run_task(bundle: Bundle, place: str) -> tuple[Any, Any]:
     file = Path(manager.task_index[name].yaml_path)
     if any((parent / MANIFEST).exists() for parent in file.resolve().parents):
         raise Untrusted(f"{file} is in a bundle", hint="name a folder of your own tasks")
+    # The seeds are those of `simple_evaluate`, which would import PyTorch and run pip and git too.
+    random.seed(defaults.DEFAULT_RANDOM_SEED)
+    np.random.seed(defaults.DEFAULT_OTHER_SEED)
     try:
-        task = manager.load([name])["tasks"][name]
+        task = (loaded := manager.load([name]))["tasks"][name]
+        task.set_config(key="num_fewshot", value=task.get_config("num_fewshot") or 0)
+        task.set_fewshot_seed(seed=defaults.DEFAULT_OTHER_SEED)
         with ExitStack() as opened:
-            return task, simple_evaluate(
-                model=_model(bundle, opened, is_chat=is_chat), tasks=[task], bootstrap_iters=0,
-                task_manager=manager, apply_chat_template=is_chat, torch_random_seed=None,
+            return task, evaluate(
+                lm=_model(bundle, opened, is_chat=is_chat), task_dict=loaded, bootstrap_iters=0,
+                apply_chat_template=is_chat, fewshot_as_multiturn=True,
             )  # fmt: skip
     except ImportError as error:
         raise Invalid(f"{name}: {first_line(error)}", hint="install the package") from error
 
 
-def task_values(run: Callable[[str], tuple[Any, Any]], criterion: Criterion) -> Values:
+def task_values(run: Callable[[str, bool], tuple[Any, Any]], criterion: Criterion) -> Values:
     """The samples of the metric of a criterion, by `run_task`; `Invalid` where it has none."""
     inside = str(criterion.condition)
     place, _, written = inside.removesuffix(_CHAT).rpartition("/")
-    task, results = run(place + (_CHAT if inside.endswith(_CHAT) else ""))
+    task, results = run(place, inside.endswith(_CHAT))
     ((name, totals),) = results["results"].items()
     known = [key for key in totals if "," in key and "_stderr," not in key]
     keys = [key for key in known if written in (key, key.partition(",")[0])]
@@ -106,10 +110,10 @@ def task_values(run: Callable[[str], tuple[Any, Any]], criterion: Criterion) -> 
         raise Invalid(f"{metric}: less is better", hint="compare it with a limit")
     samples = results["samples"][name]
     samples = [row for row in samples if row["filter"] == chosen and metric in row]
-    each = np.fromiter((sample[metric] for sample in samples), object, len(samples))
-    digest = sha256_bytes("".join(sample["doc_hash"] for sample in samples).encode())
+    each = np.fromiter((row[metric] for row in samples), object, len(samples))
+    digest = sha256_bytes("".join(row["doc_hash"] for row in samples).encode())
     evidence = (
-        f"; lm-eval {results['lm_eval_version']}, {name} of version {task.VERSION}, "
+        f"; lm-eval {version('lm_eval')}, {name} of version {task.VERSION}, "
         f"{results['n-shot'][name]}-shot, samples {digest[:19]}"
     )
     combine = task.aggregation().get(metric)
@@ -156,10 +160,9 @@ def _model(bundle: Bundle, opened: ExitStack, *, is_chat: bool) -> Any:
 
         def _text(self, context: str, settings: dict[str, Any]) -> str:
             fields = dict(normalize_gen_kwargs(settings))
-            stops = [stop for stop in fields.pop("until") if stop]
             del fields["do_sample"]  # the temperature has it
             fields["max_tokens"] = fields.pop("max_gen_toks")
-            fields |= {"stop": stops} if stops else {}
+            fields["stop"] = list(filter(None, fields.pop("until"))) or None
             fields |= json.loads(context) if is_chat else {"prompt": context}
             rows = {"request": np.array([json.dumps(fields)], object)}
             return str(self._program.run(rows)["text"][0])

@@ -206,11 +206,7 @@ class _Answers:
 
 
 def scores_of(bundle: Bundle, texts: Sequence[str]) -> Columns:
-    """The sum of the log probabilities of the tokens of each text, `logprob`, and their `tokens`.
-
-    Raises:
-        Unconvertible: The engine of the bundle does not tell them.
-    """
+    """The `logprob` and the number of `tokens` of each text; see `open_scorer`."""
     from bascule.bundle.generation import open_scorer
 
     with closing(open_scorer(bundle.path)) as scorer:

@@ -14,13 +14,8 @@ import numpy as np
 from bascule.bundle.generation.chunks import Chunk, joined, with_calls
 from bascule.bundle.generation.requests import OUTPUTS, TextRequest, parse_request
 from bascule.bundle.generation.specs import ENGINES, FILE, Spec, spec_of
-from bascule.core import Columns, DType, Field, Invalid, ModelFailed, load_named
+from bascule.core import Columns, Invalid, ModelFailed, load_named
 
-SCORES = tuple(
-    Field(name, dtype, ())
-    for name, dtype in (("logprob", DType.FP64), ("tokens", DType.INT64), ("is_greedy", DType.BOOL))
-)
-"""What `Engine.score` tells."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -37,8 +32,7 @@ class Engine(Protocol):
     def score(self, text: str, context: str) -> tuple[float, int, bool]:
         """The natural log probability of a text after a context, its tokens, and if it is greedy.
 
-        Only of the engines in `specs.SCORING`. A text without a context may have any length;
-        raises `Invalid` for a context that does not fit.
+        Of llama.cpp alone. Raises `Invalid` for a context that does not fit with its text.
         """
 
     def close(self) -> None:
@@ -123,9 +117,7 @@ def scoring(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None]
     def score(columns: Columns, _: Sequence[str] | None) -> Columns:
         pairs = zip(columns["text"], columns["context"], strict=True)
         scored = [engine.score(str(text), str(context)) for text, context in pairs]
-        return {
-            field.name: np.array(values, field.dtype.numpy)
-            for field, values in zip(SCORES, zip(*scored, strict=True), strict=True)
-        }
+        sums, counts, greedy = map(np.array, zip(*scored, strict=True))
+        return {"logprob": sums, "tokens": counts, "is_greedy": greedy}
 
     return score

@@ -101,10 +101,9 @@ class LlamaEngine:
         yield from written(pieces(), request.stops, most, Usage(len(tokens), 0, cached))
 
     def score(self, text: str, context: str) -> tuple[float, int, bool]:
-        """See `hosting.Engine`.
+        """See `hosting.Engine`; tokens and windows are those of lm-eval.
 
-        As in lm-eval, spaces at the end of a context belong to the text, a text without one
-        follows the token that begins texts, and the last window of a long text is a full one.
+        Spaces that end a context belong to the text; without a context it follows the token of the start.
         """
         llama, most, before = self._llama, self._llama.n_ctx(), context.rstrip()
         tokens = llama.tokenize((context + text).encode(), add_bos=True, special=True)
@@ -113,30 +112,28 @@ class LlamaEngine:
         if not first and tokens[:1] != [opening]:
             tokens.insert(0, opening)
         if first and len(tokens) - 1 > most:
-            raise Invalid(
-                f"a context with its text has {len(tokens):,} tokens; {most + 1:,} may be",
-                hint="pack the model with more context_tokens",
-            )
+            reason = f"a context with its text has {len(tokens):,} tokens; {most + 1:,} may be"
+            raise Invalid(reason, hint="pack the model with more context_tokens")
         first, total, is_greedy = max(first, 1), 0.0, True
         for place in range(first, len(tokens), most):
             end = min(place + most, len(tokens))
             begin = max(end - most - 1, 0)
             for logits, token in self._seen(tokens[begin:end], place - begin):
                 is_greedy &= bool(logits.argmax() == token)
-                total += float(logits[token] - np.logaddexp.reduce(logits))
+                logits -= logits.max()
+                total += float(logits[token] - np.log(np.exp(logits).sum()))
         return total, len(tokens) - first, is_greedy
 
     def _seen(self, tokens: list[int], first: int) -> Iterator[tuple[NDArray[np.float64], int]]:
         """The tokens from place `first` on, each with the logits that the others give there."""
-        llama = self._llama
+        llama = cast("Any", self._llama)
         llama.reset()
         llama._ctx.kv_cache_seq_rm(-1, 0, -1)
         for begin in range(0, len(tokens) - 1, _BATCH_TOKENS):
             piece = tokens[begin : min(begin + _BATCH_TOKENS, len(tokens) - 1)]
             llama._batch.set_batch(batch=piece, n_past=begin, logits_all=True)
             llama._ctx.decode(llama._batch)
-            shape = len(piece), llama.n_vocab()
-            logits = np.ctypeslib.as_array(llama._ctx.get_logits(), shape=shape)
+            logits = np.ctypeslib.as_array(llama._ctx.get_logits(), (len(piece), llama.n_vocab()))
             for place in range(max(first - 1 - begin, 0), len(piece)):
                 yield logits[place].astype(np.float64), tokens[begin + place + 1]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from bascule.bundle.disk import Manifest, check_file
 from bascule.bundle.generation.chunks import joined
 from bascule.bundle.generation.hosting import (
-    SCORES,
     Answering,
     Engine,
     as_columns,
@@ -19,13 +18,17 @@ from bascule.bundle.generation.hosting import (
     engine_of,
 )
 from bascule.bundle.generation.requests import INPUTS, OUTPUTS
-from bascule.bundle.generation.specs import FILE, SCORING, Spec, spec_of
+from bascule.bundle.generation.specs import FILE, Spec, spec_of
 from bascule.bundle.programs import ChildProgram
 from bascule.core import Columns, DType, Field, Program, Unconvertible
 
 _HOST = "bascule.bundle.generation.hosting"
 _OWN = "original/"
 _START_TIMEOUT_S = 600.0
+_SCORES = (
+    Field("logprob", DType.FP64, ()), Field("tokens", DType.INT64, ()),
+    Field("is_greedy", DType.BOOL, ()),
+)  # fmt: skip
 _TEXTS = (Field("text", DType.BYTES, ()), Field("context", DType.BYTES, ()))
 
 
@@ -54,17 +57,15 @@ def open_scorer(path: Path, *, threads: int = 1) -> ChildProgram:
     """A program that tells how likely a model finds texts, in a process of its own.
 
     From the columns `text` and `context`, which comes before it, to what `Engine.score` tells.
-
-    Raises:
-        Unconvertible: The engine of the bundle does not tell it.
+    Raises `Unconvertible` where the engine does not tell it.
     """
     file = path / FILE
-    if not file.exists() or spec_of(file.read_bytes()).engine not in SCORING:
+    if not file.exists() or spec_of(file.read_bytes()).engine != "llama.cpp":
         raise Unconvertible(
             "its engine does not tell the log probabilities of a text",
-            hint=f"measure what it generates, or pack the model as GGUF ({' or '.join(SCORING)})",
+            hint="measure what it generates, or pack the model as GGUF, for llama.cpp",
         )
-    return _child(path, "scoring", threads, _TEXTS, SCORES)
+    return _child(path, "scoring", threads, _TEXTS, _SCORES)
 
 
 def _child(

@@ -16,8 +16,6 @@ ENGINES = {
     "upstream": "bascule.bundle.generation.upstream:UpstreamEngine",
 }
 """By name: what answers. All but `upstream` run in a process of their own."""
-SCORING = ("llama.cpp",)
-"""The engines that tell the log probabilities of texts that are given."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
