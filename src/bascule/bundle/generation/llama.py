@@ -103,7 +103,7 @@ class LlamaEngine:
     def score(self, text: str, context: str) -> tuple[float, int, bool]:
         """See `hosting.Engine`; tokens and windows are those of lm-eval.
 
-        Spaces that end a context belong to the text; without a context it follows the token of the start.
+        Spaces that end a context belong to the text; without one it follows the first token.
         """
         llama, most, before = self._llama, self._llama.n_ctx(), context.rstrip()
         tokens = llama.tokenize((context + text).encode(), add_bos=True, special=True)
