@@ -210,8 +210,9 @@ def scores_of(bundle: Bundle, texts: Sequence[str]) -> Columns:
     from bascule.bundle.generation import open_scorer
 
     with closing(open_scorer(bundle.path)) as scorer:
-        contexts = np.full(len(texts), "", object)
-        return scorer.run({"text": np.array(texts, object), "context": contexts})
+        none = np.array([""], object)  # texts one by one, for the time that a run may take
+        scored = [scorer.run({"text": np.array([text], object), "context": none}) for text in texts]
+    return {name: np.concatenate([row[name] for row in scored]) for name in scored[0]}
 
 
 def greedy(request: str) -> str:

@@ -139,6 +139,37 @@ def test_what_cannot_be_measured_says_what_to_do(bundles, evals, capitals, insid
     assert part.format(**places) in result.reason
 
 
+def test_one_of_several_filters_is_chosen_by_its_name(bundles, evals):
+    filters = [
+        {"name": "whole", "filter": [{"function": "take_first"}]},
+        {"name": "digits", "filter": [
+            {"function": "regex", "regex_pattern": "([0-9]+)"}, {"function": "take_first"},
+        ]},
+    ]  # fmt: skip
+    task = write_task(evals, "two", COUNTRIES, "exact_match", filter_list=filters, **GENERATED)
+    either, whole, digits = checked(
+        bundles, "champion", f"lm_eval[{task}/exact_match] >= 0.9",
+        f"lm_eval[{task}/exact_match,whole] >= 0.9", f"lm_eval[{task}/exact_match,digits] >= 0.9",
+    )  # fmt: skip
+    assert "name one of exact_match,whole, exact_match,digits" in either.reason
+    assert (whole.passed, digits.passed) == (True, False)
+
+
+def test_an_error_is_compared_with_a_limit_alone(bundles, evals):
+    metrics = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": False}]
+    task = write_task(evals, "errors", COUNTRIES, metric_list=metrics, **GENERATED)
+    (compared,) = checked(bundles, "worse", f"lm_eval[{task}/exact_match] >= champion - 0.5")
+    assert "exact_match: less is better: compare it with a limit" in compared.reason
+
+
+def test_a_task_of_the_users_own_may_run_its_own_python(bundles, evals, tmp_path):
+    write_task(evals, "shouted", COUNTRIES, "exact_match", **GENERATED)
+    (evals / "shouting.py").write_text("def quiet(doc):\n    return doc['question'].lower()\n")
+    file = evals / "shouted.yaml"
+    file.write_text(file.read_text().replace("'{{question}}'", "!function shouting.quiet"))
+    assert checked(bundles, "champion", f"lm_eval[{evals}/shouted/exact_match] >= 0.9")[0].passed
+
+
 def test_without_lm_eval_the_reason_says_how_to_install_it(bundles, capitals, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     (result,) = checked(bundles, "champion", f"lm_eval[{capitals}/exact_match] >= 0.4")

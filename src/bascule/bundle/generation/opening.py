@@ -24,7 +24,7 @@ from bascule.core import Columns, DType, Field, Program, Unconvertible
 
 _HOST = "bascule.bundle.generation.hosting"
 _OWN = "original/"
-_START_TIMEOUT_S = 600.0
+_START_TIMEOUT_S, _LONGEST_TEXT_S = 600.0, 600.0
 _SCORES = (
     Field("logprob", DType.FP64, ()), Field("tokens", DType.INT64, ()),
     Field("is_greedy", DType.BOOL, ()),
@@ -65,7 +65,9 @@ def open_scorer(path: Path, *, threads: int = 1) -> ChildProgram:
             "its engine does not tell the log probabilities of a text",
             hint="measure what it generates, or pack the model as GGUF, for llama.cpp",
         )
-    return _child(path, "scoring", threads, _TEXTS, _SCORES)
+    scorer = _child(path, "scoring", threads, _TEXTS, _SCORES)
+    scorer.bound_runs(_LONGEST_TEXT_S)
+    return scorer
 
 
 def _child(
