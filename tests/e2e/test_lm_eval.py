@@ -45,7 +45,9 @@ def bundle(chat):
 
 @pytest.fixture(scope="module")
 def bare(smollm2):
-    return llama_cpp.Llama(str(smollm2), n_ctx=1024, n_threads=1, logits_all=True, verbose=False)
+    return llama_cpp.Llama(
+        str(smollm2), n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False
+    )
 
 
 def checked(bundle, *criteria):
@@ -109,7 +111,8 @@ def test_lm_eval_over_a_server_measures_what_a_gate_over_the_bundle_does(
     (evals / "capitals.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     server = serve(chat, env={"BASCULE_HOME": str(tmp_path / "home")})
     command = re.search(r"^lm_eval --model .*?```", page, re.DOTALL | re.MULTILINE)[0]
-    words = shlex.split(command.removesuffix("```").replace(":8080", f":{server.port}"))[1:]
+    command = command.removesuffix("```").replace("\\\n", "").replace("8080", str(server.port))
+    words = shlex.split(command)[1:]
     done = subprocess.run(
         [sys.executable, "-m", "lm_eval", *words, "--output_path", "out"],
         capture_output=True, text=True, timeout=300, check=False,
