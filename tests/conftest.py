@@ -27,6 +27,7 @@ import pytest
 import typer.main
 from tests.browsers import chromium  # noqa: F401
 from tests.certificates import authority  # noqa: F401
+from tests.harness_tasks import lm_eval  # noqa: F401
 from tests.language_models import chat, smollm2  # noqa: F401
 from tests.migrated import migrations_of_empty_catalogues  # noqa: F401
 from tests.origins import dvc, dvc_made, dvc_program, mlflow_server  # noqa: F401

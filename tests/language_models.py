@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.own_environments import files_of
 
@@ -39,3 +40,16 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asking(text: str, **fields: Any) -> str:
     """A request with one message of a user."""
     return json.dumps({"messages": [{"role": "user", "content": text}], **fields})
+
+
+def log_probabilities(bare: Any, tokens: list[int]) -> tuple[Any, Any]:
+    """Of each token but the first, by llama.cpp itself; and whether it is the likeliest.
+
+    `bare` is a `llama_cpp.Llama` with `logits_all`.
+    """
+    bare.reset()
+    bare.eval(tokens)
+    logits = bare.scores[: len(tokens) - 1].astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    exact = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return exact[np.arange(len(exact)), tokens[1:]], logits.argmax(axis=1) == tokens[1:]

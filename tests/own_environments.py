@@ -78,5 +78,6 @@ if __name__ == "__main__":  # built before the first tier, and not while a test 
     from tests.origins import dvc_command
 
     dvc_command()
+    files_of("lm_eval", python=f"{sys.version_info.major}.{sys.version_info.minor}")
     files_of("rapidocr")
     files_of("smollm2")

@@ -58,8 +58,8 @@ LOOKED_AT = {
     ("transformers", "5.24"): {
         "bundle.originals.pipelines": {"_preprocess_params", "_postprocess_params"},
     },
-    # No public method forgets a part of what was computed.
-    ("llama_cpp_python", "0.3.36"): {"bundle.generation.llama": {"_ctx"}},
+    # No public method forgets a part of what was computed, nor has logits without keeping all.
+    ("llama_cpp_python", "0.3.36"): {"bundle.generation.llama": {"_batch", "_ctx"}},
     # `StreamReader` has no public test for bytes that came unasked.
     ("python", "3"): {"bascule_client.aio": {"_buffer"}},
 }  # fmt: skip

@@ -46,7 +46,7 @@ def attempted(take: Callable[[], Measured], *, failing: str = "") -> Measured:
     except ImportError:
         return Measured(None, "scikit-learn is missing: pip install 'bascule[sklearn]'")
     except BasculeError as problem:
-        return Measured(None, failing + problem.message)
+        return Measured(None, failing + ": ".join(filter(None, (problem.message, problem.hint))))
     except Exception as problem:  # a model, or a scorer, may raise anything
         return Measured(None, failing + first_line(problem))
 

@@ -7,6 +7,7 @@ roc_auc[noise 1%]       with noise of that part of each column's standard deviat
 conformal_coverage[0.9] of sets or intervals that should hold the truth nine times in ten
 equalized_odds_difference[sex*race]  the groups of rows by the values of columns, crossed
 judge_score[helpful]    by the judge of that name
+lm_eval[evals/sums/acc] by that metric of a task; see `harness`
 robust_accuracy[linf=0.1]            rows changed by at most so much; see `robustness`
 """
 
@@ -100,7 +101,7 @@ class Change:
 
 
 Condition = str | Slice | Each | Missing | Noise | Confidence | Groups | Change
-"""A text is the name of a judge, or of a file."""
+"""A text is the name of a judge, of a file, or of a metric of a task."""
 
 
 def parse_condition(text: str, inside: str) -> Condition:

@@ -48,7 +48,10 @@ PRIVACIES = ("epsilon", "membership_epsilon")
 """What is claimed of the training, and what an attack showed: see `bundle.statements.privacy`."""
 ROBUST = {"robust_accuracy": CHANGES, "certified_accuracy": ("l2",)}
 """What is measured of answers to changed rows, and the changes of each."""
-TEXTS = {"exact_match": False, "judge_score": False, "perplexity": True, "toxicity": True}
+TEXTS = {
+    "exact_match": False, "judge_score": False, "lm_eval": False, "perplexity": True,
+    "toxicity": True,
+}  # fmt: skip
 """What is measured of models that generate text, and whether less is better; see `texts`."""
 METRICS = QUALITIES | {*LATENCIES, *SIZES, *DATA, *PRIVACIES, "parity", *ROBUST, *TEXTS}
 """Every metric that a criterion may name, beside `metrics.DISPARITIES`."""
@@ -130,8 +133,8 @@ class Criterion:
     @property
     def measure(self) -> str:
         """What has to be measured for it, `latency_p99[100]`: the key of its fact."""
-        if isinstance(self.condition, Each):
-            # Which slice is the worst depends on the direction.
+        if isinstance(self.condition, Each) or self.metric == "lm_eval":
+            # The worst slice, and the end of an interval that counts, depend on the direction.
             return f"{'least' if self.wants_more else 'most'} {self._named}"
         return self._named
 
@@ -200,6 +203,7 @@ def _limit(text: str, metric: str, limit: str, unit: str) -> float:
 
 _NAMED = {
     "judge_score": "judge_score[NAME] >= 0.7, a judge of the settings",
+    "lm_eval": "lm_eval[TASK/METRIC] >= 0.4 or lm_eval[FOLDER/TASK/METRIC] >= 0.4",
     "toxicity": "toxicity[words.txt] <= 0.01, a file with a word a line",
 }
 
@@ -213,7 +217,8 @@ def _condition(text: str, metric: str, inside: str | None) -> Condition | None:
     if metric in DISPARITIES:
         return parse_groups(text, inside)
     if metric in _NAMED:
-        if name := (inside or "").strip():
+        name = (inside or "").strip()
+        if name and (metric != "lm_eval" or all(name.rpartition("/"))):
             return name
         raise Invalid(f"{text!r}: {metric} needs a name", hint=f"write {_NAMED[metric]}")
     if metric in ROBUST:

@@ -6,6 +6,7 @@
 | `judge_score[NAME]` | the score by the judge NAME, 0 to 1 | 0 where it gives none |
 | `toxicity[FILE]` | whether it has a word of the file, a line each | share of answers |
 | `perplexity` | of the expected text by the model: exp(-log probability / tokens) | of all texts |
+| `lm_eval[TASK/METRIC]` | what lm-eval makes of it, on its own requests: see `harness` | |
 
 Two versions are compared on the same requests: shares by Tango's interval, the others by a paired
 bootstrap; see `stats.paired`.
@@ -25,10 +26,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import Columns, Invalid, Unconvertible
+from bascule.core import Columns, Invalid
 from bascule.release.conditional import attempted
 from bascule.release.criteria import TEXTS, Criterion, NotWorse
 from bascule.release.gates import Measured
+from bascule.release.harness import Values, run_task, task_values
 from bascule.release.measure import rows_to_judge
 from bascule.stats import CONFIDENCE, bootstrap, compare_right, exact_interval
 
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 FindJudge = Callable[[str], "Judge"]
 """Opens the judge of a name. Raises `NotFound`."""
 Floats = NDArray[np.float64]
-_SHARES = ("exact_match", "toxicity")
-"""Of answers that are right or wrong, one by one."""
 _WORDS = "write a word or a phrase a line"
 _MISSING = "there is no suite of requests: --test suite.jsonl --target expected"
 
@@ -67,12 +67,10 @@ def measure_texts(
         Invalid: `test` is not a pair of rows and as many texts.
     """
     suite = rows_to_judge(bundle, test) or ({}, None)
-    if isinstance(suite, Measured):
-        return {one.measure: suite for one in criteria}
-    columns, truth = suite
-    if truth is None:
-        return {one.measure: Measured(None, _MISSING) for one in criteria}
-    requests, expected = columns["request"].tolist(), [str(text) for text in truth.tolist()]
+    missing = suite.note if isinstance(suite, Measured) else _MISSING
+    columns, truth = ({}, None) if isinstance(suite, Measured) else suite
+    requests = columns["request"].tolist() if "request" in columns else []
+    expected = [] if truth is None else [str(text) for text in truth.tolist()]
 
     with ExitStack() as opened:
 
@@ -95,27 +93,35 @@ def measure_texts(
             return None if other is None else _Answers(other, requests, expected, judge)
 
         def measured(criterion: Criterion) -> Measured:
+            if truth is None and criterion.metric != "lm_eval":
+                return Measured(None, missing)
             ours = answers("")
             assert ours is not None
             if isinstance(criterion, NotWorse):
                 return _compared(ours, answers(criterion.against), criterion)
-            return _measured(*ours.values(criterion), criterion.metric)
+            return _measured(ours.values(criterion), criterion)
 
         return {one.measure: attempted(partial(measured, one)) for one in criteria}
 
 
-def _measured(values: Floats, note: str, metric: str) -> Measured:
-    count = len(values)
+def _measured(values: Values, criterion: Criterion) -> Measured:
+    each, count, total = values.each, len(values.each), values.statistic(values.each)
     try:
-        if metric in _SHARES:
-            ends = exact_interval(int(values.sum()), count, confidence=CONFIDENCE)
+        if values.is_share:
+            ends = exact_interval(int(each.sum()), count, confidence=CONFIDENCE)
         else:
-            drawn = bootstrap(lambda rows: _statistic(values[rows]), count, reach=_reach(metric))
+            drawn = bootstrap(lambda rows: values.statistic(each[rows]), count, reach=values.reach)
             ends = drawn.lower, drawn.upper
         interval = f"{CONFIDENCE:.0%} interval [{ends[0]:.4g}, {ends[1]:.4g}]"
     except Invalid as few:
+        if criterion.metric == "lm_eval":
+            raise
         interval = f"no interval: {few.message}"
-    return Measured(_statistic(values), f"on {count:,} texts, {interval}{note}")
+    if criterion.metric != "lm_eval":
+        return Measured(total, f"on {count:,} texts, {interval}{values.note}")
+    end, name = (ends[0], "lower") if criterion.wants_more else (ends[1], "upper")
+    brief = f"the {name} end of the {interval} of {total:.4g} on {count:,} samples"
+    return Measured(end, brief + values.note, brief=brief)
 
 
 def _compared(answers: _Answers, other: _Answers | None, criterion: NotWorse) -> Measured:
@@ -125,35 +131,29 @@ def _compared(answers: _Answers, other: _Answers | None, criterion: NotWorse) ->
         return Measured(None, f"there is no {against} yet", is_waived=True)
     if other.digest == answers.digest:
         return Measured(0.0, f"the candidate is {against} itself", brief="they are the same model")
-    (theirs, _), (ours, note) = other.values(criterion), answers.values(criterion)
+    their_values, values = other.values(criterion), answers.values(criterion)
+    theirs, ours, statistic = their_values.each, values.each, values.statistic
     sign = -1 if TEXTS[name] else 1
 
     def difference(rows: NDArray[np.int64]) -> float:
-        return sign * (_statistic(ours[rows]) - _statistic(theirs[rows]))
+        return sign * (statistic(ours[rows]) - statistic(theirs[rows]))
 
-    if name in _SHARES:
-        found = compare_right(theirs == max(sign, 0), ours == max(sign, 0))
+    if values.is_share and their_values.is_share:
+        test = compare_right(theirs == max(sign, 0), ours == max(sign, 0))
     else:
-        found = bootstrap(difference, len(ours), reach=_reach(name))
-    brief = f"{name} {_statistic(ours):.4g}, and {_statistic(theirs):.4g} of {against}"
+        test = bootstrap(difference, len(ours), reach=values.reach)
+    brief = f"{name} {statistic(ours):.4g}, and {statistic(theirs):.4g} of {against}"
     return Measured(
-        found.lower,
-        f"{brief}, on the same {len(ours):,} requests: better by {found.difference:.3g}, "
-        f"{found.confidence:.0%} interval [{found.lower:.3g}, {found.upper:.3g}], whose lower end "
-        f"counts ({found.test}){note}",
+        test.lower,
+        f"{brief}, on the same {len(ours):,} requests: better by {test.difference:.3g}, "
+        f"{test.confidence:.0%} interval [{test.lower:.3g}, {test.upper:.3g}], whose lower end "
+        f"counts ({test.test}){values.note}",
         brief=brief,
     )
 
 
-def _reach(metric: str) -> float | None:
-    """What one text can cost a mean, times the texts; see `stats.bootstrap`."""
-    return None if metric == "perplexity" else 1.0
-
-
-def _statistic(values: Floats) -> float:
-    """The mean; of pairs of a log probability and tokens, the perplexity."""
-    if values.ndim == 1:
-        return float(values.mean())
+def _perplexity(values: Floats) -> float:
+    """Of log probabilities and tokens, in two columns."""
     logprob, tokens = values.sum(axis=0)
     return math.exp(min(-logprob / max(tokens, 1), 700.0))
 
@@ -169,9 +169,12 @@ class _Answers:
         self._bundle, self._requests, self._expected = bundle, requests, expected
         self._judge = judge
         self._texts, self._values = cache(self._answered), cache(self._measured)
+        self._run_task = cache(partial(run_task, bundle))
 
-    def values(self, criterion: Criterion) -> tuple[Floats, str]:
-        """By text, and what is to be said of them. Shape (texts,), or (texts, 2) of perplexity."""
+    def values(self, criterion: Criterion) -> Values:
+        """By text, or by sample of a task."""
+        if criterion.metric == "lm_eval":
+            return task_values(self._run_task, criterion)
         return self._values(criterion.metric, str(criterion.condition or ""))
 
     def _answered(self) -> list[str]:
@@ -182,38 +185,34 @@ class _Answers:
             ]
         return [str(answer["text"][0]) for answer in answered]
 
-    def _measured(self, metric: str, inside: str) -> tuple[Floats, str]:
+    def _measured(self, metric: str, inside: str) -> Values:
         if metric == "perplexity":
             scored = scores_of(self._bundle, self._expected)
-            return np.column_stack([scored["logprob"], scored["tokens"]]).astype(np.float64), ""
+            pairs = np.column_stack([scored["logprob"], scored["tokens"]]).astype(np.float64)
+            return Values(pairs, _perplexity)
         if metric == "toxicity":
             listed = _words(Path(inside))
-            return np.array([listed.search(text) is not None for text in self._texts()], float), ""
+            bad = [listed.search(text) is not None for text in self._texts()]
+            return Values(np.array(bad, float), is_share=True)
         rows = list(zip(self._requests, self._texts(), self._expected, strict=True))
         if metric == "exact_match":
-            return np.array([text.split() == right.split() for _, text, right in rows], float), ""
+            same = [text.split() == right.split() for _, text, right in rows]
+            return Values(np.array(same, float), is_share=True)
         judge = self._judge(inside)
         scores = [judge.score(*row) for row in rows]
         unusable = scores.count(None)
         note = f"; {unusable:,} got no score from {inside}, and count as 0" if unusable else ""
-        return np.array([score or 0.0 for score in scores]), note
+        return Values(np.array([score or 0.0 for score in scores]), reach=1.0, note=note)
 
 
 def scores_of(bundle: Bundle, texts: Sequence[str]) -> Columns:
-    """The sum of the log probabilities of the tokens of each text, `logprob`, and their `tokens`.
+    """The `logprob` and the number of `tokens` of each text; see `open_scorer`."""
+    from bascule.bundle.generation import open_scorer
 
-    Raises:
-        Unconvertible: The engine of the bundle does not tell them.
-    """
-    from bascule.bundle.generation import FORMAT, open_scorer
-
-    if bundle.manifest.original.format != FORMAT:
-        raise Unconvertible(
-            "its engine does not tell the log probabilities of a text",
-            hint="measure it by exact_match or judge_score[NAME]",
-        )
     with closing(open_scorer(bundle.path)) as scorer:
-        return scorer.run({"text": np.array(texts, object)})
+        none = np.array([""], object)  # texts one by one, for the time that a run may take
+        scored = [scorer.run({"text": np.array([text], object), "context": none}) for text in texts]
+    return {name: np.concatenate([row[name] for row in scored]) for name in scored[0]}
 
 
 def greedy(request: str) -> str:

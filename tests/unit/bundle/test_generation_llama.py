@@ -10,7 +10,7 @@ import jsonschema
 import llama_cpp
 import numpy as np
 import pytest
-from tests.language_models import asking
+from tests.language_models import asking, log_probabilities
 from tests.tiers import first_of
 
 from bascule.bundle.generation import Spec, joined, parse_request
@@ -275,11 +275,40 @@ def test_a_large_repetition_costs_no_more_than_a_small_one(ask):
 @pytest.mark.slow
 def test_the_score_of_a_text_is_the_sum_of_its_log_probabilities(engine, bare):
     text = "The capital of France is Paris."
-    tokens = bare.tokenize(text.encode(), add_bos=True, special=False)
-    bare.reset()
-    bare.eval(tokens)
-    logits = bare.scores[: len(tokens) - 1].astype(np.float64)
-    exact = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    total, count = engine.score(text)
-    assert count == len(tokens) - 1
-    assert total == pytest.approx(exact[np.arange(count), tokens[1:]].sum(), abs=0.05)
+    tokens = [bare.token_bos(), *bare.tokenize(text.encode(), add_bos=False, special=False)]
+    each, _ = log_probabilities(bare, tokens)
+    assert engine.score(text, "")[:2] == (pytest.approx(each.sum(), abs=0.05), len(each))
+    # A space before a text is its own, and a context has the tokens that it would have alone.
+    each = log_probabilities(bare, tokens[1:])[0][-2:]
+    for context, rest in (("The capital of France is ", "Paris."), (text[:-7], " Paris.")):
+        assert engine.score(rest, context)[:2] == (pytest.approx(each.sum(), abs=0.05), 2)
+
+
+@pytest.mark.slow
+def test_a_text_is_greedy_where_the_model_answers_so_and_answers_stay_the_same(engine, ask):
+    request = json.dumps({"prompt": "1, 2, 3,", "max_tokens": 4, "temperature": 0})
+    answer = joined(ask(request)).text
+    assert engine.score(answer, "1, 2, 3,")[2]
+    assert not engine.score(" blue", "1, 2, 3,")[2]
+    assert joined(ask(request)).text == answer
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lm_eval")
+def test_a_text_longer_than_the_context_is_scored_in_the_windows_of_lm_eval(smollm2, bare):
+    from lm_eval.utils import get_rolling_token_windows
+
+    spec = Spec(engine="llama.cpp", weights=smollm2.name, context_tokens=256)
+    engine = LlamaEngine(spec, smollm2.parent, 1)
+    text = " ".join(f"River {n} flows to sea {7 * n}." for n in range(60))
+    tokens = bare.tokenize(text.encode(), add_bos=False, special=False)
+    most, total = engine._llama.n_ctx(), 0.0
+    windows = [*get_rolling_token_windows(tokens, bare.token_bos(), most, context_len=1)]
+    for context, targets in windows:
+        each, _ = log_probabilities(bare, [*context, targets[-1]])
+        total += each[-len(targets) :].sum()
+    assert len(windows) > 1
+    assert engine.score(text, "")[:2] == (pytest.approx(total, rel=0.005), len(tokens))
+    with pytest.raises(Invalid, match=f"{most + 1:,} may be"):
+        engine.score("wide", text)
+    assert engine.score(" wide.", "The sea is")[1] == 2  # it goes on

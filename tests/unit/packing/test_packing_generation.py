@@ -25,6 +25,7 @@ from bascule.core import (
 )
 from bascule.packing import rebuild
 from bascule.registry import open_registry
+from bascule.release.texts import scores_of
 
 
 def answer(bundle, *said):
@@ -262,6 +263,8 @@ def test_an_adapter_changes_answers_and_is_a_version_over_weights_stored_once(
     plain, adapted = pack("plain"), pack("adapted", adapter=adapter)
     said = "Name three colours."
     assert answer(plain, said)["text"][0] != answer(adapted, said)["text"][0]
+    likely = [scores_of(packed, [said])["logprob"][0] for packed in (plain, adapted)]
+    assert abs(likely[0] - likely[1]) > 0.1
     registry = open_registry(tmp_path / "home")
     versions = [registry.push(packed.path, by="me") for packed in (plain, adapted)]
     weights = [registry.path(version) / "original/weights.gguf" for version in versions]

@@ -220,7 +220,7 @@ def test_too_few_rows_of_a_class_fail_the_gate_and_it_says_so(good, alike, cance
     assert (few.value, few.passed) == (None, False)
     assert few.reason == (
         f"not measured: not compared with champion: {MIN_ROWS - 1} rows of the rarest class are "
-        f"too few to compare on; {MIN_ROWS} are the fewest"
+        f"too few to compare on; {MIN_ROWS} are the fewest: give more test rows"
     )
     assert judged(good, criterion, alike, test=rows_of_classes(test, MIN_ROWS, 100)).passed
 

@@ -26,7 +26,7 @@ _UNKNOWN = ("frequency_penalty", "presence_penalty", "logit_bias")
 
 
 class GenaiEngine:
-    """See `hosting.Engine`. It has no penalties, no `logit_bias`, and tells no perplexities."""
+    """See `hosting.Engine`. It has no penalties and no `logit_bias`."""
 
     def __init__(self, spec: Spec, folder: Path, threads: int) -> None:
         try:
@@ -72,10 +72,6 @@ class GenaiEngine:
         yield from written(
             self._pieces(generator, request), request.stops, most, Usage(len(tokens))
         )
-
-    def score(self, text: str) -> tuple[float, int]:
-        del text
-        raise Invalid("ONNX Runtime GenAI tells no perplexities", hint="leave perplexity out")
 
     def close(self) -> None:
         """Nothing: the process ends."""

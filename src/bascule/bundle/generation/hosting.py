@@ -29,8 +29,11 @@ class Engine(Protocol):
         the model cannot do.
         """
 
-    def score(self, text: str) -> tuple[float, int]:
-        """The sum of the natural log probabilities of the tokens of a text, and their number."""
+    def score(self, text: str, context: str) -> tuple[float, int, bool]:
+        """The natural log probability of a text after a context, its tokens, and if it is greedy.
+
+        Of llama.cpp alone. Raises `Invalid` for a context that does not fit with its text.
+        """
 
     def close(self) -> None:
         """Give back what it holds outside of this process."""
@@ -108,12 +111,13 @@ def hosted(path: str, threads: str) -> Answering:
 
 
 def scoring(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:
-    """What `programs.host` calls for perplexities: see `opening.open_scorer`."""
+    """What `programs.host` calls for log probabilities: see `opening.open_scorer`."""
     engine = engine_of(path, int(threads))[1]
 
     def score(columns: Columns, _: Sequence[str] | None) -> Columns:
-        scored = [engine.score(str(text)) for text in columns["text"]]
-        sums, counts = zip(*scored, strict=True)
-        return {"logprob": np.array(sums, np.float64), "tokens": np.array(counts, np.int64)}
+        pairs = zip(columns["text"], columns["context"], strict=True)
+        scored = [engine.score(str(text), str(context)) for text, context in pairs]
+        sums, counts, greedy = map(np.array, zip(*scored, strict=True))
+        return {"logprob": sums, "tokens": counts, "is_greedy": greedy}
 
     return score

@@ -29,7 +29,6 @@ from bascule.core import Invalid, MissingExtra, ModelFailed, first_line
 
 _BATCH_TOKENS, _PIECE_TOKENS, _LEAST_LAST = 512, 32, 2
 """A piece of a prompt is as fast as a batch of the usual size, and done soon."""
-_WINDOW = 512
 
 
 class LlamaEngine:
@@ -42,13 +41,12 @@ class LlamaEngine:
             raise MissingExtra(
                 "llama_cpp is not installed", hint="pip install 'bascule[llama]'"
             ) from None
-        self._spec, self._library, self._threads = spec, llama_cpp, threads
-        self._weights, self._scorer = folder / spec.weights, cast("Any", None)
+        self._spec, self._library = spec, llama_cpp
         self._tokenizer: Any = None
         adapter = str(folder / spec.adapter) if spec.adapter else None
         try:
             self._llama = llama_cpp.Llama(
-                str(self._weights), n_ctx=spec.context_tokens, n_threads=threads,
+                str(folder / spec.weights), n_ctx=spec.context_tokens, n_threads=threads,
                 n_threads_batch=threads, n_batch=_BATCH_TOKENS, lora_path=adapter, verbose=False,
             )  # fmt: skip
         except (ValueError, RuntimeError, OSError) as problem:
@@ -102,29 +100,42 @@ class LlamaEngine:
 
         yield from written(pieces(), request.stops, most, Usage(len(tokens), 0, cached))
 
-    def score(self, text: str) -> tuple[float, int]:
-        """The sum of the log probabilities of the tokens behind the first, and how many they are.
+    def score(self, text: str, context: str) -> tuple[float, int, bool]:
+        """See `hosting.Engine`; tokens and windows are those of lm-eval.
 
-        Each window of `_WINDOW` tokens is seen alone, as is usual for perplexities.
+        Spaces that end a context belong to the text; without one it follows the first token.
         """
-        if self._scorer is None:
-            self._scorer = self._library.Llama(
-                str(self._weights), n_ctx=_WINDOW, n_threads=self._threads, n_batch=_WINDOW,
-                logits_all=True, verbose=False,
-            )  # fmt: skip
-        scorer, total, count = self._scorer, 0.0, 0
-        tokens = scorer.tokenize(text.encode(), add_bos=True, special=False)
-        for begin in range(0, len(tokens), _WINDOW):
-            window = tokens[begin : begin + _WINDOW]
-            if len(window) > 1:
-                scorer.reset()
-                scorer.eval(window)
-                logits = scorer.scores[: len(window) - 1].astype(np.float64)
-                logits -= logits.max(axis=1, keepdims=True)
-                chosen = logits[np.arange(len(logits)), window[1:]]
-                total += float((chosen - np.log(np.exp(logits).sum(axis=1))).sum())
-                count += len(logits)
-        return total, count
+        llama, most, before = self._llama, self._llama.n_ctx(), context.rstrip()
+        tokens = llama.tokenize((context + text).encode(), add_bos=True, special=True)
+        first = len(llama.tokenize(before.encode(), add_bos=True, special=True)) if before else 0
+        opening = llama.token_bos() if llama.token_bos() >= 0 else llama.token_eos()
+        if not first and tokens[:1] != [opening]:
+            tokens.insert(0, opening)
+        if first and len(tokens) - 1 > most:
+            reason = f"a context with its text has {len(tokens):,} tokens; {most + 1:,} may be"
+            raise Invalid(reason, hint="pack the model with more context_tokens")
+        first, total, is_greedy = max(first, 1), 0.0, True
+        for place in range(first, len(tokens), most):
+            end = min(place + most, len(tokens))
+            begin = max(end - most - 1, 0)
+            for logits, token in self._seen(tokens[begin:end], place - begin):
+                is_greedy &= bool(logits.argmax() == token)
+                logits -= logits.max()
+                total += float(logits[token] - np.log(np.exp(logits).sum()))
+        return total, len(tokens) - first, is_greedy
+
+    def _seen(self, tokens: list[int], first: int) -> Iterator[tuple[NDArray[np.float64], int]]:
+        """The tokens from place `first` on, each with the logits that the others give there."""
+        llama = cast("Any", self._llama)
+        llama.reset()
+        llama._ctx.kv_cache_seq_rm(-1, 0, -1)
+        for begin in range(0, len(tokens) - 1, _BATCH_TOKENS):
+            piece = tokens[begin : min(begin + _BATCH_TOKENS, len(tokens) - 1)]
+            llama._batch.set_batch(batch=piece, n_past=begin, logits_all=True)
+            llama._ctx.decode(llama._batch)
+            logits = np.ctypeslib.as_array(llama._ctx.get_logits(), (len(piece), llama.n_vocab()))
+            for place in range(max(first - 1 - begin, 0), len(piece)):
+                yield logits[place].astype(np.float64), tokens[begin + place + 1]
 
     def close(self) -> None:
         """Nothing: the process ends."""

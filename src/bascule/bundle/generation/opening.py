@@ -20,12 +20,16 @@ from bascule.bundle.generation.hosting import (
 from bascule.bundle.generation.requests import INPUTS, OUTPUTS
 from bascule.bundle.generation.specs import FILE, Spec, spec_of
 from bascule.bundle.programs import ChildProgram
-from bascule.core import Columns, DType, Field, Program
+from bascule.core import Columns, DType, Field, Program, Unconvertible
 
 _HOST = "bascule.bundle.generation.hosting"
 _OWN = "original/"
-_START_TIMEOUT_S = 600.0
-_SCORES = (Field("logprob", DType.FP64, ()), Field("tokens", DType.INT64, ()))
+_START_TIMEOUT_S, _LONGEST_TEXT_S = 600.0, 600.0
+_SCORES = (
+    Field("logprob", DType.FP64, ()), Field("tokens", DType.INT64, ()),
+    Field("is_greedy", DType.BOOL, ()),
+)  # fmt: skip
+_TEXTS = (Field("text", DType.BYTES, ()), Field("context", DType.BYTES, ()))
 
 
 def open_generation(path: Path, manifest: Manifest | None, *, threads: int = 1) -> Program:
@@ -52,10 +56,18 @@ def open_generation(path: Path, manifest: Manifest | None, *, threads: int = 1) 
 def open_scorer(path: Path, *, threads: int = 1) -> ChildProgram:
     """A program that tells how likely a model finds texts, in a process of its own.
 
-    From the column `text` to `logprob`, the sum of the natural logarithms of the probabilities of
-    its tokens, and `tokens`, their number.
+    From the columns `text` and `context`, which comes before it, to what `Engine.score` tells.
+    Raises `Unconvertible` where the engine does not tell it.
     """
-    return _child(path, "scoring", threads, (Field("text", DType.BYTES, ()),), _SCORES)
+    file = path / FILE
+    if not file.exists() or spec_of(file.read_bytes()).engine != "llama.cpp":
+        raise Unconvertible(
+            "its engine does not tell the log probabilities of a text",
+            hint="measure what it generates, or pack the model as GGUF, for llama.cpp",
+        )
+    scorer = _child(path, "scoring", threads, _TEXTS, _SCORES)
+    scorer.bound_runs(_LONGEST_TEXT_S)
+    return scorer
 
 
 def _child(

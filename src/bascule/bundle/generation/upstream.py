@@ -92,10 +92,6 @@ class UpstreamEngine:
         finally:
             asking.cancel()
 
-    def score(self, text: str) -> tuple[float, int]:
-        del text
-        raise Invalid("an upstream does not tell how likely a text is", hint="leave perplexity out")
-
     def close(self) -> None:
         """End the connections; twice does no harm."""
         if not self._is_closed:
