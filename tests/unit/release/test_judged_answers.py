@@ -78,7 +78,7 @@ def keep_verdicts(home, ids, scores):
     rows = [
         (i, "unusable" if np.isnan(s) else float(s), None) for i, s in zip(ids, scores, strict=True)
     ]
-    Outcomes(home).add_rows(judge_model("strict"), rows)
+    Outcomes(home).add_rows("strict", rows, of_judge=True)
 
 
 def rollout(*guards, **changes):

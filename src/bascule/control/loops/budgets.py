@@ -5,7 +5,9 @@ budget: the rows that this thread has reserved in the catalogue. The rules:
 
 - together the servers admit no more than a budget, and a row that is not reserved waits for it;
 - what is left of a budget is reserved in ever smaller blocks, and given back when another server
-  needs it; so nothing below a budget is refused while the catalogue can be reached;
+  needs it; so nothing below a budget is refused while the catalogue can be reached, but for what
+  calls that run may still use (tokens): a budget that was exhausted is asked for again while
+  callers want it;
 - while it cannot, what was reserved is used, and then calls are answered 503;
 - what a caller spends of its rate on other servers is known here `SHARE_EVERY_S` later: until then
   each server gives it the rate, so the sum is over by at most what it can spend in that time.
@@ -88,7 +90,8 @@ class Sharing:
         """
         table = self.shared.table
         for meter in self.shared.among(table[:, meters.WANTED] > table[:, meters.GRANTED]):
-            if again or meter.name not in self._tries:
+            is_waiting = meter.words[meters.STATE] == meters.EXHAUSTED or meter.name in self._tries
+            if again or not is_waiting:
                 try:
                     self._reserve(meter)
                 except BasculeError:
@@ -120,7 +123,6 @@ class Sharing:
                     if meter.name in short and words[meters.DAY] == day:
                         back[meter.name] = words[meters.GRANTED] - words[meters.ROWS]
                         words[meters.GRANTED] = words[meters.ROWS]
-                        words[meters.STATE] = meters.OPEN
             quotas.give_back(day, back)
         self._spend(quotas, now_ns)
 
@@ -136,6 +138,8 @@ class Sharing:
         with self.shared:
             if meter.name != name or words[meters.DAY] != day:
                 return
+            if words[meters.STATE] == meters.EXHAUSTED:
+                tries = EXHAUSTED_TRIES
             words[meters.GRANTED] += rows
             words[meters.STATE] = meters.OPEN
             if rows >= at_least:
