@@ -219,7 +219,9 @@ def test_a_host_that_never_had_the_parts_serves_and_keeps_private_what_they_read
         "price": {"model": "price/1", "inputs": {"risk": "risk.prediction"}},
     }
     document = Composition({"parts": parts}, lambda one: bascule.load(registry.path(one)))
-    registry.push(bascule.pack(document, name="credit", to=tmp_path / "made").path, by="ada")
+    rows = pd.DataFrame({"amount": np.arange(30.0, 50.0), "age": np.arange(20.0)})
+    made = bascule.pack(document, name="credit", to=tmp_path / "made", train=rows, measure=False)
+    registry.push(made.path, by="ada")
     for name in ("risk", "price"):
         registry.retire(name, 1, by="ada", reason="only for the composition")
     removed = registry.collect(by="ada", grace_s=0)

@@ -51,10 +51,10 @@ def engine(monkeypatch):
 @pytest.fixture
 def push(engine, tmp_path, postgresql_url):
     """`push(name)`: a new version that the upstream writes for."""
-    registry, numbers = open_stores(tmp_path, postgresql_url), iter(range(9))
+    numbers = iter(range(9))
 
-    def made(name="chat"):
-        number = next(numbers)
+    def made(name="chat", objects="files"):
+        registry, number = open_stores(tmp_path, postgresql_url, objects), next(numbers)
         model = bascule.TextGeneration(upstream=engine.url, model=f"{name}{number}")
         bundle = bascule.pack(model, name=name, to=tmp_path / f"{number}", measure=False)
         return registry.push(bundle.path, by="ada")
@@ -128,13 +128,13 @@ def test_tokens_that_an_answer_on_one_server_gives_back_are_had_from_the_other(
 @pytest.fixture
 def hosts(engine, push, tmp_path, postgresql_url, s3_url):
     """Runners of jobs of two hosts, whose ledgers are one, with 80 answers to judge."""
-    push("judge")
+    push("judge", s3_url)
     runners = []
     for name in ("a", "b"):
         home = tmp_path / name
         home.mkdir()
         (home / "bascule.toml").write_text(
-            f'home = "."\n[registry]\nstore = "{postgresql_url}"\n'
+            f'home = "."\n[registry]\nstore = "{postgresql_url}"\nobjects = "{s3_url}"\n'
             '[judges.strict]\nmodel = "judge/1"\nshare = 1.0\n'
         )
         connect_home(home, s3_url)
@@ -160,7 +160,7 @@ def test_of_two_jobs_at_once_one_pays_and_the_next_host_pays_for_nothing(hosts, 
         both = [*pool.map(judging, hosts)]
     finished(a.jobs)
     ended = [a.jobs.get(job) for job in both]
-    assert sorted(job.state for job in ended) == ["done", "failed"]
+    assert sorted(job.state for job in ended) == ["done", "failed"], ended
     assert (
         "under way in another process" in next(filter(None, (job.error for job in ended)))["error"]
     )
@@ -188,8 +188,8 @@ def test_a_job_whose_process_is_killed_has_paid_for_a_group_that_another_host_pa
     judged = b.jobs.get(again).result["judged"]
     assert judged <= 80 - 32
     assert len(engine.asked) <= 80 + 32
-    sql = "SELECT id, count(*) AS times FROM outcome_history WHERE model = '_judge.strict' GROUP BY id"
-    times = Ledger(b.home).query(sql)["times"].to_pylist()
+    sql = "SELECT count(*) n FROM outcome_history WHERE model = '_judge.strict' GROUP BY id"
+    times = Ledger(b.home).query(sql)["n"].to_pylist()
     assert (len(times), set(times)) == (80, {1})
 
 
@@ -275,8 +275,9 @@ def test_a_server_that_is_stopped_lets_a_stream_end(served, engine):
 
 
 def refuses(port):
-    try:
-        http.client.HTTPConnection("127.0.0.1", port, timeout=2).connect()
-    except OSError:
-        return True
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=2)) as connection:
+        try:
+            connection.connect()
+        except OSError:
+            return True
     return False

@@ -21,7 +21,6 @@ from bascule.monitoring.ledger import (
     Outcomes,
     Span,
     count_cohorts,
-    judge_model,
     outcome_draw,
 )
 from bascule.release.rollouts import (
