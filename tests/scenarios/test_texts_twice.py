@@ -24,6 +24,7 @@ from tests.waiting import until
 import bascule
 from bascule.app import open_endpoints, open_keys
 from bascule.bundle.generation import UPSTREAMS
+from bascule.endpoints import Arm, Plan, PlanEvent
 from bascule.jobs import Task
 from bascule.kinds.child import runner_of
 from bascule.monitoring import Ledger
@@ -220,6 +221,26 @@ def version_of(server):
     status, _, answer = ask(server.port, server.headers)
     assert status == 200, answer
     return json.loads(answer)["system_fingerprint"]
+
+
+def applied(server, number, *arms):
+    """A plan as a rollout makes it, once it is served."""
+    event = PlanEvent("changed", datetime.now(UTC), "ada", "", "a rollout")
+    server.endpoints.apply(Plan("chat", number, arms), event)
+    version = max(arms, key=lambda arm: arm.share_percent).version
+    until(lambda: version_of(server).startswith(version))
+
+
+def test_a_stream_of_a_candidate_goes_on_when_its_rollout_is_aborted(served, engine):
+    arms = Arm("current", "chat/1", 0.0), Arm("candidate", "chat/2", 100.0)
+    applied(served, 2, *arms)
+    held = Held()
+    engine.behaviours = [held, FINE]
+    with Stream(served.port, served.headers) as stream:
+        assert stream.first[1]["system_fingerprint"].startswith("chat/2")
+        applied(served, 3, Arm("current", "chat/1", 100.0))
+        held.may_end.set()
+        assert stream.rest().rstrip().endswith("[DONE]")
 
 
 def test_a_stream_ends_with_the_version_that_it_began_with_when_its_endpoint_moves(served, engine):

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from random import random
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ THROTTLE_EVERY_S = 5.0
 EXHAUSTED_TRIES = 4
 """How often, `SHARE_EVERY_S` apart, rows are asked for before none are left: other servers give
 back what they do not use in that time."""
+_MOST_RETRIED = 16
+"""How many exhausted budgets are asked for again, `SHARE_EVERY_S` apart; drawn where more are."""
 _HOT_SHARE = 0.125
 """Of its rate: what a cheaper caller spends stays on this server."""
 
@@ -89,9 +92,14 @@ class Sharing:
             Unavailable: The catalogue is away, which workers learn.
         """
         table = self.shared.table
-        for meter in self.shared.among(table[:, meters.WANTED] > table[:, meters.GRANTED]):
-            is_waiting = meter.words[meters.STATE] == meters.EXHAUSTED or meter.name in self._tries
-            if again or not is_waiting:
+        is_wanted = table[:, meters.WANTED] > table[:, meters.GRANTED]
+        is_exhausted = is_wanted & (table[:, meters.STATE] == meters.EXHAUSTED)
+        retried_share = again * _MOST_RETRIED / max(1, int(is_exhausted.sum()))
+        for meter in self.shared.among(is_wanted):
+            is_due = again or meter.name not in self._tries
+            if meter.words[meters.STATE] == meters.EXHAUSTED:
+                is_due = random() < retried_share
+            if is_due:
                 try:
                     self._reserve(meter)
                 except BasculeError:
