@@ -105,15 +105,35 @@ class Stream(Events):
 # -- budgets --
 
 
-def test_tokens_that_an_answer_on_one_server_gives_back_are_had_from_the_other(
-    engine, push, serve, tmp_path, postgresql_url
-):
+@pytest.fixture
+def bounded(push, serve, tmp_path, postgresql_url):
+    """Two servers of two workers; a caller has 1,000 tokens a day of both together."""
     push()
     env = {
         "BASCULE_HOME": str(tmp_path), "BASCULE_REGISTRY__STORE": postgresql_url,
         "BASCULE_POLICIES": json.dumps({"chat": {"tokens_per_day": 1_000}}),
     }  # fmt: skip
-    one, other = (serve("chat/1", "--workers=2", env=env) for _ in range(2))
+    return [serve("chat/1", "--workers=2", env=env) for _ in range(2)]
+
+
+def test_eight_callers_of_two_servers_have_the_budget_of_one_and_no_more(bounded):
+    def until_refused(server):
+        count = refused = 0
+        while refused < 5:
+            status, *_ = ask(server.port, max_tokens=20)
+            refused = refused + 1 if status == 429 else 0
+            count += status == 200
+            assert status in (200, 429)
+        return count
+
+    with ThreadPoolExecutor(8) as pool:
+        answered = sum(pool.map(until_refused, bounded * 4))
+    each = 9  # as the upstream counts; a call takes about 45 until it has ended
+    assert 1_000 - 4 * 45 <= answered * each <= 1_000
+
+
+def test_tokens_that_an_answer_on_one_server_gives_back_are_had_from_the_other(engine, bounded):
+    one, other = bounded
     held = Held()
     engine.behaviours = [held, FINE]
     with Stream(one.port, max_tokens=850) as stream:
