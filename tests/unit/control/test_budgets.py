@@ -136,6 +136,8 @@ def test_a_budget_that_was_exhausted_opens_again_once_a_call_gives_back(servers)
     assert refused.state == EXHAUSTED, "it is asked for again no sooner than others give back"
     turn([refused, writing])
     refused.meter.words[WANTED] = refused.used + 300
+    writing.sharing.reserve(again=True)
+    assert writing.granted == 50, "what it wanted once it does not want again"
     refused.sharing.reserve(again=True)
     assert refused.state == OPEN
     assert refused.admits(300)

@@ -130,7 +130,7 @@ class Sharing:
                     words = meter.words
                     if meter.name in short and words[meters.DAY] == day:
                         back[meter.name] = words[meters.GRANTED] - words[meters.ROWS]
-                        words[meters.GRANTED] = words[meters.ROWS]
+                        words[meters.GRANTED], words[meters.WANTED] = words[meters.ROWS], 0
             quotas.give_back(day, back)
         self._spend(quotas, now_ns)
 
