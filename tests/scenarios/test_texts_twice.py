@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import msgspec
+import openai
 import psutil
 import pytest
 from tests.chat_models import answered_texts
@@ -234,8 +235,9 @@ def served(engine, push, serve, tmp_path, postgresql_url):
     endpoints.deploy("chat/1", by="ada")
     server = serve("chat", env=env)
     server.endpoints, server.settings = endpoints, settings
-    server.key, token = open_keys(settings).create("ada", [Permission("infer", "chat")], by="root")
-    server.headers = {"Authorization": f"Bearer {token}"}
+    keys, rights = open_keys(settings), [Permission("infer", "chat")]
+    server.key, server.token = keys.create("ada", rights, by="root")
+    server.headers = {"Authorization": f"Bearer {server.token}"}
     until(lambda: ask(server.port, server.headers)[0] == 200)
     return server
 
@@ -293,15 +295,20 @@ def test_a_stream_whose_key_is_revoked_ends_with_an_error_and_so_does_its_engine
     until(lambda: engine.asked[0].left_s, 10)
 
 
-def test_streams_that_all_go_at_once_end_their_engines_work_and_the_next_is_answered(
-    served, engine
-):
+def test_async_streams_that_all_go_at_once_end_their_engines_work(served, engine):
     engine.asked.clear()
     engine.behaviours = [Held()]
-    with ThreadPoolExecutor(40) as pool:
-        streams = [*pool.map(lambda _: Stream(served.port, served.headers), range(40))]
-    for stream in streams:
-        stream.__exit__()
+
+    async def drop_all():
+        place = f"http://127.0.0.1:{served.port}/v1"
+        async with openai.AsyncOpenAI(base_url=place, api_key=served.token) as client:
+            create = client.chat.completions.create
+            streams = await asyncio.gather(*(create(**body(stream=True)) for _ in range(40)))
+            for stream in streams:
+                await anext(aiter(stream))
+            await asyncio.gather(*(stream.close() for stream in streams))
+
+    asyncio.run(drop_all())
     until(lambda: len(engine.asked) == 40 and all(one.left_s for one in engine.asked), 10)
     engine.behaviours = [FINE]
     assert version_of(served).startswith("chat/1")
