@@ -162,12 +162,13 @@ def test_texts_that_differ_at_their_end_are_not_the_same(served):
     assert compared(server).disagreements == 1
 
 
-def test_a_text_that_is_too_long_is_dropped_and_the_shadow_goes_on(served, monkeypatch):
-    server = served(SAID, SAID * 100)
+@pytest.mark.parametrize("says", [(SAID, SAID * 100), (SAID * 100, SAID)], ids=["its", "current"])
+def test_a_text_that_is_too_long_is_dropped_and_the_shadow_goes_on(served, monkeypatch, says):
+    server = served(*says)
     monkeypatch.setattr("bascule.serving.execution.shadows.MAX_CALL_BYTES", 2_000)
     chat(server, stream=True, count=40)
     server.until(lambda: server.arms()["shadow"].dropped == 40)
-    server.programs["m/2"].says = SAID
+    server.programs["m/1"].says = server.programs["m/2"].says = SAID
     chat(server, stream=True)
     assert compared(server).disagreements == 0
 
