@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tritonclient.grpc as triton
+from tests.stores import open_stores
 from tests.waiting import until
 
 import bascule
@@ -202,3 +203,46 @@ def test_grpc_and_a_shadow_are_answered_and_private_columns_stay_out_of_the_ledg
     assert row["input.price.price"] == pytest.approx(20.0)
     assert row["input.risk.prediction.hash"]
     assert not {name for name in row if name.endswith((".offer", "risk.prediction"))}
+
+
+@pytest.mark.slow
+def test_a_host_that_never_had_the_parts_serves_and_keeps_private_what_they_read(
+    serve, connect, trained, tmp_path, postgresql_url, s3_url
+):
+    """Its parts are retired, and their files removed, before the other host begins."""
+    at = tmp_path / "a"
+    registry = open_stores(at, postgresql_url, s3_url)
+    for name in ("risk", "price"):
+        registry.push(trained[0].parent / name, by="ada")
+    parts = {
+        "risk": {"model": "risk/1"},
+        "price": {"model": "price/1", "inputs": {"risk": "risk.prediction"}},
+    }
+    document = Composition({"parts": parts}, lambda one: bascule.load(registry.path(one)))
+    rows = pd.DataFrame({"amount": np.arange(30.0, 50.0), "age": np.arange(20.0)})
+    made = bascule.pack(document, name="credit", to=tmp_path / "made", train=rows, measure=False)
+    registry.push(made.path, by="ada")
+    for name in ("risk", "price"):
+        registry.retire(name, 1, by="ada", reason="only for the composition")
+    removed = registry.collect(by="ada", grace_s=0)
+    assert len(removed) == 2
+
+    home = tmp_path / "b"
+    env = {
+        "BASCULE_HOME": str(home), "BASCULE_REGISTRY__STORE": postgresql_url,
+        "BASCULE_REGISTRY__OBJECTS": s3_url, "BASCULE_MONITORING__LEDGER": "auto",
+        "BASCULE_MONITORING__PRIVATE": '{"risk.amount": "omit", "price.risk": "hash"}',
+    }  # fmt: skip
+    server = serve("credit/1", env=env)
+    with connect(server.port) as client:
+        answer = asked(client, 20.0, id="there")
+    assert answer.json["outputs"][0]["data"] == [pytest.approx(20.0)], answer.body
+
+    def recorded():
+        with suppress(NotFound):  # until the first answer is there
+            return Ledger(home).query("select * from predictions", model="credit").to_pylist()
+
+    (row,) = until(recorded)
+    assert row["input.age"] == 1.0
+    assert row["input.risk.prediction.hash"]
+    assert not {"input.amount", "input.risk.prediction"} & row.keys()

@@ -26,19 +26,22 @@ def parsed(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def judge_answers(settings: Settings, task: Task, live: Live) -> dict[str, Any]:
-    """Judge; verdicts are kept as they come, and a job that goes on judges the rest."""
+    """Judge; verdicts are kept and shared as they come, and a job that goes on judges the rest."""
     from bascule.monitoring import Ledger, Outcomes, unjudged, verdicts
-    from bascule.monitoring.ledger import judge_model
+    from bascule.monitoring.ledger import shared_of
 
     model, name = task.input["model"], task.input["judge"]
     live.begin(f"{name} judges {model}", {})
     ledger = Ledger(settings.home, is_private=True)
     waiting = unjudged(ledger, model, name, judge_of(settings, name).share, _MOST)
-    outcomes, judged, unusable = Outcomes(settings.home), 0, 0
+    outcomes, shared = Outcomes(settings.home), shared_of(settings.home)
+    judged = unusable = 0
     if waiting:
         with closing(open_judge(settings, name)) as judge:
             for group in verdicts(judge, waiting):
-                outcomes.add_rows(judge_model(name), [(*verdict, None) for verdict in group])
+                outcomes.add_rows(name, [(*verdict, None) for verdict in group], of_judge=True)
+                if shared is not None:  # before a job of another host begins
+                    shared.share_outcomes()
                 judged += len(group)
                 unusable += sum(isinstance(truth, str) for _, truth in group)
                 live.tell({"done": judged, "of": len(waiting)})

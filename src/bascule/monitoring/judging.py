@@ -1,7 +1,7 @@
 """A judge model: asks for a score of an answer, and reads it from what the judge says.
 
 The judge is a bundle that generates text; that of an upstream asks any OpenAI-compatible server.
-Its verdicts are kept as outcomes of the model `judge.NAME`, by the ids of the predictions, so that
+Its verdicts are kept as outcomes of the model `_judge.NAME`, by the ids of the predictions, so that
 they are shared, retained and erased as outcomes are. An answer is judged once.
 """
 

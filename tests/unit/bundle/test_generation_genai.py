@@ -30,7 +30,7 @@ folder = sys.argv[1]
 bpe = Tokenizer(models.BPE())
 bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 bpe.decoder = decoders.ByteLevel()
-text = 'user: assistant: the cat sat on the mat {}[]\\"0123456789-.,x'
+text = 'user: assistant: the cat sat on the mat < s >{}[]\\"0123456789-.,x'
 trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=["<s>", "</s>"])
 bpe.train_from_iterator([text + chr(10)] * 9, trainer)
 template = (
@@ -110,6 +110,11 @@ def test_greedy_answers_are_those_of_transformers(bundle, made):
     assert said["usage"]["completion_tokens"] == 12
     assert "original/weights/model.onnx" in bundle.manifest.files
     assert bundle.manifest.original.requires == {"onnxruntime-genai": "0.18.0"}
+
+
+def test_special_tokens_in_a_message_are_text(bundle):
+    more, fewer = (chunk(bundle, "<s>" * count)["usage"]["prompt_tokens"] for count in (9, 8))
+    assert more > fewer + 1, "`<s>` by its characters"
 
 
 def test_a_schema_holds_for_random_weights_too(bundle):

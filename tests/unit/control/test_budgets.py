@@ -119,6 +119,31 @@ def test_a_budget_is_exhausted_once_no_server_gives_back(servers):
     assert server.state == EXHAUSTED
 
 
+def test_a_budget_that_was_exhausted_opens_again_once_a_call_gives_back(servers):
+    """Of tokens, an answer takes what it may use, and gives back what it did not a minute later."""
+    writing, refused = servers(1_000)
+    writing.admits(900)
+    writing.sharing.reserve(again=False)
+    assert writing.admits(900)
+    while refused.state == OPEN:
+        assert not refused.admits(300)
+        turn([refused])
+    refused.sharing.reserve(again=False)
+    assert (refused.state, refused.meter.words[WANTED]) == (EXHAUSTED, 0)
+    writing.meter.take_back(0, 850, today())
+    refused.meter.words[WANTED] = refused.used + 300  # as the next call that is refused leaves it
+    refused.sharing.reserve(again=False)
+    assert refused.state == EXHAUSTED, "it is asked for again no sooner than others give back"
+    turn([refused, writing])
+    refused.meter.words[WANTED] = refused.used + 300
+    writing.sharing.reserve(again=True)
+    assert writing.granted == 50, "what it wanted once it does not want again"
+    refused.sharing.reserve(again=True)
+    assert refused.state == OPEN
+    assert refused.admits(300)
+    assert writing.granted + refused.granted <= 1_000
+
+
 def test_while_the_catalogue_is_away_what_is_reserved_is_used_and_no_more(servers):
     server, _ = servers(1_600)
     server.admits(10)

@@ -84,8 +84,8 @@ def test_the_same_request_again_is_answered_again_and_adds_nothing(client, tmp_p
 
 def test_verdicts_of_a_judge_are_not_taken_from_callers(client):
     verdict = {"outcomes": [{"id": "a", "truth": 1}]}
-    answer = client.post(PATH.replace("/late/", "/judge.strict/"), json=verdict)
-    assert (answer.status_code, "verdicts of a judge" in answer.text) == (400, True)
+    answer = client.post(PATH.replace("/late/", "/_judge.strict/"), json=verdict)
+    assert (answer.status_code, "is not allowed" in answer.text) == (400, True)
 
 
 def test_what_cannot_be_read_is_refused_with_the_next_step(client):

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from tests.unit.control.test_rollouts_killed import CountedServer
 
 from bascule.catalogue import Catalogue, SqliteDatabase
-from bascule.control.loops.rollouts import RolloutRunner
+from bascule.control.loops.rollouts import RolloutRunner, counted
 from bascule.core import Unavailable
 from bascule.endpoints import KEY_UNITS, Arm, EndpointStore, Plan, PlanEvent, StoredPlan
 from bascule.release.rollouts import (
@@ -26,6 +26,8 @@ from bascule.release.rollouts import (
     RolloutStore,
     schema as rollout_schema,
 )
+from bascule.release.rollouts.keys import Cell
+from bascule.serving.telemetry import ArmTotals
 from bascule.stats.durations import place_of
 
 NOW = datetime.now(UTC)
@@ -42,6 +44,12 @@ def catalogue(tmp_path):
     plan = Plan("late", 1, (Arm("current", "late/1", 100.0),))
     RolloutStore(made).add(rollout, by="ada", reason="", first=StoredPlan(plan, NOW, "ada"))
     return made
+
+
+def test_what_a_shadow_failed_to_answer_is_not_compared():
+    shadow = ArmTotals("late", 1, "shadow", "late/2", 10, 4, 0, (), disagreements=3, dropped=5)
+    told = counted({"shadow": shadow}, 0, Cell(0.0, 0.0, 1.0))
+    assert (told.compared, told.disagreements, told.candidate.errors) == (6, 3, 4)
 
 
 def test_a_plan_that_is_made_before_the_first_decision_ends_the_rollout_and_stays(catalogue):

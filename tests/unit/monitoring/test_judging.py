@@ -15,7 +15,7 @@ from bascule.app import judge_of, open_registry
 from bascule.core import BasculeError, Invalid, ModelFailed, NotFound, Unavailable
 from bascule.jobs import Task
 from bascule.kinds import KINDS
-from bascule.monitoring import Ledger
+from bascule.monitoring import Ledger, Outcomes, unjudged
 from bascule.monitoring.judging import (
     UNUSABLE,
     Judge,
@@ -52,7 +52,7 @@ def judge(settings, **more):
 
 
 def kept_verdicts(home):
-    sql = "SELECT id, truth, truth_number FROM outcome_history WHERE model = 'judge.strict'"
+    sql = "SELECT id, truth, truth_number FROM outcome_history WHERE model = '_judge.strict'"
     return Ledger(home).query(f"{sql} ORDER BY id").to_pylist()
 
 
@@ -100,6 +100,21 @@ def test_a_bundle_judges_each_answer_of_its_share_once(tmp_path):
     texts = dict(zip(IDS, ["GOOD", "bad", "ODD", "bad"] * 10, strict=True))
     assert all(row["truth_number"] == by_text[texts[row["id"]]] for row in kept)
     assert first["unusable"] == sum(row["truth"] == "unusable" for row in kept)
+
+
+def test_outcomes_of_a_model_that_is_named_as_a_judge_are_no_verdicts(tmp_path):
+    settings = settings_of(tmp_path, {"model": "judge/1", "share": 1.0})
+    answers(tmp_path, ["hi"] * 40)
+    rows = [(name, 1.0, None) for name in IDS]
+    Outcomes(tmp_path).add_rows("judge.strict", rows)
+    with pytest.raises(Invalid, match="not allowed"):
+        Outcomes(tmp_path).add_rows("_judge.strict", rows)
+    assert kept_verdicts(tmp_path) == []
+    ledger = Ledger(tmp_path, is_private=True)
+    share = judge_of(settings, "strict").share
+    assert len(unjudged(ledger, "chat", "strict", share, 100)) == 40
+    Outcomes(tmp_path).add_rows("strict", rows, of_judge=True)
+    assert unjudged(ledger, "chat", "strict", share, 100) == []
 
 
 def test_verdicts_before_an_outage_are_kept_and_the_others_are_asked_again():

@@ -37,7 +37,7 @@ def test_rows_of_segments_and_of_the_spool_are_gone_with_their_outcomes(tmp_path
     spool(tmp_path, Answers(["d"], caller="alice"), Answers(["e"], caller="bob"))
     know(tmp_path, "a", "c", "d")
     know(tmp_path, "a")
-    Outcomes(tmp_path).add_rows("judge.strict", [("c", 0.9, None)])
+    Outcomes(tmp_path).add_rows("strict", [("c", 0.9, None)], of_judge=True)
     found = matching(Ledger(tmp_path), "gb", "caller = 'alice'")
     assert (found.rows, found.requests, found.outcomes) == (3, 3, 3)
     done = delete(tmp_path, "gb", "caller = 'alice'")
@@ -45,7 +45,7 @@ def test_rows_of_segments_and_of_the_spool_are_gone_with_their_outcomes(tmp_path
     assert ids(tmp_path) == ["c", "e"]
     history = Ledger(tmp_path).query("select id from outcome_history")["id"].to_pylist()
     assert sorted(history) == ["c", "c"]
-    Outcomes(tmp_path).add_rows("judge.strict", [("e", 0.9, None)])
+    Outcomes(tmp_path).add_rows("strict", [("e", 0.9, None)], of_judge=True)
     assert delete(tmp_path, "gb", "id = 'e'").outcomes == 1  # the verdict of a judge
     assert b"alice" not in b"".join(f.read_bytes() for f in tmp_path.rglob("*.parquet"))
 

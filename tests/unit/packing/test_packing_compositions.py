@@ -582,3 +582,16 @@ def test_columns_that_show_the_same_values_are_known_for_the_ledger(composed):
     for name in ("first.label", "risk"):
         assert {"first.label", "risk.label", "label"} <= sources[name]
         assert "amount" not in sources[name]
+
+
+def test_what_a_model_reads_is_private_under_its_own_names(composed):
+    parts = {
+        "risk": {"model": "risk", "inputs": {"amount": "income"}},
+        "price": {"model": "price", "inputs": {"p_bad": "risk.probabilities['bad']"}},
+    }
+    said = {"parts": parts, "inputs": {"income": "FP64"}}
+    sources = composed(said, "credit").program().plan.sources
+    assert {"risk.amount", "amount"} <= sources["income"]
+    assert {"risk.age"} <= sources["age"]
+    assert {"price.p_bad", "p_bad"} <= sources["risk.probabilities"]
+    assert "risk.amount" not in sources["loss"]

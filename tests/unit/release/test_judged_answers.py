@@ -21,7 +21,6 @@ from bascule.monitoring.ledger import (
     Outcomes,
     Span,
     count_cohorts,
-    judge_model,
     outcome_draw,
 )
 from bascule.release.rollouts import (
@@ -78,7 +77,7 @@ def keep_verdicts(home, ids, scores):
     rows = [
         (i, "unusable" if np.isnan(s) else float(s), None) for i, s in zip(ids, scores, strict=True)
     ]
-    Outcomes(home).add_rows(judge_model("strict"), rows)
+    Outcomes(home).add_rows("strict", rows, of_judge=True)
 
 
 def rollout(*guards, **changes):

@@ -467,6 +467,25 @@ def test_an_answer_longer_than_was_taken_for_it_counts_in_full(serve, writer, tm
     assert used(tmp_path) == 90
 
 
+@pytest.mark.parametrize("ask", [parts, whole], ids=["streamed", "whole"])
+def test_what_a_model_does_not_count_is_estimated(serve, writer, tmp_path, ask):
+    writer.usage = None
+    writer.pieces = ["Hello ", "world, " * 20]
+    ask(serve(tokens_per_day=1_000), asked := request(max_tokens=60))
+    assert used(tmp_path) == -(-len(asked) // 4) + -(-len("".join(writer.pieces)) // 4)
+
+
+def test_tokens_come_back_also_where_the_clock_was_set_back_into_yesterday(
+    serve, tmp_path, monkeypatch
+):
+    server = serve(tokens_per_day=100)
+    for day in (20_001, 20_000):
+        for module in ("limiting", "token_limits"):
+            monkeypatch.setattr(f"bascule.serving.execution.{module}.today", lambda day=day: day)
+        parts(server, request(max_tokens=60))
+    assert used(tmp_path) == 20
+
+
 # -- what the ledger keeps --
 
 

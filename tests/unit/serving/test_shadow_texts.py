@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from bascule.bundle.generation import INPUTS, OUTPUTS
 from bascule.core import DType, Field, ModelFailed, Program, Signature
 from bascule.endpoints import Arm, Plan, Shadow
+from bascule.serving.execution.shadows import MAX_WAITING
 from bascule.serving.telemetry import labels_of
 from bascule.serving.workers.planned_endpoints import PlannedEndpoints, find_version
 from bascule.stats import edit_distance
@@ -30,6 +31,8 @@ class Talker(Program):
 
     def __init__(self, says):
         self.says, self.threads = says, []
+        self.may_speak = threading.Event()
+        self.may_speak.set()
 
     def run(self, columns, outputs=None):
         parts = [*self.run_in_parts(columns, ("text",), threading.Event())]
@@ -41,6 +44,7 @@ class Talker(Program):
         self.threads.append(threading.current_thread().name)
         if isinstance(self.says, Exception):
             raise self.says
+        self.may_speak.wait(30)
         words = self.says.split(" ")
         for place, word in enumerate(words):
             is_last = place == len(words) - 1
@@ -158,12 +162,13 @@ def test_texts_that_differ_at_their_end_are_not_the_same(served):
     assert compared(server).disagreements == 1
 
 
-def test_a_text_that_is_too_long_is_dropped_and_the_shadow_goes_on(served, monkeypatch):
-    server = served(SAID, SAID * 100)
+@pytest.mark.parametrize("says", [(SAID, SAID * 100), (SAID * 100, SAID)], ids=["its", "current"])
+def test_a_text_that_is_too_long_is_dropped_and_the_shadow_goes_on(served, monkeypatch, says):
+    server = served(*says)
     monkeypatch.setattr("bascule.serving.execution.shadows.MAX_CALL_BYTES", 2_000)
     chat(server, stream=True, count=40)
     server.until(lambda: server.arms()["shadow"].dropped == 40)
-    server.programs["m/2"].says = SAID
+    server.programs["m/1"].says = server.programs["m/2"].says = SAID
     chat(server, stream=True)
     assert compared(server).disagreements == 0
 
@@ -172,6 +177,24 @@ def test_a_shadow_that_fails_is_counted_and_the_client_has_its_text(served):
     server = served(SAID, ModelFailed("no"))
     assert SAID.split()[0] in chat(server, stream=True)
     assert compared(server).errors == 1
+
+
+def test_no_caller_waits_for_a_shadow_that_is_busy_and_all_that_was_drawn_is_accounted_for(served):
+    server = served(SAID, SAID + "!")
+    shadow = server.programs["m/2"]
+    shadow.may_speak.clear()
+    for _ in range(2):
+        assert SAID.split()[-1] in chat(server, stream=True, count=40)
+    assert server.arms()["current"].requests == 80, "answered while the shadow has said nothing"
+    assert len(shadow.threads) <= MAX_WAITING
+    shadow.may_speak.set()
+    arm = "shadow"
+    server.until(lambda: server.arms()[arm].requests + server.arms()[arm].dropped == 80)
+    told = server.arms()[arm]
+    assert told.dropped >= 80 - MAX_WAITING
+    assert told.disagreements == told.requests, "of what was compared, and of nothing else"
+    chat(server, stream=True)
+    server.until(lambda: server.arms()[arm].requests == told.requests + 1)
 
 
 # -- the distance --

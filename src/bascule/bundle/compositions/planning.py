@@ -93,6 +93,8 @@ class _Planner:
         }
         self._inputs: dict[str, Field] = {}
         self._read: dict[str, set[Key]] = {}
+        self._fed: dict[tuple[str, str], set[Key]] = {}
+        """By model and input, what it is made of."""
         self._reading = ""
 
     def plan(self) -> Plan:
@@ -201,12 +203,15 @@ class _Planner:
         manifest = self._manifests[part.name]
         feeds, own = list[tuple[Field, Expression]](), list[str]()
         for field in manifest.signature.inputs:
-            text = part.inputs.get(field.name)
+            text, fed = part.inputs.get(field.name), {("", field.name)}
             if text is None and field == self._inputs[field.name]:
                 own.append(field.name)
             else:
                 text = text or f"column({field.name!r})"
-                feeds.append((field, self._feed(field, text, f"{at}.inputs.{field.name}")))
+                source = self._feed(field, text, f"{at}.inputs.{field.name}")
+                feeds.append((field, source))
+                fed = {*source.reads}
+            self._fed.setdefault((manifest.name, field.name), set()).update(fed)
         return Step(
             name=part.name, run=ask_model(part.name, feeds, own), task=manifest.task,
             outputs=manifest.signature.outputs, classes=manifest.classes, targets=manifest.targets,
@@ -343,13 +348,15 @@ class _Planner:
             for step in self._steps.values()
             for field in step.outputs
         ]
+        made += [{("", name)} for name in self._inputs]
         groups: list[set[Key]] = []
         for new in [*made, *({("", name), *one.reads} for name, one in outputs.items())]:
             touching = [group for group in groups if group & new]
             groups = [*(group for group in groups if not group & new), new.union(*touching)]
         found: dict[str, frozenset[str]] = {}
         for group in groups:
-            names = set[str]()
+            takers = [key for key, fed in self._fed.items() if fed & group]
+            names = {one for model, name in takers for one in (name, f"{model}.{name}")}
             for part, name in group:
                 model = self._manifests[part].name if part in self._manifests else part
                 names |= {name, f"{part}.{name}", f"{model}.{name}"}

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bascule.bundle.generation.chunks import Chunk, Logprob, Usage, logprob_of, written
 from bascule.bundle.generation.requests import (
+    SpecialTokens,
     TextRequest,
     conversation,
     room_for,
@@ -48,6 +51,9 @@ class GenaiEngine:
             ) from None
         described = json.loads((weights / "genai_config.json").read_text())["model"]
         self._context_tokens = min(spec.context_tokens, int(described["context_length"]))
+        listed = weights / "tokenizer.json"
+        added = json.loads(listed.read_text())["added_tokens"] if listed.is_file() else ()
+        self._specials = SpecialTokens(one["content"] for one in added if one["special"])
         kept = [weights / name for name in _TEMPLATES]
         self._template = spec.template or "".join(
             file.read_text() for file in kept if file.is_file()
@@ -63,7 +69,10 @@ class GenaiEngine:
             if getattr(request, name):
                 hint = "leave it out, or pack the model as GGUF"
                 raise Invalid(f"{name}: ONNX Runtime GenAI has none", field=name, hint=hint)
-        tokens = self._tokenizer.encode(self._prompt(request))
+        encode = self._tokenizer.encode
+        first, *others = self._specials.pieces(self._prompt(request))
+        before = len(encode("")) if others else 0  # what it puts before each text
+        tokens = np.concatenate([encode(first), *(encode(one)[before:] for one in others)])
         most = room_for(request, len(tokens), self._context_tokens)
         generator = self._generator(request, len(tokens) + most)
         for at in range(0, len(tokens), _PIECE_TOKENS):
@@ -79,7 +88,7 @@ class GenaiEngine:
     def _prompt(self, request: TextRequest) -> str:
         if request.prompt is not None:
             return request.prompt
-        filled = conversation(request, self._spec, self._template)
+        filled = self._specials.marked(conversation(request, self._spec, self._template))
         with telling_refusals():
             return str(
                 self._tokenizer.apply_chat_template(

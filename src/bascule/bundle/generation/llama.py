@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle.generation.chunks import Chunk, Logprob, Usage, logprob_of, written
 from bascule.bundle.generation.requests import (
+    SpecialTokens,
     TextRequest,
     conversation,
     room_for,
@@ -65,6 +66,11 @@ class LlamaEngine:
                 eos_token=self._special(self._llama.token_eos()),
                 bos_token=self._special(self._llama.token_bos()),
             )
+        self._specials = SpecialTokens(
+            self._special(token)
+            for token in range(self._llama.n_vocab())
+            if llama_cpp.llama_vocab_is_control(self._vocabulary, token)
+        )
         self._prompt_tokens = 0
 
     def generate(
@@ -171,8 +177,13 @@ class LlamaEngine:
         if self._formatter is None:
             raise without_template()
         with telling_refusals():
-            prompt = self._formatter(**conversation(request, self._spec, self._template)).prompt
-        return list(llama.tokenize(prompt.encode(), add_bos=False, special=True))
+            filled = self._specials.marked(conversation(request, self._spec, self._template))
+            pieces = self._specials.pieces(self._formatter(**filled).prompt)
+        return [
+            token
+            for piece in pieces
+            for token in llama.tokenize(piece.encode(), add_bos=False, special=True)
+        ]
 
     def _mask(self, request: TextRequest) -> SchemaMask | None:
         if (schema := request.schema) is None:
@@ -213,4 +224,8 @@ class LlamaEngine:
         return self._llama.detokenize([token])
 
     def _special(self, token: int) -> str:
-        return self._llama.detokenize([token], special=True).decode() if token >= 0 else ""
+        return (
+            self._llama.detokenize([token], special=True).decode(errors="replace")
+            if token >= 0
+            else ""
+        )

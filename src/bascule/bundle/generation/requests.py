@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -265,6 +266,35 @@ def conversation(request: TextRequest, spec: Spec, template: str) -> dict[str, A
 def _as_template_has_it(message: Message) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
     return {**msgspec.to_builtins(message), "role": role, "content": message.text}
+
+
+class SpecialTokens:
+    """Keeps what messages say from being read as special tokens: `<|im_end|>` of a user is a text.
+
+    A mark that no caller knows is put behind the first character of each. A prompt is cut at the
+    marks, and each piece is tokenized by itself.
+    """
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        """`tokens`: their texts; those of one character are left alone."""
+        self._tokens = [token for token in tokens if len(token) > 1]
+        self._mark = secrets.token_hex(16)
+
+    def marked(self, said: Any) -> Any:
+        """JSON, with marks in its texts."""
+        if isinstance(said, str):
+            parts = {re.escape(one[0]) + f"(?={re.escape(one[1:])})"
+                     for one in self._tokens if one in said}  # fmt: skip
+            return re.sub("|".join(parts), rf"\g<0>{self._mark}", said) if parts else said
+        if isinstance(said, list):
+            return [self.marked(item) for item in said]
+        if isinstance(said, dict):
+            return {self.marked(name): self.marked(value) for name, value in said.items()}
+        return said
+
+    def pieces(self, prompt: str) -> list[str]:
+        """What is tokenized by itself of a prompt with marks."""
+        return prompt.split(self._mark)
 
 
 @contextmanager

@@ -5,7 +5,9 @@ budget: the rows that this thread has reserved in the catalogue. The rules:
 
 - together the servers admit no more than a budget, and a row that is not reserved waits for it;
 - what is left of a budget is reserved in ever smaller blocks, and given back when another server
-  needs it; so nothing below a budget is refused while the catalogue can be reached;
+  needs it; so nothing below a budget is refused while the catalogue can be reached, but for what
+  calls that run may still use (tokens): a budget that was exhausted is asked for again while
+  callers want it;
 - while it cannot, what was reserved is used, and then calls are answered 503;
 - what a caller spends of its rate on other servers is known here `SHARE_EVERY_S` later: until then
   each server gives it the rate, so the sum is over by at most what it can spend in that time.
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from random import random
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -33,6 +36,8 @@ THROTTLE_EVERY_S = 5.0
 EXHAUSTED_TRIES = 4
 """How often, `SHARE_EVERY_S` apart, rows are asked for before none are left: other servers give
 back what they do not use in that time."""
+_MOST_RETRIED = 16
+"""How many exhausted budgets are asked for again, `SHARE_EVERY_S` apart; drawn where more are."""
 _HOT_SHARE = 0.125
 """Of its rate: what a cheaper caller spends stays on this server."""
 
@@ -87,8 +92,14 @@ class Sharing:
             Unavailable: The catalogue is away, which workers learn.
         """
         table = self.shared.table
-        for meter in self.shared.among(table[:, meters.WANTED] > table[:, meters.GRANTED]):
-            if again or meter.name not in self._tries:
+        is_wanted = table[:, meters.WANTED] > table[:, meters.GRANTED]
+        is_exhausted = is_wanted & (table[:, meters.STATE] == meters.EXHAUSTED)
+        retried_share = again * _MOST_RETRIED / max(1, int(is_exhausted.sum()))
+        for meter in self.shared.among(is_wanted):
+            is_due = again or meter.name not in self._tries
+            if meter.words[meters.STATE] == meters.EXHAUSTED:
+                is_due = random() < retried_share
+            if is_due:
                 try:
                     self._reserve(meter)
                 except BasculeError:
@@ -119,8 +130,7 @@ class Sharing:
                     words = meter.words
                     if meter.name in short and words[meters.DAY] == day:
                         back[meter.name] = words[meters.GRANTED] - words[meters.ROWS]
-                        words[meters.GRANTED] = words[meters.ROWS]
-                        words[meters.STATE] = meters.OPEN
+                        words[meters.GRANTED], words[meters.WANTED] = words[meters.ROWS], 0
             quotas.give_back(day, back)
         self._spend(quotas, now_ns)
 
@@ -136,6 +146,8 @@ class Sharing:
         with self.shared:
             if meter.name != name or words[meters.DAY] != day:
                 return
+            if words[meters.STATE] == meters.EXHAUSTED:
+                tries = EXHAUSTED_TRIES
             words[meters.GRANTED] += rows
             words[meters.STATE] = meters.OPEN
             if rows >= at_least:

@@ -379,7 +379,7 @@ def counted(arms: Mapping[str, ArmTotals], stage: int, cell: Cell) -> Told:
     is_split = CURRENT in arms and CANDIDATE in arms
     return Told(
         0, stage, _arm(arms.get(CURRENT)), _arm(candidate),
-        compared=0 if shadow is None else shadow.requests,
+        compared=0 if shadow is None else shadow.requests - shadow.errors,
         disagreements=0 if shadow is None else shadow.disagreements,
         pairs=PairCounts() if candidate is None else candidate.pairs,
         share=cell.share if is_split else 0.0, low=cell.low, high=cell.high,

@@ -62,7 +62,7 @@ from .outcome_lines import (
     read_body as read_body,
     read_outcomes as read_outcomes,
 )
-from .outcome_spool import JUDGES as JUDGES, OutcomeSpool as OutcomeSpool
+from .outcome_spool import OutcomeSpool as OutcomeSpool
 from .outcome_tables import (
     read_csv as read_csv,
     read_query as read_query,

@@ -23,8 +23,8 @@ from bascule.monitoring.ledger.outcome_lines import Line
 
 OUTCOMES = "outcomes"
 LINES = ".jsonl"
-JUDGES = "judge."
-"""The models under which verdicts of judges are kept begin with it."""
+JUDGES = "_judge."
+"""The models under which verdicts of judges are kept begin with it, and those of bundles cannot."""
 FILE_BYTES = 4 << 20
 _FILE_S = 600.0
 """A file with more, or an older one, is followed by the next."""

@@ -36,6 +36,7 @@ from bascule.monitoring.ledger.outcome_lines import (
     split_id,
 )
 from bascule.monitoring.ledger.outcome_spool import (
+    JUDGES,
     LINES,
     OUTCOMES,
     OutcomeSpool,
@@ -149,16 +150,18 @@ class Outcomes:
         return Imported(table.num_rows - len(refused), refused)
 
     def add_rows(
-        self, model: str, rows: Sequence[tuple[object, object, object]]
+        self, model: str, rows: Sequence[tuple[object, object, object]], *, of_judge: bool = False
     ) -> tuple[int, list[Refused]]:
         """Keep outcomes of mixed types, each id, truth and time; see `outcome_lines`.
 
-        Returns how many were kept, and those that were refused.
+        With `of_judge`, they are the verdicts of the judge that `model` names. Returns how many
+        were kept, and those that were refused.
 
         Raises:
             Unavailable: The home cannot be written; earlier parts of `MAX_OUTCOMES` are kept.
         """
         check_name(model)
+        model = f"{JUDGES}{model}" if of_judge else model
         spool = OutcomeSpool(self._home)
         taken, refused = 0, list[Refused]()
         try:

@@ -351,13 +351,15 @@ class LimitedPredictor(AroundPredictor):
                 f"{who} may have of {self._section} ({budget})",
                 hint=f"ask for fewer {self.unit}",
             ))  # fmt: skip
-        if used + rows > of.rows or meter.words[STATE] == EXHAUSTED:
+        is_over = used + rows > of.rows
+        if not is_over:
+            meter.words[WANTED] = max(meter.words[WANTED], used + rows)
+        if is_over or meter.words[STATE] == EXHAUSTED:
             raise self._refusal("budget", Overloaded(
                 f"{who} has used its {of.rows} {self.unit} of a day of {self._section} ({budget})",
                 hint="retry after 00:00 UTC, or have the budget raised",
                 retry_after_s=DAY_S - int(time.time()) % DAY_S,
             ))  # fmt: skip
-        meter.words[WANTED] = max(meter.words[WANTED], used + rows)
         if meter.words[STATE] == AWAY:
             raise self._refusal("catalogue", Unavailable(
                 f"the budget of {who} cannot be reserved: the catalogue is away",

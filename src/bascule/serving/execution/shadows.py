@@ -80,7 +80,11 @@ class ShadowRunner:
 
     def offer(self, call: Call, answer: Outcome) -> None:
         """Compare, perhaps, what a client got; never raises."""
-        if isinstance(answer, BasculeError) or self._draw() >= self._share:
+        if self._draw() >= self._share:
+            return
+        if isinstance(answer, BasculeError):
+            if isinstance(answer, Overloaded):  # the text is too long: see `GatheredText`
+                self._drop()
             return
         by = self._model.by
         if (answer.by.model, answer.by.version) == (by.model, by.version):

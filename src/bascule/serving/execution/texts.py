@@ -54,6 +54,7 @@ _MOST_TOKENS = 2**31
 _HOLD_BACK = 64
 """Characters of a stream in which a match may begin that a later part ends."""
 _REFUSAL_WITHIN = 200
+_CHARACTERS_OF_TOKEN = 4
 _REFUSALS = (
     "i can't assist", "i can't help", "i cannot assist", "i cannot help", "i'm sorry, but i can",
     "i am sorry, but i can", "i'm unable to", "i am unable to", "i won't be able to",
@@ -218,7 +219,7 @@ class _Text:
         prompt: As the model gets it.
         subject: The person whom it is about; None where that is not said.
         parts: The answer; None before it has begun.
-        on_end: Takes the tokens of the prompt, 0 where they are not known, and of the answer.
+        on_end: Takes the tokens of the prompt and of the answer.
         is_stopped: Whether a check or a limit has ended it.
     """
 
@@ -338,6 +339,9 @@ class _Text:
         finish, text = self._finish or finish, "".join(self._texts)
         said = msgspec.structs.astuple(self._usage)
         prompt, completion, cached = (min(max(count, 0), _MOST_TOKENS) for count in said)
+        if not prompt:  # the model has not told, or not yet
+            prompt = tokens_in(self.prompt)
+            completion = max(completion, self._pieces, tokens_in(text))
         completion = completion or self._pieces
         start, is_text = _plain(text[:_REFUSAL_WITHIN]), finish in ("stop", "length")
         figures = TextFigures(
@@ -397,6 +401,11 @@ class TextParts:
         if columns is None:
             return True
         return self._receiver.take(Answer({name: columns[name] for name in self._names}, self.by))
+
+
+def tokens_in(text: str) -> int:
+    """An estimate, where the model does not tell."""
+    return -(-len(text) // _CHARACTERS_OF_TOKEN)
 
 
 def _plain(text: str) -> str:

@@ -1,8 +1,8 @@
 """Bounds the tokens that each caller may have of a text model, as `limiting` bounds rows.
 
 A call takes its `max_tokens` and an estimate of its prompt, and gives back what it did not use when
-it has ended; one that is given up pays for its prompt. One that turns out longer than was taken for
-it takes the rest then.
+it has ended; one that is given up pays for its prompt and what was written. One that turns out
+longer than was taken for it takes the rest then.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import msgspec
 from bascule.core import BasculeError
 from bascule.serving.calls import Answer, Call, Context
 from bascule.serving.execution.limiting import Allowance, Caller, LimitedPredictor, LimitSettings
-from bascule.serving.execution.meters import today
+from bascule.serving.execution.meters import DAY, today
 from bascule.serving.execution.policies import PolicyFacts
 from bascule.serving.execution.predictors import Predictor
-from bascule.serving.execution.texts import TextParts, Texts
+from bascule.serving.execution.texts import TextParts, Texts, tokens_in
 from bascule.serving.telemetry import REQUEST
 
-_USUAL_TOKENS, _BYTES_PER_TOKEN = 1_024, 4
-"""Taken for an answer without `max_tokens`, and of a prompt."""
+_USUAL_TOKENS = 1_024
+"""Taken for an answer without `max_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class TokenLimitedPredictor(LimitedPredictor):
         return sum(map(self._tokens_of, call.columns[REQUEST].tolist()))
 
     def _tokens_of(self, text: str) -> int:
-        prompt = _prompt_tokens(text)
+        prompt = tokens_in(text)
         try:
             asked = msgspec.json.decode(text, type=_Lengths)
         except (msgspec.MsgspecError, RecursionError):
@@ -90,8 +90,9 @@ class TokenLimitedPredictor(LimitedPredictor):
         allowed_s: float, deliver: Any,
     ) -> Any:  # fmt: skip
         """See `LimitedPredictor.ask`."""
-        day, left = today(), [rows]
-        prompt = sum(map(_prompt_tokens, call.columns[REQUEST].tolist()))
+        # That of the counters, also where the clock was set back since.
+        day = max((meter.words[DAY] for meter, *_ in caller.counted), default=today())
+        left, prompt = [rows], sum(map(tokens_in, call.columns[REQUEST].tolist()))
 
         def settle(used: int) -> None:
             if left:
@@ -99,7 +100,7 @@ class TokenLimitedPredictor(LimitedPredictor):
 
         def take(outcome: Any) -> None:
             if isinstance(outcome, TextParts):
-                outcome.text.on_end = lambda asked, said: settle((asked or prompt) + said)
+                outcome.text.on_end = lambda asked, said: settle(asked + said)
             elif isinstance(outcome, Answer):
                 said = outcome.original or {}
                 settle(int(said["prompt_tokens"].sum() + said["completion_tokens"].sum()))
@@ -122,7 +123,3 @@ _Tokens = Annotated[int, msgspec.Meta(ge=1)] | None
 class _Lengths(msgspec.Struct):
     max_tokens: _Tokens = None
     max_completion_tokens: _Tokens = None
-
-
-def _prompt_tokens(text: str) -> int:
-    return -(-len(text) // _BYTES_PER_TOKEN)

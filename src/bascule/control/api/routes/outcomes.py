@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from bascule.control.api.conventions import Page, Paged, receive_file
 from bascule.control.api.rights import serves
 from bascule.core import Invalid, NotFound, Scratch, check_name
-from bascule.monitoring.ledger import JUDGES, Added, Outcome, Refused, operations as of_outcomes
+from bascule.monitoring.ledger import Added, Outcome, Refused, operations as of_outcomes
 
 if TYPE_CHECKING:  # tables are loaded when outcomes are first asked for
     from bascule.monitoring.ledger import OutcomeSpool
@@ -110,9 +110,6 @@ def add_outcomes(app: FastAPI, home: FilePath | None) -> None:
 
         They are on the disk when this answers. A wrong outcome is refused, and the others are kept.
         """
-        if model.startswith(JUDGES):
-            hint = "send the outcomes of the model whose answers are judged"
-            raise Invalid(f"model: {model} has the verdicts of a judge", hint=hint, field="model")
         opened, columns = found(model), (id_column, truth_column, time_column)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
