@@ -77,7 +77,7 @@ def test_an_approximate_index_finds_95_of_100_of_them(indexes):
     hits = [len({*a} & {*b}) for a, b in zip(answer["id"], exact["id"], strict=True)]
     assert np.mean(hits) / 10 >= 0.95
     own = np.take_along_axis(cosines(QUERIES, VECTORS), answer["id"], axis=1)
-    np.testing.assert_allclose(answer["score"], own, atol=1e-6)
+    np.testing.assert_allclose(answer["score"], own, atol=1e-3)
 
 
 @pytest.mark.parametrize("search", ["exact", "hnsw"])
@@ -122,7 +122,7 @@ def test_an_index_of_texts_embeds_the_query_itself(build, embedding, search):
     answer = index.predict({"text": DOCUMENTS})
     vectors = embedding.predict({"text": DOCUMENTS})["embedding"]
     best = cosines(vectors, vectors).max(axis=1)
-    np.testing.assert_allclose(answer["score"][:, 0], best, atol=1e-5)
+    np.testing.assert_allclose(answer["score"][:, 0], best, atol=1e-3)
     assert answer["id"].tolist() == [[f"d{year}" for year in years] for years in answer["year"]]
     assert answer["body"][0].tolist() == [DOCUMENTS[year] for year in answer["year"][0]]
     assert index.manifest.original.frame["embedding"] == embedding.digest
@@ -171,7 +171,7 @@ def test_an_approximate_index_has_k_answers_where_the_graph_leads_to_fewer(rows,
         places, scores = nearest(queries, k)
         assert [len({*found}) for found in places] == [k] * len(queries)
         own = np.take_along_axis(queries @ vectors.T, places, axis=1)
-        np.testing.assert_allclose(scores, own, atol=1e-6)
+        np.testing.assert_allclose(scores, own, atol=1e-3)
 
 
 @pytest.mark.parametrize("cut", [0, 8, 100, 10_000, -1])
@@ -196,7 +196,7 @@ def test_a_changed_byte_of_a_graph_is_noticed_before_it_is_read(indexes, tmp_pat
         ask(bascule.load(folder), QUERIES[:1])
 
 
-@pytest.mark.parametrize("start", [96, 290_000], ids=["its vectors", "its neighbours"])
+@pytest.mark.parametrize("start", [96, 150_000], ids=["its vectors", "its neighbours"])
 def test_a_damaged_graph_ends_no_process_but_its_own(indexes, tmp_path, start):
     """usearch follows the numbers of a file without a look."""
     index = indexes["hnsw"]
