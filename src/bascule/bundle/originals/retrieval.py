@@ -136,7 +136,7 @@ def approximate(graph: bytes, rows: int, width: int, threads: int) -> Nearest:
 
 
 def _graph_index(width: int) -> Any:
-    """Vectors in 16 bits: a third of the time, half of the bytes, cosines within 0.001."""
+    """Vectors in 16 bits: 0.6 of the time, half of the bytes, cosines within 0.001."""
     index = library("usearch.index", "retrieval").Index
     return index(ndim=width, metric="ip", dtype="f16", connectivity=16, expansion_add=200)
 

@@ -24,10 +24,8 @@ _WINDOW, _OVERLAP = 2_000, 256
 def check_installed(kinds: Sequence[str], spacy_model: str) -> None:
     """Raise `MissingExtra`, or `ValueError` of the model, for what is not; imports nothing."""
     if installed_version("presidio-analyzer") == "none":
-        raise MissingExtra(
-            f"pii: {', '.join(kinds)} takes presidio-analyzer, which is not installed",
-            hint="pip install 'bascule[pii]', or leave that out",
-        )
+        what = f"pii: {', '.join(kinds)} takes presidio-analyzer, which is not installed"
+        raise MissingExtra(what, hint="pip install 'bascule[pii]', or leave that out")
     if spacy_model and installed_version(spacy_model) == "none":
         raise ValueError(f"spacy_model: {spacy_model} is not installed; install that package")
 
@@ -37,10 +35,8 @@ def load(kinds: Sequence[str], spacy_model: str) -> None:
     try:
         engine, language = _engine(spacy_model)
     except Exception as problem:  # of the code in the model's package
-        raise Refused(
-            f"spacy_model: {spacy_model} cannot be loaded: {problem}",
-            hint="install a model of spaCy that fits its version",
-        ) from None
+        what = f"spacy_model: {spacy_model} cannot be loaded: {problem}"
+        raise Refused(what, hint="install a model that fits the version of spaCy") from None
     known = engine.get_supported_entities(language)
     if unknown := [kind for kind in kinds if _entity(kind) not in known]:
         hint = f"it finds {', '.join(sorted(known)).lower()}; names and places with a spacy_model"
@@ -56,8 +52,8 @@ def find(
     for at in range(0, max(len(text) - _OVERLAP, 1), _WINDOW - _OVERLAP):
         window, is_last = text[at : at + _WINDOW], at + _WINDOW >= len(text)
         for match in engine.analyze(window, language, [*marks], score_threshold=_LEAST_SCORE):
-            is_whole = match.end < _WINDOW or is_last  # else the next window has it whole
-            if is_whole and at + match.start >= start:
+            # What ends with a window, the next one has whole.
+            if at + match.start >= start and (match.end < _WINDOW or is_last):
                 yield at + match.start, at + match.end, marks[match.entity_type]
 
 
@@ -72,9 +68,8 @@ def _engine(spacy_model: str) -> tuple[Any, str]:
     logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)  # it warns at every text
     language = spacy_model.partition("_")[0] or "en"
     model = {"lang_code": language, "model_name": spacy_model or "no_op"}
-    name = "spacy" if spacy_model else "no_op"
-    provider = presidio.nlp_engine.NlpEngineProvider
-    nlp = provider(nlp_configuration={"nlp_engine_name": name, "models": [model]}).create_engine()
+    using = {"nlp_engine_name": "spacy" if spacy_model else "no_op", "models": [model]}
+    nlp = presidio.nlp_engine.NlpEngineProvider(nlp_configuration=using).create_engine()
     registry = presidio.RecognizerRegistry(supported_languages=[language])
     registry.load_predefined_recognizers(languages=[language], nlp_engine=nlp)
     registry.remove_recognizer("EmailRecognizer")  # it fetches a list of domains

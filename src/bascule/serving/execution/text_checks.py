@@ -72,8 +72,8 @@ class TextCheck:
     @property
     def kind(self) -> str:
         """Under which it is counted: pattern, pii, presidio or schema."""
-        pii = "presidio" if self.judged else "pii"
-        return "pattern" if self.pattern else pii if self.pii else "schema"
+        pii = "presidio" if self.judged else "pii" if self.pii else ""
+        return "pattern" if self.pattern else pii or "schema"
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -91,9 +91,8 @@ class TextCheck:
             for match in _compiled(self.pattern).finditer(text, start):
                 if match.end() > match.start():
                     yield match.start(), match.end(), "[removed]"
-        for name in self.pii:
-            if name in _PERSONAL:
-                yield from _personal(name, text, start)
+        for name in _PERSONAL.keys() & self.pii:
+            yield from _personal(name, text, start)
         if self.judged:
             yield from presidio.find(text, start, self.judged, self.spacy_model)
 
@@ -206,7 +205,6 @@ _PERSONAL = {
         r"(?![\w:]|\.\d)"
     ),
 }
-_COMPILED = {name: re.compile(pattern) for name, pattern in _PERSONAL.items()}
 
 
 def _is_ip(text: str) -> bool:
@@ -237,7 +235,8 @@ _IS: Mapping[str, Callable[[str], bool]] = {
 
 
 def _personal(name: str, text: str, start: int) -> Iterator[Span]:
-    while match := _COMPILED[name].search(text, start):
+    pattern = re.compile(_PERSONAL[name])
+    while match := pattern.search(text, start):
         matched, start = match.group(), match.start() + 1
         for _ in range(3):  # words in capitals behind an account may have been taken for a part
             if _IS[name](matched):
