@@ -39,7 +39,7 @@ def load(kinds: Sequence[str], spacy_model: str) -> None:
         raise Refused(what, hint="install a model that fits the version of spaCy") from None
     known = engine.get_supported_entities(language)
     if unknown := [kind for kind in kinds if _entity(kind) not in known]:
-        hint = f"it finds {', '.join(sorted(known)).lower()}; names and places with a spacy_model"
+        hint = f"email, iban, card, ip, {', '.join(sorted(known)).lower()}; names by a spacy_model"
         raise Refused(f"pii: Presidio does not find {unknown[0]!r} here", hint=hint)
 
 
