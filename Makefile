@@ -20,7 +20,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 # What pip compiles: some minutes the first time, then from its cache.
-COMPILED := hnswlib==0.8.0 llama-cpp-python==0.3.36
+COMPILED := llama-cpp-python==0.3.36
 
 # What tests and types need beside. Of PyTorch the package index says which build it has: on some
 # machines that is one for graphics processors, of several gigabytes.
@@ -133,7 +133,7 @@ format: setup
 
 # All but torch and what needs it: see above.
 EXTRAS := sklearn llvm postgresql delta s3 gcs signing xgboost lightgbm catboost keras dvc mlflow otel oidc demo streams \
-	robustness encrypted vault edge optimise automl online wandb texts embeddings upstream
+	robustness encrypted vault edge optimise automl online wandb texts embeddings retrieval upstream
 
 # Run by maintainers after a change of dependencies; needs uv (pip install uv).
 lock:

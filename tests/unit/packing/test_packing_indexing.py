@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -76,7 +77,7 @@ def test_an_approximate_index_finds_95_of_100_of_them(indexes):
     hits = [len({*a} & {*b}) for a, b in zip(answer["id"], exact["id"], strict=True)]
     assert np.mean(hits) / 10 >= 0.95
     own = np.take_along_axis(cosines(QUERIES, VECTORS), answer["id"], axis=1)
-    np.testing.assert_allclose(answer["score"], own, atol=1e-6)
+    np.testing.assert_allclose(answer["score"], own, atol=1e-3)
 
 
 @pytest.mark.parametrize("search", ["exact", "hnsw"])
@@ -121,7 +122,7 @@ def test_an_index_of_texts_embeds_the_query_itself(build, embedding, search):
     answer = index.predict({"text": DOCUMENTS})
     vectors = embedding.predict({"text": DOCUMENTS})["embedding"]
     best = cosines(vectors, vectors).max(axis=1)
-    np.testing.assert_allclose(answer["score"][:, 0], best, atol=1e-5)
+    np.testing.assert_allclose(answer["score"][:, 0], best, atol=1e-3)
     assert answer["id"].tolist() == [[f"d{year}" for year in years] for years in answer["year"]]
     assert answer["body"][0].tolist() == [DOCUMENTS[year] for year in answer["year"][0]]
     assert index.manifest.original.frame["embedding"] == embedding.digest
@@ -162,12 +163,46 @@ def test_a_model_that_is_no_embedding_cannot_answer_texts(build, packed):
         build({"body": DOCUMENTS}, text="body", embedding=other)
 
 
-def test_a_damaged_graph_ends_no_process_but_its_own(indexes, tmp_path):
-    """hnswlib follows the numbers of a file without a look."""
+@pytest.mark.parametrize(("rows", "k"), [(5, 1_000), (1, 700), (3_000, 3_000)])
+def test_an_approximate_index_has_k_answers_where_the_graph_leads_to_fewer(rows, k):
+    vectors = retrieval.normalized(np.repeat(VECTORS[:rows], 3_000 // rows, axis=0), "v")
+    nearest = retrieval.approximate(retrieval.graph_of(vectors), 3_000, 24, 1)
+    for queries in (vectors[:1], vectors[::500]):
+        places, scores = nearest(queries, k)
+        assert [len({*found}) for found in places] == [k] * len(queries)
+        own = np.take_along_axis(queries @ vectors.T, places, axis=1)
+        np.testing.assert_allclose(scores, own, atol=1e-3)
+
+
+@pytest.mark.parametrize("cut", [0, 8, 100, 10_000, -1])
+def test_half_a_graph_is_refused(cut):
+    vectors = retrieval.normalized(VECTORS, "v")
+    graph = retrieval.graph_of(vectors)
+    with pytest.raises(Untrusted, match="cannot be read as a graph"):
+        retrieval.approximate(graph[:cut], 3_000, 24, 1)
+    with pytest.raises(Untrusted, match="other vectors"):
+        retrieval.approximate(graph, 2_999, 24, 1)
+
+
+def test_a_changed_byte_of_a_graph_is_noticed_before_it_is_read(indexes, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(indexes["hnsw"].path, folder)
+    file = folder / indexes["hnsw"].manifest.original.file
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(data)
+    with pytest.raises(Untrusted, match="is not the file that was sealed"):
+        ask(bascule.load(folder), QUERIES[:1])
+
+
+@pytest.mark.parametrize("start", [96, 150_000], ids=["its vectors", "its neighbours"])
+def test_a_damaged_graph_ends_no_process_but_its_own(indexes, tmp_path, start):
+    """usearch follows the numbers of a file without a look."""
     index = indexes["hnsw"]
     with zipfile.ZipFile(index.path / index.manifest.original.file) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
-    parts["hnsw"] = parts["hnsw"][:96] + b"\x7f" * (len(parts["hnsw"]) - 96)
+    parts["hnsw"] = parts["hnsw"][:start] + b"\x7f" * (len(parts["hnsw"]) - start)
     with disk.drafting(tmp_path / "damaged", overwrite=False) as draft:
         held = {name: (index.path / name).read_bytes() for name in index.manifest.files}
         held[index.manifest.original.file] = to_archive(parts)

@@ -15,7 +15,7 @@ from tests.ledger_rows import take_in
 from tests.privacy_home import found_in
 
 from bascule.app import open_catalogue
-from bascule.core import DType, Field, Invalid, Refused
+from bascule.core import DType, Field, Invalid, MissingExtra, Refused
 from bascule.monitoring import unjudged
 from bascule.monitoring.ledger import Ledger, SpoolWriter, hash_key
 from bascule.privacy import Erasure, Person
@@ -35,9 +35,9 @@ from bascule.settings import load_settings
 STREAM, WHOLE = "/v2/models/chat/infer_stream", "/v2/models/chat/infer"
 CHAT = "/v1/chat/completions"
 CARD, IBAN = "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00"
-CLEAN = f"Ring me on +49 151 23456789 or write to ada.lovelace@example.com, card {CARD}."
-REDACTED = "Ring me on [phone] or write to [email], card [card]."
-ALL = ["email", "phone", "iban", "card"]
+CLEAN = f"Log in to 192.168.100.200 or write to ada.lovelace@example.com, card {CARD}."
+REDACTED = "Log in to [ip] or write to [email], card [card]."
+ALL = ["email", "iban", "card", "ip"]
 
 
 @pytest.fixture
@@ -333,8 +333,9 @@ def test_a_deep_prompt_is_refused_and_costs_nothing(serve, tmp_path, depth):
 @pytest.mark.parametrize(
     "text",
     [
-        "4111 1111 1111 1112", "2024-01-15 10:30:00", "192.168.100.200", "order 123456789012",
+        "4111 1111 1111 1112", "2024-01-15 10:30:00", "192.168.100.300", "order 123456789012",
         "DE89 3704 0044 0532 0130 01", "pi is 3.14159265358979", "a@b", "version 1.2.3",
+        "1.2.3.4.5", "std::cin", "[::]", "+49 151 23456789",
     ],
 )  # fmt: skip
 def test_what_only_looks_like_personal_data_is_let_through(serve, text):
@@ -345,8 +346,8 @@ def test_what_only_looks_like_personal_data_is_let_through(serve, text):
 @pytest.mark.parametrize(
     "text",
     [
-        CARD, IBAN, "GB82WEST12345698765432", "(030) 901820-55", "030/901820", "a.b+c@d-e.co.uk",
-        "5500-0000-0000-0004", "1234 4111 1111 1111 1111",
+        CARD, IBAN, "GB82WEST12345698765432", "10.0.0.1.", "[2001:db8::8a2e:370:7334]", "::1",
+        "a.b+c@d-e.co.uk", "5500-0000-0000-0004", "1234 4111 1111 1111 1111",
     ],
 )  # fmt: skip
 def test_personal_data_is_found_in_its_usual_forms(serve, text):
@@ -368,13 +369,19 @@ def test_a_long_text_of_what_nearly_matches_is_checked_in_time(serve, text):
         ({"pattern": "(?=a)"}, "is no expression of RE2"),
         ({"pattern": "a*"}, "matches every text"),
         ({"json_schema": "{", "action": "flag"}, "is no JSON schema"),
-        ({"pii": ["name"]}, "Invalid enum value 'name'"),
+        ({"pii": ["email"], "spacy_model": "en_core_web_sm"}, "for other kinds of pii"),
     ],
 )
 def test_a_check_that_cannot_be_made_is_refused_with_its_reason(check, said):
     with pytest.raises(Invalid, match="texts: ") as refused:
         read_chain(values_of_keys({"output_checks": [check]}))
     assert said in str(refused.value)
+
+
+def test_what_takes_judgement_names_the_extra_that_is_not_installed():
+    with pytest.raises(MissingExtra, match="pii: phone takes presidio") as refused:
+        read_chain(values_of_keys({"output_checks": [{"pii": ["email", "phone"]}]}))
+    assert "pip install 'bascule[pii]'" in refused.value.hint
 
 
 def test_a_model_without_texts_has_no_checks_of_them(serve_models, program, inline):

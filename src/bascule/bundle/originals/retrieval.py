@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle.disk import Manifest, from_parquet
+from bascule.bundle.disk import Manifest, from_parquet, reading
 from bascule.bundle.originals.libraries import library
 from bascule.bundle.programs import open_tokenized
-from bascule.core import Columns, Field, Invalid, Program, Scratch, Signature, Untrusted
+from bascule.core import Columns, Field, Invalid, Program, Signature, Untrusted
 
 FORMAT = "vector-index"
 FILE = "original/index.zip"
@@ -26,6 +26,7 @@ PAYLOAD, GRAPH = "payload.parquet", "embedding.onnx"
 VECTOR, VERSION, SCORE, ID = "vector", "embedding", "score", "id"
 _SHORT = len("sha256:") + 12
 """A digest may be cut to so many characters, as commands print it."""
+_OTHER = f"{FILE} has other vectors than its manifest says"
 
 Nearest = Callable[[NDArray[np.float32], int], tuple[NDArray[Any], NDArray[np.float32]]]
 """The port. From vectors of length 1, shape (rows, width), and k to places in the table and
@@ -103,29 +104,41 @@ def graph_of(vectors: NDArray[np.float32]) -> bytes:
     """A graph of neighbours (HNSW, Malkov and Yashunin 2018); the same vectors give the same bytes.
 
     Raises:
-        MissingExtra: hnswlib is not installed.
+        MissingExtra: usearch is not installed.
     """
-    index = library("hnswlib", "retrieval").Index("ip", vectors.shape[1])
-    index.init_index(len(vectors), M=16, ef_construction=200, random_seed=0)
-    index.add_items(vectors, np.arange(len(vectors)), num_threads=1)
-    with Scratch() as folder:
-        index.save_index(str(folder / "graph"))
-        return (folder / "graph").read_bytes()
+    index = _graph_index(vectors.shape[1])
+    order = np.random.default_rng(0).permutation(len(vectors))  # equal ones in a row cut the graph
+    index.add(order, vectors[order], threads=1)
+    return bytes(index.save())
 
 
-def approximate(graph: bytes, width: int, threads: int) -> Nearest:
-    """Walks the graph of `graph_of`. It is read by C++ that checks nothing; see `saved`."""
-    index = library("hnswlib", "retrieval").Index("ip", width)
-    with Scratch() as folder:
-        (folder / "graph").write_bytes(graph)
-        index.load_index(str(folder / "graph"))
+def approximate(graph: bytes, rows: int, width: int, threads: int) -> Nearest:
+    """Walks the graph of `graph_of`. It is read by C++ that checks little; see `saved`.
+
+    Raises:
+        Untrusted: The graph has other rows or another width.
+    """
+    index = _graph_index(width)
+    with reading(FILE, what="a graph of usearch", also=(RuntimeError,)):
+        index.load(graph)
+    if (len(index), index.ndim) != (rows, width):
+        raise Untrusted(_OTHER, hint="pack it again", file=FILE)
 
     def nearest(queries: NDArray[np.float32], k: int) -> tuple[Any, NDArray[np.float32]]:
-        index.set_ef(max(100, 4 * k))
-        places, distances = index.knn_query(queries, k, num_threads=threads)
+        index.expansion_search = max(100, 4 * k)
+        matches = index.search(queries, k, threads=threads)
+        if np.isfinite(matches.distances).sum() < len(queries) * k:  # no path leads to enough
+            matches = index.search(queries, k, threads=threads, exact=True)
+        places, distances = map(np.atleast_2d, (matches.keys, matches.distances))
         return places.astype(np.int64), 1 - distances
 
     return nearest
+
+
+def _graph_index(width: int) -> Any:
+    """Vectors in 16 bits: 0.6 of the time, half of the bytes, cosines within 0.001."""
+    index = library("usearch.index", "retrieval").Index
+    return index(ndim=width, metric="ip", dtype="f16", connectivity=16, expansion_add=200)
 
 
 def open_index(data: bytes, manifest: Manifest, *, threads: int = 1) -> IndexProgram:
@@ -148,12 +161,11 @@ def load_index(
     payload, _ = from_parquet(parts[PAYLOAD], Signature(kept, ()))
     searched = parts[frame["search"]]
     if frame["search"] == "hnsw":
-        nearest = approximate(searched, frame["width"], threads)
+        nearest = approximate(searched, len(payload[ID]), frame["width"], threads)
     else:
         vectors = np.load(io.BytesIO(searched), allow_pickle=False)
         if vectors.shape != (len(payload[ID]), frame["width"]) or vectors.dtype != np.float32:
-            said = f"{FILE} has other vectors than its manifest says"
-            raise Untrusted(said, hint="pack it again", file=FILE)
+            raise Untrusted(_OTHER, hint="pack it again", file=FILE)
         nearest = exact(vectors)
     texts = open_tokenized(parts[GRAPH], GRAPH, threads=threads) if GRAPH in parts else None
     return IndexProgram(nearest, payload, signature, frame["embedding"], texts)

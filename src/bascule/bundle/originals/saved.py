@@ -53,7 +53,7 @@ def is_inspected(original: OriginalEntry) -> bool:
 def is_read_by_its_library(original: OriginalEntry) -> bool:
     """Whether a library's own reader opens the file, or a part of it.
 
-    Those of XGBoost, LightGBM, CatBoost and hnswlib end the process on some damaged files, or never
+    Those of XGBoost, LightGBM, CatBoost and usearch end the process on some damaged files, or never
     return.
     """
     return original.format in (*BOOSTED_FORMATS, "vector-index") or (

@@ -88,7 +88,7 @@ class Retrieval:
         data = to_archive({**parts, retrieval.PAYLOAD: payload})
         width, digest = vectors.shape[1], model.embedding.digest
         frame = {"search": model.search, "width": width, "embedding": digest}
-        needed = [*([] if is_exact else ["hnswlib"]), *(["tokenizers"] if model.text else [])]
+        needed = [*([] if is_exact else ["usearch"]), *(["tokenizers"] if model.text else [])]
         signature = Signature(inputs, outputs)
         return ImportedModel(
             task="other",

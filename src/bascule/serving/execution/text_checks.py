@@ -2,7 +2,7 @@
 
 Patterns are RE2 expressions and those of personal data are bounded, so that every check takes time
 in proportion to the text. What looks like a number of a card or an account is one where its check
-digits are right (Luhn 1960; ISO 13616).
+digits are right (Luhn 1960; ISO 13616). Data that takes judgement is left to `presidio`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import ip_address
 from string import ascii_uppercase
 from time import perf_counter_ns
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from bascule.core import MissingExtra
+from bascule.serving.execution import presidio
 
 Span = tuple[int, int, str]
 """Where a match begins and ends, and what is put in its place."""
@@ -27,6 +29,7 @@ Note = Callable[[str, str, int], None]
 ns."""
 _CONTEXT = 8
 """Characters before a piece that patterns may look at."""
+_JUDGED_STEP = 256
 _MAX_SCHEMA_BYTES = 32_768
 _SLOW = re.compile(r'"(pattern|patternProperties|uniqueItems|\$ref|\$dynamicRef)"')
 _HINT = "pip install 'bascule[texts]'"
@@ -40,18 +43,24 @@ class TextCheck:
         action: What becomes of a text that matches: "refuse" it; "redact" puts a mark in the place
             of the match; "flag" counts it alone.
         pattern: A regular expression of RE2.
-        pii: Personal data: `email`, `phone`, `iban`, `card`.
+        pii: Personal data: `email`, `iban`, `card`, `ip`; any other kind is found by Presidio.
+        spacy_model: The package of the spaCy model with which Presidio finds names and places.
         json_schema: As JSON. A text that is not valid under it matches; of answers alone.
     """
 
     action: Literal["refuse", "redact", "flag"] = "refuse"
     pattern: str = ""
-    pii: tuple[Literal["email", "phone", "iban", "card"], ...] = ()
+    pii: tuple[str, ...] = ()
+    spacy_model: str = ""
     json_schema: str = ""
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.pattern, self.pii, self.json_schema))) != 1:
             raise ValueError("has one of pattern, pii and json_schema")
+        if self.spacy_model and not self.judged:
+            raise ValueError("spacy_model: is for other kinds of pii")
+        if self.judged:
+            presidio.check_installed(self.judged, self.spacy_model)
         if self.pattern and _compiled(self.pattern).match(""):
             raise ValueError(f"pattern: {self.pattern!r} matches every text")
         if self.json_schema:
@@ -62,8 +71,14 @@ class TextCheck:
 
     @property
     def kind(self) -> str:
-        """Under which it is counted: pattern, pii or schema."""
-        return "pattern" if self.pattern else "pii" if self.pii else "schema"
+        """Under which it is counted: pattern, pii, presidio or schema."""
+        pii = "presidio" if self.judged else "pii" if self.pii else ""
+        return "pattern" if self.pattern else pii or "schema"
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Of the personal data, what Presidio finds."""
+        return tuple(name for name in self.pii if name not in _PERSONAL)
 
     @property
     def said(self) -> str:
@@ -76,8 +91,10 @@ class TextCheck:
             for match in _compiled(self.pattern).finditer(text, start):
                 if match.end() > match.start():
                     yield match.start(), match.end(), "[removed]"
-        for name in self.pii:
+        for name in _PERSONAL.keys() & self.pii:
             yield from _personal(name, text, start)
+        if self.judged:
+            yield from presidio.find(text, start, self.judged, self.spacy_model)
 
     def is_met(self, text: str) -> bool:
         """Whether a whole text matches."""
@@ -92,6 +109,7 @@ class TextFilter:
 
     The last `hold` characters are held back until it is known that no match begins in them; all of
     an unfinished match is. Of a match that is longer than that, the beginning may be handed on.
+    For Presidio 256 are held back, and it looks once there are 256 more.
 
     Attributes:
         spans: The checks that change or refuse a text by what matches in it.
@@ -103,7 +121,8 @@ class TextFilter:
         self._whole = [one for one in checks if one.json_schema or one.action == "flag"]
         self.spans = [one for one in checks if one not in self._whole]
         holds_all = any(one.json_schema and one.action == "refuse" for one in checks)
-        self._hold = sys.maxsize if holds_all else hold * bool(self.spans)
+        self._step = _JUDGED_STEP if any(one.judged for one in self.spans) else 0
+        self._hold = sys.maxsize if holds_all else (self._step or hold) * bool(self.spans)
         self.note = note
         self._acted: set[TextCheck] = set()
         self._all: list[str] = []
@@ -125,6 +144,8 @@ class TextFilter:
 
     def _released(self, *, is_last: bool) -> str:
         text, start = self._buffer, self._start
+        if self._step and not is_last and len(text) - start < 2 * self._step:
+            return ""
         end = len(text) if is_last else max(start, len(text) - self._hold)
         marks: list[Span] = []
         for check in self.spans:
@@ -177,18 +198,20 @@ def _compiled(pattern: str) -> Any:
 
 _PERSONAL = {
     "email": r"\b[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}",
-    "phone": (
-        r"(?<![\w.])(?<!\d[ -])"
-        r"(?:(?:\+|0(?!\.)|\()[\d ()./-]{7,20}\d|\d{3}[ .-]\d{3}[ .-]\d{4})(?!\w)"
-    ),
     "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
     "card": r"(?<![\w.])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|\d{4}([ -])\d{6}\2\d{5})(?!\w)",
+    "ip": (
+        r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|[\da-fA-F]{0,4}(?::[\da-fA-F]{0,4}){2,7})"
+        r"(?![\w:]|\.\d)"
+    ),
 }
-_COMPILED = {name: re.compile(pattern) for name, pattern in _PERSONAL.items()}
 
 
-def _is_phone(text: str) -> bool:
-    return 9 <= sum(map(str.isdigit, text)) <= 15
+def _is_ip(text: str) -> bool:
+    try:
+        return not ip_address(text).is_unspecified
+    except ValueError:
+        return False
 
 
 _DIGITS = {ord(letter): str(int(letter, 36)) for letter in ascii_uppercase}
@@ -207,12 +230,13 @@ def _is_card(text: str) -> bool:
 
 
 _IS: Mapping[str, Callable[[str], bool]] = {
-    "email": bool, "phone": _is_phone, "iban": _is_iban, "card": _is_card,
+    "email": bool, "iban": _is_iban, "card": _is_card, "ip": _is_ip,
 }  # fmt: skip
 
 
 def _personal(name: str, text: str, start: int) -> Iterator[Span]:
-    while match := _COMPILED[name].search(text, start):
+    pattern = re.compile(_PERSONAL[name])
+    while match := pattern.search(text, start):
         matched, start = match.group(), match.start() + 1
         for _ in range(3):  # words in capitals behind an account may have been taken for a part
             if _IS[name](matched):

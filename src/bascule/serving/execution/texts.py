@@ -33,6 +33,7 @@ from bascule.serving.calls import (
     PartsOutcome,
     Receiver,
 )
+from bascule.serving.execution import presidio
 from bascule.serving.execution.policies import PolicyFacts
 from bascule.serving.execution.predictors import AroundPredictor, Predictor
 from bascule.serving.execution.text_checks import TextCheck, TextFilter, schema_check
@@ -105,15 +106,19 @@ class Texts:
     @staticmethod
     def check(
         model: Predictor,
-        settings: object,  # noqa: ARG004
+        settings: object,
         find: Callable[[str], Predictor | None],  # noqa: ARG004
     ) -> None:
-        """Refuse a model that generates no text."""
+        """Refuse a model that generates no text, and load what checks need."""
         if not generates_text(model.signature):
             raise Refused(
                 f"{model.name}/{model.version} generates no text, and a policy of it is of texts",
                 hint="take that out of its section",
             )
+        if isinstance(settings, TextSettings):
+            for check in settings.input_checks + settings.output_checks:
+                if check.judged:
+                    presidio.load(check.judged, check.spacy_model)
 
 
 class TextPredictor(AroundPredictor):

@@ -27,7 +27,7 @@ RULES = {
 """What the ledger keeps of a text model's columns; see `monitoring.private`."""
 FINISHES = ("stop", "length", "tool_calls", "content_filter", "cancelled", "failed")
 _CHECKS = [(side, kind) for side in ("input", "output")
-           for kind in ("pattern", "pii", "schema")]  # fmt: skip
+           for kind in ("pattern", "pii", "presidio", "schema")]  # fmt: skip
 
 Counter = tuple[str, str]
 """The name of a metric, and its labels."""

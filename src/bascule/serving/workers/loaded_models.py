@@ -194,12 +194,12 @@ class LoadedModels:
                         self._let_go(change.new.values())
                         return False
             models = [self._models.get(service) or change.new[service] for service in services]
-            self._check_policies(models, plans)
+            await self._on_thread(partial(self._check_policies, models), plans)
             check_plans(plans, models)
         except BaseException:
             self.abandon(number)
             raise
-        return True
+        return number in self._changes
 
     def commit(self, number: int) -> None:
         """Serve the list of a change that was prepared."""
