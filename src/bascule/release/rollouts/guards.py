@@ -389,11 +389,11 @@ def limits_of(guards: Sequence[Guard], counted: Sequence[Interval]) -> Limits:
         (duration_bins.dense(interval.current.durations) for interval in counted),
         duration_bins.dense(()),
     )
-    known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS)
+    known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS).tolist()
     parts = dict(zip(duration_bins.PARTS, parts_of(guards), strict=False))
     limits: dict[int, Sequence[Sequence[int]]] = {}
     for part in ("", *parts.values()):
-        classes = [int(of) for of in known if parts.get(of, "") == part]
+        classes = [of for of in known if parts.get(of, "") == part]
         chosen = [
             duration_bins.limits(counts[classes], 1 - quantile, guard.allowed, proves=proves)
             for guard in guards

@@ -116,8 +116,8 @@ class ArmLabel:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ArmLabel:
-        *first, slower_than_s, is_compared, timed_parts = json.loads(data)
-        return cls(*first, tuple(slower_than_s), is_compared, tuple(timed_parts))
+        endpoint, plan, arm, version, slower_than_s, is_compared, parts = json.loads(data)
+        return cls(endpoint, plan, arm, version, tuple(slower_than_s), is_compared, tuple(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +299,8 @@ class ArmSeries:
         """
         for of, part in zip(duration_bins.PARTS, self._timed_parts, strict=False):
             name = f"{part}.ms"
-            times = [answer.inputs[name] for answer in answers if name in (answer.inputs or ())]
+            inputs = (answer.inputs or {} for answer in answers)
+            times = [columns[name] for columns in inputs if name in columns]
             runs = {id(rows.base): rows if rows.base is None else rows.base for rows in times}
             ns = np.array([np.fmax.reduce(run) for run in runs.values()]) * 1e6
             bins = duration_bins.bins_of(ns[ns >= 0])  # NaN where it ran for no row
