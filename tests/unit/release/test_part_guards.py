@@ -238,18 +238,19 @@ def test_one_part_more_than_are_kept_is_refused():
         rollout_of("p95[score] +20 %", "p95[score] +30 %")
 
 
-@pytest.mark.parametrize("runs", first_of([12, 300]))
+@pytest.mark.parametrize("runs", first_of([12, 200]))
 @pytest.mark.parametrize("together", first_of([8, 1]))
-def test_equal_versions_are_seldom_rolled_back_by_guards_on_parts(tmp_path, runs, together):
+def test_versions_at_the_margin_of_guards_on_parts_are_seldom_rolled_back(tmp_path, runs, together):
     """All guards share one alpha of 5 %, however many parts they name."""
     guards = (
         "errors +1 pp", "p95 +20 %", "latency[score] +20 %", "p95[price] +20 %", "p50[price] +20 %",
     )  # fmt: skip
+    slow = {"score": 1.2, "price": 1.2}
     ends = []
     for seed in range(runs):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        ends.append(Story(folder, *guards, together=together, seed=seed).run(12))
+        ends.append(Story(folder, *guards, slow=slow, together=together, seed=seed).run(12))
     assert ends.count(Aborted) <= 0.05 * runs + 2 * (0.05 * 0.95 * runs) ** 0.5
 
 

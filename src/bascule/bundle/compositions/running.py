@@ -43,6 +43,7 @@ class CompositionProgram(Program):
         self.inputs, self.outputs = plan.signature.inputs, plan.signature.outputs
         self.counts = dict.fromkeys(plan.steps, PartCounts())
         self.last_s = dict.fromkeys(plan.steps, 0.0)
+        self.has_routers = sum(map(len, plan.levels)) < len(plan.steps)
         self.interrupted_s, self.bound_s = 0.0, float("inf")
         self.lock = Lock()
         self.threads = ThreadPoolExecutor(len(plan.steps), "bascule-part")
@@ -81,8 +82,9 @@ class CompositionProgram(Program):
         values = run.of(columns)
         added: Columns = {}
         for part, (took_s, of_rows) in run.took.items():
-            added[f"{part}.ms"] = of_part = np.full(rows, np.nan)
-            of_part[of_rows] = took_s * 1e3
+            added[f"{part}.ms"] = times = np.full(rows, took_s * 1e3 if of_rows is None else np.nan)
+            if of_rows is not None:
+                times[of_rows] = took_s * 1e3
         for part, digest in self._digests.items():
             added[f"{part}.digest"] = np.full(rows, digest, object)
         # Last, because an output may be called `ms`.
@@ -134,15 +136,16 @@ class _Run:
     def __init__(self, of: CompositionProgram) -> None:
         self._of = of
         self._began_s = time.perf_counter()
-        self.took: dict[str, tuple[float, NDArray[np.intp]]] = dict.fromkeys(
-            of.plan.steps, (float("nan"), np.empty(0, np.intp))
+        self.took: dict[str, tuple[float, NDArray[np.intp] | None]] = dict.fromkeys(
+            of.plan.steps, (float("nan"), None)
         )
-        """By part: how long it took, and for which rows it ran."""
+        """By part: how long it took, and for which rows it ran; None for all."""
 
     def of(self, columns: Columns) -> Values:
         values = {("", one.name): columns[one.name] for one in self._of.inputs}
         rows = len(columns[self._of.inputs[0].name])
-        values[_ROW] = np.arange(rows)
+        if self._of.has_routers:
+            values[_ROW] = np.arange(rows)
         for level in self._of.plan.levels:
             for part, answered in self._level(level, dict(values), rows).items():
                 values |= {(part, name): column for name, column in answered.items()}
@@ -173,7 +176,7 @@ class _Run:
             raise _naming(name, problem) from problem
         finally:
             of.last_s[name] = took_s = time.perf_counter() - began_s
-            self.took[name] = took_s, values[_ROW]
+            self.took[name] = took_s, values.get(_ROW)
             with of.lock:
                 done = (1, rows, failures, int(took_s * 1e9))
                 of.counts[name] = PartCounts(*map(int.__add__, of.counts[name], done))
