@@ -312,8 +312,8 @@ def _check(plan: Plan) -> None:
     names = [check_name(part, what="plan.timed_parts") for part in plan.timed_parts]
     if len(names) > MAX_TIMED_PARTS or any(len(name) > _MAX_PART_NAME for name in names):
         raise Invalid(
-            f"plan.timed_parts: a plan has at most {MAX_TIMED_PARTS}, each of up to "
-            f"{_MAX_PART_NAME} characters"
+            f"plan.timed_parts: {len(names)} parts, or a name of over {_MAX_PART_NAME} characters",
+            hint=f"name {MAX_TIMED_PARTS} parts at most",
         )
     _check_within("plan.holdback_percent", plan.holdback_percent, _MAX_HOLDBACK_PERCENT, zero=True)
     if plan.holdback_percent and any(arm.name == HOLDBACK for arm in plan.arms):
