@@ -238,7 +238,7 @@ def test_one_part_more_than_are_kept_is_refused():
         rollout_of("p95[score] +20 %", "p95[score] +30 %")
 
 
-@pytest.mark.parametrize("runs", first_of([12, 200]))
+@pytest.mark.parametrize("runs", first_of([8, 200]))
 @pytest.mark.parametrize("together", first_of([8, 1]))
 def test_versions_at_the_margin_of_guards_on_parts_are_seldom_rolled_back(tmp_path, runs, together):
     """All guards share one alpha of 5 %, however many parts they name."""
