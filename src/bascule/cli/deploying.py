@@ -48,8 +48,8 @@ def deploy(
             "-g",
             show_default=False,
             help="What it may not do worse: 'errors +1 pp', 'p95 +20 %', 'latency +20 %', "
-            "'accuracy -2 pp', 'mae +5 %', 'answers +20 pp', 'disagreement +5 pp'. With one, all "
-            "and blue-green are guarded too.",
+            "'accuracy -2 pp', 'mae +5 %', 'answers +20 pp', 'disagreement +5 pp'; of a part of a "
+            "composition 'p95[PART] +20 %'. With one, all and blue-green are guarded too.",
         ),
     ] = None,
     steps: Annotated[

@@ -163,7 +163,9 @@ def _plan_changes(
 
     before = None if found is None else found.current.plan
     wanted = _plan_of(spec, name, 1 if before is None else before.number + 1, books)
-    if before is not None and replace(before, rollout="", number=wanted.number) == wanted:
+    if before is not None and wanted == replace(
+        before, rollout="", timed_parts=(), number=wanted.number
+    ):
         return
     _check_idle(active)
     shares = ", ".join(f"{arm.version} {arm.share_percent:g} %" for arm in wanted.arms)

@@ -10,6 +10,7 @@ from .plans import (
     CURRENT as CURRENT,
     HOLDBACK as HOLDBACK,
     KEY_UNITS as KEY_UNITS,
+    MAX_TIMED_PARTS as MAX_TIMED_PARTS,
     PREVIOUS as PREVIOUS,
     Arm as Arm,
     BreakerRule as BreakerRule,

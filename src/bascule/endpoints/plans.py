@@ -17,10 +17,10 @@ import msgspec
 from bascule.core import BasculeError, Invalid, Reference, check_name
 from bascule.endpoints.steering import ContextPolicy
 
-SCHEMA = 3
+SCHEMA = 4
 """Of the JSON form. A plan with a greater number is refused. A plan is written with the smallest
 number that has its fields, so that earlier releases follow it too."""
-_SINCE = {"breaker": 2, "limits": 2, "holdback_percent": 3, "context": 3}
+_SINCE = {"breaker": 2, "limits": 2, "holdback_percent": 3, "context": 3, "timed_parts": 4}
 """Fields, and their schema; other fields have schema 1."""
 
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
@@ -34,6 +34,7 @@ in it. A unit is what a rollout counts once where requests have keys."""
 
 MAX_ARMS = 16
 MAX_THRESHOLDS = 6
+MAX_TIMED_PARTS, _MAX_PART_NAME = 4, 31
 MAX_SLOWER_S = 3_600.0
 _MAX_HOLDBACK_PERCENT = 50.0
 MAX_FAILURES = 1_000_000
@@ -126,6 +127,7 @@ class Plan:
             before the others have theirs. Their outcomes are of no answer, so that a model can be
             trained and judged on them: callers do not act on such an answer.
         context: How requests without a sticky key are steered by their inputs; None for by chance.
+        timed_parts: Of a rollout of compositions, the parts whose times its guards compare.
     """
 
     schema: int = field(init=False, default=1, repr=False, compare=False)
@@ -142,6 +144,7 @@ class Plan:
     limits: CallLimits | None = None
     holdback_percent: float = 0.0
     context: ContextPolicy | None = None
+    timed_parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_schema(self.schema)  # of what a decoder has read
@@ -176,11 +179,12 @@ class Plan:
         return replace(self, number=number)
 
     def to_json(self) -> dict[str, Any]:
-        said = asdict(self) | {"slower_than_s": list(self.slower_than_s)}
-        said["arms"] = list(said["arms"])
+        content = asdict(self)
+        for name in ("arms", "slower_than_s", "timed_parts"):
+            content[name] = list(content[name])
         if self.shadow is not None and not self.shadow.embedding:
-            del said["shadow"]["embedding"]  # unknown to earlier releases
-        return {name: said[name] for name in said if name not in _SINCE or said[name]}
+            del content["shadow"]["embedding"]  # unknown to earlier releases
+        return {name: content[name] for name in content if name not in _SINCE or content[name]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
@@ -189,22 +193,23 @@ class Plan:
         Raises:
             Invalid: It has a newer schema, or a field is missing or wrong.
         """
-        said = dict(value)
-        _check_schema(said.pop("schema", None))
-        unknown = set(said) - {one.name for one in fields(cls)}
+        content = dict(value)
+        _check_schema(content.pop("schema", None))
+        unknown = set(content) - {one.name for one in fields(cls)}
         if unknown:
             raise Invalid(f"plan.{min(unknown)}: a plan has no such field", hint="remove it")
         try:
-            said["arms"] = tuple(Arm(**arm) for arm in said["arms"])
-            if said.get("shadow") is not None:
-                said["shadow"] = Shadow(**said["shadow"])
-            said["slower_than_s"] = tuple(said.get("slower_than_s", ()))
+            content["arms"] = tuple(Arm(**arm) for arm in content["arms"])
+            if content.get("shadow") is not None:
+                content["shadow"] = Shadow(**content["shadow"])
+            for name in ("slower_than_s", "timed_parts"):
+                content[name] = tuple(content.get(name, ()))
             for name, kind in (("breaker", BreakerRule), ("limits", CallLimits)):
-                if said.get(name) is not None:
-                    said[name] = kind(**said[name])
-            if said.get("context") is not None:
-                said["context"] = msgspec.convert(said["context"], ContextPolicy)
-            return cls(**said)
+                if content.get(name) is not None:
+                    content[name] = kind(**content[name])
+            if content.get("context") is not None:
+                content["context"] = msgspec.convert(content["context"], ContextPolicy)
+            return cls(**content)
         except BasculeError:
             raise
         except (TypeError, KeyError, AttributeError, msgspec.ValidationError) as problem:
@@ -303,6 +308,12 @@ def _check(plan: Plan) -> None:
         raise Invalid(
             f"plan.slower_than_s: {len(plan.slower_than_s)} durations are more than "
             f"{MAX_THRESHOLDS}, the most of a plan"
+        )
+    names = [check_name(part, what="plan.timed_parts") for part in plan.timed_parts]
+    if len(names) > MAX_TIMED_PARTS or any(len(name) > _MAX_PART_NAME for name in names):
+        raise Invalid(
+            f"plan.timed_parts: {len(names)} parts, or a name of over {_MAX_PART_NAME} characters",
+            hint=f"name {MAX_TIMED_PARTS} parts at most",
         )
     _check_within("plan.holdback_percent", plan.holdback_percent, _MAX_HOLDBACK_PERCENT, zero=True)
     if plan.holdback_percent and any(arm.name == HOLDBACK for arm in plan.arms):

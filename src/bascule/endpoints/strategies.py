@@ -42,7 +42,7 @@ def next_plan(before: Plan | None, endpoint: str, version: str, strategy: str) -
         return first_plan(endpoint, version)
     return replace(
         before, number=before.number + 1, arms=make(before, version), shadow=None, rollout="",
-        context=None,
+        context=None, timed_parts=(),
     )  # fmt: skip
 
 

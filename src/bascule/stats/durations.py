@@ -30,6 +30,8 @@ CLASSES = _WORK + 4
 PLACES = BINS * CLASSES
 WORK = range(_WORK)
 """The classes of work."""
+PARTS = range(_WORK, CLASSES)
+"""Of compositions, which generate no texts: the time of a part in runs of any size."""
 CLASS_PLACES = tuple(BINS * min(max((bits + 1) // 2 - 1, 0), _WORK - 1) for bits in range(64))
 """By the bits of the number of rows: the first bin of its class."""
 _BOUNDS = np.array(BOUNDS_NS, np.float64)
@@ -47,6 +49,11 @@ def place_of(duration_ns: int, rows: int) -> int:
 def bin_of(duration_ns: int) -> int:
     """The bin of a duration, below `BINS`."""
     return bisect_left(BOUNDS_NS, duration_ns)
+
+
+def bins_of(durations_ns: Floats) -> Ints:
+    """As `bin_of`, of many."""
+    return np.searchsorted(_BOUNDS, durations_ns)
 
 
 def sparse(counts: Ints) -> tuple[int, ...]:

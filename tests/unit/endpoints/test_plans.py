@@ -160,13 +160,22 @@ def test_a_plan_names_every_version_that_it_needs_once():
 RESILIENT = {"breaker": BreakerRule(3, 2.5), "limits": CallLimits(0.5, 10.0)}
 
 
+@pytest.mark.parametrize("parts", [("a", "b", "c", "d", "e"), ("a" * 32,), ("a b",), (1,)])
+def test_a_plan_times_few_parts_so_that_its_label_fits_the_counters(parts):
+    with pytest.raises(Invalid, match=r"plan\.timed_parts"):
+        canary(5.0, timed_parts=parts)
+
+
 def test_a_plan_is_written_with_the_smallest_schema_that_has_its_fields():
     plain = canary(5.0).to_json()
     assert plain["schema"] == 1
     assert not {"breaker", "limits", "holdback_percent"} & set(plain)
     said = canary(5.0, **RESILIENT).to_json()
     assert said["schema"] == 2
-    assert canary(5.0, holdback_percent=2.0).to_json()["schema"] == SCHEMA == 3
+    assert canary(5.0, holdback_percent=2.0).to_json()["schema"] == 3
+    timed = canary(5.0, timed_parts=("risk",))
+    assert timed.to_json()["schema"] == SCHEMA == 4
+    assert Plan.from_json(timed.to_json()) == timed
     assert said["breaker"] == {"failures": 3, "open_s": 2.5}
     for plan in (
         canary(5.0), canary(5.0, **RESILIENT), canary(5.0, breaker=BreakerRule(0)),

@@ -20,7 +20,7 @@ from tests.tiers import examples
 
 import bascule
 from bascule.bundle import disk, load
-from bascule.core import Invalid, NotFound, TimedOut, Unconvertible, Untrusted
+from bascule.core import Invalid, NotFound, TimedOut, Untrusted
 from bascule.packing import PythonModel
 
 COUNTRIES = ["DE", "FR", "IT"]
@@ -496,8 +496,29 @@ def test_what_needs_one_graph_says_that_a_composition_is_none(chain, tmp_path):
 
     with pytest.raises(Invalid):
         export(chain, "c", tmp_path / "c")
-    with pytest.raises(Unconvertible, match="composition"):
-        bascule.rebuild(chain.path)
+
+
+def test_a_composition_is_rebuilt_from_the_parts_in_its_bundle(composed, table, tmp_path):
+    """Also where the registry has other versions of them by now, or none."""
+    bundle = composed(CHAIN, "rebuilt")
+    again = bascule.rebuild(bundle.path, to=tmp_path / "again")
+    assert again.same, again.differences
+    expected = bundle.predict(table)["decision"]
+    assert (load(tmp_path / "again").predict(table)["decision"] == expected).all()
+    outer = composed({"parts": {"inner": {"model": "rebuilt"}}}, "outermost")
+    assert bascule.rebuild(outer.path).same
+
+
+def test_a_composition_with_rows_is_rebuilt_with_them(folder, table):
+    document = bascule.packing.Composition(
+        {"parts": {"risk": {"model": "risk"}}}, lambda name: load(folder / name)
+    )
+    truth = np.where(table.amount > 110, "bad", "ok")
+    to = folder / "with_rows"
+    bascule.pack(document, name="rows", train=table, test=(table, truth), to=to, measure=False)
+    with pytest.raises(Invalid, match="train rows are missing"):
+        bascule.rebuild(to)
+    assert bascule.rebuild(to, train=table).same
 
 
 def test_an_output_may_be_called_as_what_is_recorded_of_a_part(composed, folder, tmp_path):
@@ -551,13 +572,27 @@ def test_a_program_that_this_machine_cannot_run_is_replaced_by_one_that_reads_ot
     assert np.allclose(answered["fee"], expected["fee"], equal_nan=True)
 
 
+NESTED = {
+    "third": {"model": "price"}, "second": {"model": "price"}, "first": {"model": "price"},
+    "inner": {"router": [{"when": "loss > 5", "part": "first"}, {"part": "second"}]},
+    "outer": {"router": [{"when": "p_bad > 0.5", "part": "inner"}, {"part": "third"}]},
+}  # fmt: skip
+
+
+def test_the_time_of_a_part_is_that_of_a_run_and_of_rows_for_which_it_ran(composed):
+    program = composed({"parts": NESTED}, "nested").program()
+    rows = [(0.9, 9.0), (0.9, 1.0), (0.1, 1.0)]
+    calls = [{"p_bad": np.array([p]), "loss": np.array([loss])} for p, loss in rows]
+    completed = program.complete(calls)
+    ran = [{part for part in NESTED if added[f"{part}.ms"][0] > 0} for added in completed]
+    assert ran == [{"outer", "inner", "first"}, {"outer", "inner", "second"}, {"outer", "third"}]
+    arrays = {id(added["outer.ms"].base) for added in completed}
+    assert len(arrays) == 1
+    assert arrays.isdisjoint(id(one["outer.ms"].base) for one in program.complete(calls[:1]))
+
+
 def test_the_last_part_may_be_chosen_by_a_router_that_a_router_chooses(composed):
-    parts = {
-        "third": {"model": "price"}, "second": {"model": "price"}, "first": {"model": "price"},
-        "inner": {"router": [{"when": "loss > 5", "part": "first"}, {"part": "second"}]},
-        "outer": {"router": [{"when": "p_bad > 0.5", "part": "inner"}, {"part": "third"}]},
-    }  # fmt: skip
-    made = composed({"parts": parts}, "nested")
+    made = composed({"parts": NESTED}, "nested")
     assert [field.name for field in made.signature.outputs] == ["prediction"]
     program = made.program()
     program.run({"p_bad": np.array([0.9, 0.9, 0.1]), "loss": np.array([9.0, 1.0, 1.0])})

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bascule.bundle.compositions.expressions import Key, Values
 from bascule.bundle.compositions.planning import Plan
@@ -25,6 +26,8 @@ from bascule.core import BasculeError, Columns, ModelFailed, PartCounts, Program
 _WORTH_A_THREAD_S = 5e-4
 """A thread and back cost some 50 us."""
 _DIGEST_CHARACTERS = 19
+_ROW: Key = (" ", "row")
+"""Among the columns: the number of the row. No part has a name with a space."""
 
 
 class CompositionProgram(Program):
@@ -40,6 +43,7 @@ class CompositionProgram(Program):
         self.inputs, self.outputs = plan.signature.inputs, plan.signature.outputs
         self.counts = dict.fromkeys(plan.steps, PartCounts())
         self.last_s = dict.fromkeys(plan.steps, 0.0)
+        self.has_routers = sum(map(len, plan.levels)) < len(plan.steps)
         self.interrupted_s, self.bound_s = 0.0, float("inf")
         self.lock = Lock()
         self.threads = ThreadPoolExecutor(len(plan.steps), "bascule-part")
@@ -67,7 +71,8 @@ class CompositionProgram(Program):
     def complete(self, calls: Sequence[Columns]) -> Sequence[Columns]:
         """Runs the parts, and adds to the columns what they answered: for the ledger, and `run`.
 
-        PART.OUTPUT of every part that all rows have; PART.ms and PART.digest of each part.
+        PART.OUTPUT of every part that all rows have; PART.ms and PART.digest of each part. PART.ms
+        is the time of its run, NaN of a row without it; calls have views of the array of a run.
         """
         first, columns = self.inputs[0].name, calls[0]
         if len(calls) > 1:
@@ -75,7 +80,11 @@ class CompositionProgram(Program):
             columns = {name: np.concatenate([call[name] for call in calls]) for name in names}
         run, rows = _Run(self), len(columns[first])
         values = run.of(columns)
-        added = {f"{part}.ms": np.full(rows, took_s * 1e3) for part, took_s in run.took_s.items()}
+        added: Columns = {}
+        for part, (took_s, of_rows) in run.took.items():
+            added[f"{part}.ms"] = times = np.full(rows, took_s * 1e3 if of_rows is None else np.nan)
+            if of_rows is not None:
+                times[of_rows] = took_s * 1e3
         for part, digest in self._digests.items():
             added[f"{part}.digest"] = np.full(rows, digest, object)
         # Last, because an output may be called `ms`.
@@ -127,11 +136,16 @@ class _Run:
     def __init__(self, of: CompositionProgram) -> None:
         self._of = of
         self._began_s = time.perf_counter()
-        self.took_s = dict.fromkeys(of.plan.steps, float("nan"))
+        self.took: dict[str, tuple[float, NDArray[np.intp] | None]] = dict.fromkeys(
+            of.plan.steps, (float("nan"), None)
+        )
+        """By part: how long it took, and for which rows it ran; None for all."""
 
     def of(self, columns: Columns) -> Values:
         values = {("", one.name): columns[one.name] for one in self._of.inputs}
         rows = len(columns[self._of.inputs[0].name])
+        if self._of.has_routers:
+            values[_ROW] = np.arange(rows)
         for level in self._of.plan.levels:
             for part, answered in self._level(level, dict(values), rows).items():
                 values |= {(part, name): column for name, column in answered.items()}
@@ -161,7 +175,8 @@ class _Run:
         except Exception as problem:
             raise _naming(name, problem) from problem
         finally:
-            of.last_s[name] = self.took_s[name] = took_s = time.perf_counter() - began_s
+            of.last_s[name] = took_s = time.perf_counter() - began_s
+            self.took[name] = took_s, values.get(_ROW)
             with of.lock:
                 done = (1, rows, failures, int(took_s * 1e9))
                 of.counts[name] = PartCounts(*map(int.__add__, of.counts[name], done))

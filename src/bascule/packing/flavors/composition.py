@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from bascule.bundle.disk import (
     check_file,
     columns_of,
     digest_of,
+    parse_manifest,
     read_file,
 )
 from bascule.bundle.programs import COMPOSITION
@@ -42,13 +45,15 @@ class Composition:
     """A model for `pack`: what a composition says, and the bundles that it names."""
 
     def __init__(
-        self, said: str | Path | Mapping[str, Any], open_model: Callable[[str], Bundle]
-    ) -> None:
+        self, said: str | Path | Mapping[str, Any], open_model: Callable[[str], Bundle],
+        ran: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         """Read a composition, and open its models.
 
         Args:
             said: A TOML file, or the mapping that it would hold.
             open_model: Opens the bundle of a reference. A path of a folder is relative to the file.
+            ran: By part, the program that runs; without, that which serves requests here.
 
         Raises:
             Invalid: It says what no composition may; the message names the place.
@@ -65,7 +70,7 @@ class Composition:
         self.parts = [part for part in document.parts if isinstance(part, Model)]
         self.bundles = {part.name: _opened(part, home, open_model) for part in self.parts}
         self.ran = {
-            name: pinned_program(bundle.path, bundle.manifest)
+            name: ran.get(name) or pinned_program(bundle.path, bundle.manifest)
             for name, bundle in self.bundles.items()
         }
         for place, part in enumerate(document.parts):
@@ -75,6 +80,7 @@ class Composition:
                 )
         manifests = {name: bundle.manifest for name, bundle in self.bundles.items()}
         self.plan = make_plan(document, manifests)
+        self.example: Columns = {}
 
 
 class Compositions:
@@ -118,12 +124,29 @@ class Compositions:
                 precision=f"{len(plan.steps)} parts",
             ),
             files=_files(model),
-            example=_example(model),
+            example=model.example or _example(model),
         )  # fmt: skip
 
     def compilations(self, _model: Composition, subject: ImportedModel) -> Iterator[Compilation]:
         signature = subject.signature
         yield Compilation("its own", subject.saved, signature.inputs, signature.outputs, None)
+
+
+def reopen(data: bytes, manifest: Manifest, path: Path) -> Composition:
+    """The composition of a bundle at `path`, of the parts that are in it, without their rows."""
+    document, ran = json.loads(data), dict[str, str]()
+    for part in document["parts"]:
+        if "model" in part:
+            del part["digest"]
+            part["model"], ran[part["name"]] = part["name"], part.pop("program")
+
+    def open_part(name: str) -> Bundle:  # what is needed of it is checked when it is packed
+        folder = path / PARTS / name
+        return Bundle(folder, parse_manifest(folder))
+
+    model = Composition(document, open_part, ran)
+    model.example = columns_of(read_file(path, manifest, EXAMPLE), manifest.signature.inputs)
+    return model
 
 
 def _opened(part: Model, home: Path | None, open_model: Callable[[str], Bundle]) -> Bundle:

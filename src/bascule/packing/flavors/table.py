@@ -35,6 +35,7 @@ folder is a saved model of transformers, and a file a graph.
 
 _REOPENERS = {
     "catboost-cbm": "bascule.packing.flavors.catboost:reopen",
+    "composition": "bascule.packing.flavors.composition:reopen",
     "generation": "bascule.packing.flavors.generation:reopen",
     "keras": "bascule.bundle.originals.keras:reopen",
     "lightgbm-text": "bascule.packing.flavors.lightgbm:reopen",
@@ -105,4 +106,5 @@ def reopener(original: OriginalEntry, path: Path) -> Callable[[bytes, Manifest],
             f"{', '.join(_REOPENERS)}",
         )
     reopen: Callable[..., Any] = load_named(place)
-    return partial(reopen, path=path) if original.format == "generation" else reopen
+    is_in_files = original.format in ("composition", "generation")
+    return partial(reopen, path=path) if is_in_files else reopen

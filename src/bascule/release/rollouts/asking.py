@@ -438,8 +438,8 @@ class Rollouts:
 
 def _refuse_scales(rollout: Rollout) -> Rollout:
     for guard in rollout.guards:
-        if guard.is_on_outcomes and guard.name not in RATES:
-            raise Invalid(f"{guard.name} cannot be counted: the bundle of its version is not here")
+        if guard.part or (guard.is_on_outcomes and guard.name not in RATES):
+            raise Invalid(f"{guard.title} cannot be counted: the bundle of its version is not here")
     return rollout
 
 

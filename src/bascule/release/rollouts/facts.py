@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
+import msgspec
+
 from bascule.release.rollouts.answers import AnswersEvidence
 from bascule.release.rollouts.evidence import (
     CANDIDATE,
@@ -248,9 +250,18 @@ def harm(rollout: Rollout, facts: Facts) -> str:
     )
 
 
+def _of_part(rollout: Rollout, guard: Guard) -> Rollout:
+    """The rollout, its versions named by the part that a guard compares, if it does."""
+    if not guard.part:
+        return rollout
+    names = (f"part {guard.part} of {one}" for one in (rollout.candidate, rollout.current))
+    candidate, current = names
+    return msgspec.structs.replace(rollout, candidate=candidate, current=current)
+
+
 def difference_said(rollout: Rollout, verdict: Verdict) -> str:
     """One guard in words: both rates."""
-    guard = verdict.guard
+    guard, rollout = verdict.guard, _of_part(rollout, verdict.guard)
     if guard.name == "disagreement":
         return (
             f"{verdict.candidate:.1%} of the answers of {rollout.candidate} differ from those of "
@@ -350,8 +361,9 @@ def not_shown(rollout: Rollout, verdict: Verdict) -> str:
     else:
         quantile, candidate, current = verdict.least_shown
         known = (
-            f"at {quantile}, {candidate:.2%} of the answers of {rollout.candidate} are over the "
-            f"limit, and {current:.2%} may be"
+            f"at {quantile}, {candidate:.2%} of the answers of "
+            f"{_of_part(rollout, verdict.guard).candidate} are over the limit, and {current:.2%} "
+            "may be"
         )
     return f"waits: not shown yet to be within {verdict.guard}: {lacking}; {known}"
 

@@ -17,6 +17,8 @@ Each is a rate of arm against arm, so that `stats.sequential` can test it after 
 | `disagreement +5 pp` | an answer unlike that of the current version to the same request | |
 | `disagreement[0.2] +5 pp` | of texts: one further away than 0.2, see `Alike` | |
 | `answers +20 pp` | an answer with a certain label, or up to a certain value | the same |
+| `p95[PART] +20 %`, `latency[PART] +20 %` | the same of a part of a composition | the same |
+| `accuracy[PART] -2 pp`, `roc_auc[PART] -1 pp` | the loss by an outcome of the part | the same |
 
 Of requests with a sticky key, errors, fallbacks and outcomes count once a key; see `keys`.
 
@@ -27,12 +29,16 @@ the comparison. Only answers with 200 count: failures have a guard of their own.
 
 Few rollouts have the requests to show that a tail is within 20 % (`p99 +20 %` as a guard of its own
 asks for it), so `latency` rolls back on the tail and promotes on p50 and p95.
+
+The time of a part is that of a run with all requests that ran together, of any size, and is counted
+once. An answer fails where a part does, so that `errors` sees those of all parts.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +47,7 @@ import msgspec
 import numpy as np
 
 from bascule.core import Invalid
+from bascule.endpoints import MAX_TIMED_PARTS
 from bascule.release.rollouts.answers import AnswersEvidence, judge_answers
 from bascule.release.rollouts.evidence import (
     ANSWER_FIELDS,
@@ -91,15 +98,17 @@ _OF_TEXTS = {
 _SHARE_OF_UNUSABLE = 0.1
 """Of the evidence of `errors`: answers that are not finite are rare, or all."""
 _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+_OF_PARTS = ("latency", *_QUANTILES, "accuracy", "roc_auc")
 _HARMED = (0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999)
 _SHOWN = (0.5, 0.95)
 _LEAST_DURATIONS = 100
 """Answers of the current version in a class of work, before its limits are chosen."""
 _GUARD = re.compile(
-    r"^(?P<name>[a-z0-9._]+|cost\..+?|(?:wrong|judged|disagreement)\[.+?\])\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
+    r"^(?P<name>[a-z0-9._]+(?:\[[a-z0-9._]+\])?|cost\..+?|(?:wrong|judged|disagreement)\[.+?\])\s*(?P<sign>[+-])\s*(?P<amount>\d+(\.\d+)?(e-?\d+)?)\s*"
     r"(?P<unit>pp|%|ms|)$",
     re.IGNORECASE,
 )
+_PART = re.compile(r"(?P<name>[a-z0-9._]+)\[(?P<part>[a-z0-9._]+)\]")
 _ALIKE = re.compile(
     r"disagreement\[\s*(?:(?P<model>\S+/\d+)\s+)?(?P<distance>0|0?\.\d+|1)\s*\]", re.IGNORECASE
 )
@@ -130,6 +139,7 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
         unit: `pp`, `%`, `ms`, or empty for the unit of the loss.
         loss: How outcomes are measured, once a rollout is begun.
         alike: Of `disagreement[...]`: which texts agree.
+        part: Of compositions, the part that is compared; empty for the whole.
     """
 
     name: str
@@ -137,6 +147,13 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
     unit: str
     loss: Loss | None = None
     alike: Alike | None = None
+    part: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its name, and what it is of: `p95[score]`."""
+        argument = self.part if self.alike is None else str(self.alike)
+        return f"{self.name}[{argument}]" if argument else self.name
 
     @property
     def harmed(self) -> tuple[float, ...]:
@@ -163,11 +180,6 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
     def is_of_texts(self) -> bool:
         """Whether only models that generate text can be compared by it."""
         return self.name in _OF_TEXTS or self.name in _TEXT_RATES
-
-    @property
-    def strata(self) -> Sequence[int]:
-        """Of a latency, or what is counted as one: the classes in which it is compared."""
-        return (_OF_TEXTS[self.name],) if self.name in _OF_TEXTS else duration_bins.WORK
 
     @property
     def is_on_outcomes(self) -> bool:
@@ -200,8 +212,7 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
     def __str__(self) -> str:
         amount = self.margin * {"pp": 100, "%": 100, "ms": 1_000, "": 1}[self.unit]
         sign = "-" if _falls(self.name) else "+"
-        name = self.name if self.alike is None else f"{self.name}[{self.alike}]"
-        return f"{name} {sign}{amount:g} {self.unit}".rstrip()
+        return f"{self.title} {sign}{amount:g} {self.unit}".rstrip()
 
 
 ANSWERS_GUARD = Guard("answers", 0.2, "pp")
@@ -274,18 +285,27 @@ def parse_guard(text: str) -> Guard:
             *_OF_TEXTS,
             *_TEXT_RATES,
             _OUTCOMES,
+            "p95[PART], accuracy[PART] of a composition",
         ]
     )
     if match is None:
         raise Invalid(
             f"{text!r} is no guard", hint="write for example 'errors +1 pp' or 'p95 +20 %'"
         )
-    name, sign, unit = match["name"], match["sign"], match["unit"].lower()
+    name, sign, unit, part = match["name"], match["sign"], match["unit"].lower(), ""
     alike = _ALIKE.fullmatch(name)
     if alike is not None:
         name = "disagreement"
     elif not name.startswith(("cost.", "wrong[", "judged[")):
         name = name.lower()
+        if of_part := _PART.fullmatch(name):
+            name, part = of_part.groups()
+    if part and name not in _OF_PARTS:
+        raise Invalid(
+            f"{name} is not compared for a part of a composition",
+            hint=f"{', '.join(_OF_PARTS)} are; an answer of a part is where the composition has it "
+            "among its outputs, and errors are those of all parts",
+        )
     if is_on_outcomes(name):
         units = units_of(name)
     elif name in (*_RATES, *_QUANTILES, *_OF_TEXTS, "latency"):
@@ -322,17 +342,37 @@ def parse_guard(text: str) -> Guard:
             hint="allow at least '+4 %'",
         )
     if alike is None:
-        return Guard(name, amount, unit)
+        return Guard(name, amount, unit, part=part)
     return Guard(name, amount, unit, alike=Alike(float(alike["distance"]), alike["model"] or ""))
 
 
 def check_limits(guards: Sequence[Guard]) -> None:
-    """Raises `Invalid` where the guards compare more quantiles than an interval keeps."""
-    if sum(len(guard.harmed) + len(guard.shown) for guard in guards) > MAX_LIMITS:
+    """Raises `Invalid` where the guards compare more quantiles or parts than are kept."""
+    if len(parts := parts_of(guards)) > MAX_TIMED_PARTS:
+        raise Invalid(
+            f"the guards compare the times of {len(parts)} parts: {', '.join(parts)}",
+            hint=f"name {MAX_TIMED_PARTS} at most; latency compares the whole",
+        )
+    limits = Counter[str]()
+    for guard in guards:
+        limits[guard.part] += len(guard.harmed) + len(guard.shown)
+    if max(limits.values()) > MAX_LIMITS:
         raise Invalid(
             "the guards compare more quantiles of latency than are kept",
             hint="use 'latency +20 %', which compares p25 to p99.9, and two quantiles beside it",
         )
+
+
+def parts_of(guards: Sequence[Guard]) -> tuple[str, ...]:
+    """The parts whose times are compared, in the order of their classes (`durations.PARTS`)."""
+    return tuple(dict.fromkeys(guard.part for guard in guards if guard.part and guard.harmed))
+
+
+def _strata(guard: Guard, guards: Sequence[Guard]) -> Sequence[int]:
+    """Of a latency, or what is counted as one: the classes in which it is compared."""
+    if guard.part:
+        return (duration_bins.PARTS[parts_of(guards).index(guard.part)],)
+    return (_OF_TEXTS[guard.name],) if guard.name in _OF_TEXTS else duration_bins.WORK
 
 
 def limits_of(guards: Sequence[Guard], counted: Sequence[Interval]) -> Limits:
@@ -349,17 +389,22 @@ def limits_of(guards: Sequence[Guard], counted: Sequence[Interval]) -> Limits:
         (duration_bins.dense(interval.current.durations) for interval in counted),
         duration_bins.dense(()),
     )
-    known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS)
-    chosen = [
-        duration_bins.limits(counts[known], 1 - quantile, guard.allowed, proves=proves)
-        for guard in guards
-        for quantiles, proves in ((guard.harmed, False), (guard.shown, True))
-        for quantile in quantiles
-    ]
-    if not chosen:
-        return {}
-    sides = [np.stack(bins, axis=1).tolist() for bins in zip(*chosen, strict=True)]
-    return {int(of): pair for of, *pair in zip(known, *sides, strict=True)}
+    known = np.flatnonzero(counts.sum(axis=1) >= _LEAST_DURATIONS).tolist()
+    parts = dict(zip(duration_bins.PARTS, parts_of(guards), strict=False))
+    limits: dict[int, Sequence[Sequence[int]]] = {}
+    for part in ("", *parts.values()):
+        classes = [of for of in known if parts.get(of, "") == part]
+        chosen = [
+            duration_bins.limits(counts[classes], 1 - quantile, guard.allowed, proves=proves)
+            for guard in guards
+            for quantiles, proves in ((guard.harmed, False), (guard.shown, True))
+            for quantile in quantiles
+            if guard.part == part
+        ]
+        if chosen:
+            sides = [np.stack(bins, axis=1).tolist() for bins in zip(*chosen, strict=True)]
+            limits |= {of: pair for of, *pair in zip(classes, *sides, strict=True)}
+    return limits
 
 
 def judge(
@@ -375,14 +420,18 @@ def judge(
         alpha: The promised share of good versions that are rolled back.
         in_pairs: Whether the current version answers some of the candidate's requests too.
     """
-    verdicts, first, outcome = [], 0, 0
+    verdicts, outcome = [], 0
+    firsts = Counter[str]()  # limits of a class are those of one part, or of the whole
     for guard in guards:
         if guard.is_on_outcomes:
             verdicts.append(_by_outcomes(guard, cohorts, outcome, alpha))
             outcome += 1
+        elif guard.harmed:
+            strata, first = _strata(guard, guards), firsts[guard.part]
+            verdicts.append(_latency(guard, table, first, strata))
+            firsts[guard.part] += len(guard.harmed) + len(guard.shown)
         else:
-            verdicts.append(_judged(guard, table, first, alpha, in_pairs=in_pairs))
-        first += len(guard.harmed) + len(guard.shown)
+            verdicts.append(_judged(guard, table, alpha, in_pairs=in_pairs))
     return verdicts
 
 
@@ -407,9 +456,7 @@ def _by_outcomes(guard: Guard, cohorts: Sequence[Cohort], place: int, alpha: flo
     )  # fmt: skip
 
 
-def _judged(guard: Guard, table: Floats, first: int, alpha: float, *, in_pairs: bool) -> Verdict:
-    if guard.harmed:
-        return _latency(guard, table, first)
+def _judged(guard: Guard, table: Floats, alpha: float, *, in_pairs: bool) -> Verdict:
     if guard.name == "disagreement":
         compared, unlike = (int(table[:, place].sum()) for place in (COMPARED, DISAGREEMENTS))
         test = partial(mcnemar, unlike, 0, compared, margin=guard.margin, alpha=alpha)
@@ -499,7 +546,7 @@ def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Ver
     )
 
 
-def _latency(guard: Guard, table: Floats, first: int) -> Verdict:
+def _latency(guard: Guard, table: Floats, first: int, strata_of: Sequence[int]) -> Verdict:
     every = range(first, first + len(guard.harmed) + len(guard.shown))
     strata = [
         grouped(
@@ -510,7 +557,7 @@ def _latency(guard: Guard, table: Floats, first: int) -> Verdict:
                 *(slow_column(arm, of, limit) for arm in (CANDIDATE, CURRENT) for limit in every),
             ],
         )
-        for of in guard.strata
+        for of in strata_of
     ]  # fmt: skip
 
     def beyond(quantile: float, place: int) -> Beyond:

@@ -75,7 +75,8 @@ class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a guard measures losses, fixed before its rollout starts.
 
     Attributes:
-        output: The column of the ledger with the answer: `"output.label"`.
+        output: The column of the ledger with the answer: `"output.label"`; of a part of a
+            composition `"input.PART.label"`.
         output_place: Of the number in a list, from 1; 0 where the column has no lists.
         classes: In the order of the probabilities: of the current version and of the candidate.
         cost: The column with the costs, or with the group; empty for none.
@@ -115,11 +116,13 @@ class Answers:
         task: `classification`, `regression`...
         classes: In the order of the probabilities.
         signature: Of the version.
+        sources: Of a composition, see its `Plan`.
     """
 
     task: str
     classes: tuple[Label, ...]
     signature: Signature
+    sources: Mapping[str, frozenset[str]] | None = None
 
 
 LABELS = Loss("output.label")
@@ -203,6 +206,10 @@ def loss_sql(name: str, loss: Loss, arm: int) -> str:
         loss: How it measures.
         arm: 0 for the current version, 1 for the candidate.
     """
+    part, point, output = loss.output.rpartition(".")
+    if part.startswith("input."):
+        of_whole = msgspec.structs.replace(loss, output=f"output{point}{output}")
+        return loss_sql(name, of_whole, arm).replace('"output.', f'"{part}.')
     if is_of_group(name):
         return f"CASE WHEN {group_sql(name, loss)} AND {_WRONG} THEN {loss.bound!r} ELSE 0 END"
     if loss.rectifier is not None:
@@ -251,7 +258,9 @@ def left_out(
     }
     for column in filter(None, (loss.output, loss.cost)):
         name = column.partition(".")[2]
-        if {name, f"{model}.{name}"} & private.keys() or sizes[column] > max_values:
+        names = {name, *(answers.sources or {}).get(name, ())}
+        names |= {f"{model}.{known}" for known in names}
+        if names & private.keys() or sizes[column] > max_values:
             return name
     return ""
 

@@ -226,7 +226,7 @@ def check_rollout(rollout: Rollout) -> Rollout:
     names = [guard.name for guard in rollout.guards]
     if not names:
         raise Invalid("a rollout needs a guard", hint="for example 'errors +1 pp'")
-    if len(set(names)) < len(names):
+    if len({(guard.name, guard.part) for guard in rollout.guards}) < len(names):
         raise Invalid(f"a guard is there twice: {', '.join(map(str, rollout.guards))}")
     on_outcomes = [guard for guard in rollout.guards if guard.is_on_outcomes]
     if rollout.strategy in ON_OUTCOMES and not on_outcomes:

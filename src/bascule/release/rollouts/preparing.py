@@ -8,7 +8,8 @@ from the answers that are compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -18,9 +19,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.bundle import Bundle, take
+from bascule.bundle import Bundle, composition_of, take
 from bascule.bundle.features import declared
-from bascule.core import Columns, Invalid, NotFound
+from bascule.bundle.programs import COMPOSITION
+from bascule.core import Columns, Invalid, NotFound, Signature
 from bascule.endpoints import ContextFeature
 from bascule.monitoring import KEPT_TEXT, check_kept
 from bascule.monitoring.ledger import Ledger, judge_model, losses_of_rows, quoted
@@ -93,7 +95,7 @@ class Recording:
 def prepare(
     rollout: Rollout, load: Callable[[str], Bundle], ledger: Ledger, recording: Recording
 ) -> Rollout:
-    """The rollout, with the scale of its guards on outcomes.
+    """The rollout, with the scale of its guards on outcomes, once both versions have its parts.
 
     Args:
         rollout: Not started yet.
@@ -105,6 +107,10 @@ def prepare(
         Invalid: A guard cannot be counted; the hint has those that can. Or truths take longer than
             the rollout may last.
     """
+    parts = {guard.part for guard in rollout.guards if guard.part or guard.is_on_outcomes}
+    versions = (rollout.current, rollout.candidate) if parts else ()
+    bundles = {version: load(version) for version in versions}
+    answers = {part: [_answers_of(bundles[one], part, one) for one in versions] for part in parts}
     chosen = [guard for guard in rollout.guards if guard.is_on_outcomes]
     if not chosen:
         return rollout
@@ -113,26 +119,47 @@ def prepare(
             f"{chosen[0].name} cannot be counted: no answers are in the ledger of this server",
             hint=f'set monitoring.ledger = "on"; {_WITHOUT}',
         )
-    bundle, candidate = load(rollout.current), load(rollout.candidate)
-    both = _answers_of(bundle), _answers_of(candidate)
-    prepared = {}
+    bundle, prepared = bundles[rollout.current], {}
     for guard in chosen:
-        loss = _countable_loss(guard, rollout, both, recording)
+        loss = _countable_loss(guard, rollout, answers[guard.part], recording)
         if judge := judge_of(guard.name):
             loss = _rectified(guard, judge, rollout, ledger, recording)
         elif guard.name not in RATES:
             loss = _scaled(guard, loss, bundle, rollout.current)
-        prepared[guard.name] = _checked(msgspec.structs.replace(guard, loss=loss), rollout.current)
+        prepared[guard] = _checked(msgspec.structs.replace(guard, loss=loss), rollout.current)
     _check_delays(rollout, chosen[0], ledger)
-    guards = tuple(prepared.get(guard.name, guard) for guard in rollout.guards)
+    guards = tuple(prepared.get(guard, guard) for guard in rollout.guards)
     context = tuple(
         _scaled_feature(feature, bundle, rollout.current, recording) for feature in rollout.context
     )
     return check_rollout(msgspec.structs.replace(rollout, guards=guards, context=context))
 
 
-def _answers_of(bundle: Bundle) -> Answers:
-    return Answers(bundle.task, tuple(bundle.classes or ()), bundle.signature)
+def _answers_of(bundle: Bundle, part: str = "", version: str = "") -> Answers:
+    """Of a version, or of a part of it; raises `Invalid` where it has no such part."""
+    is_composition = bundle.manifest.original.format == COMPOSITION
+    plan = composition_of(bundle.path, bundle.manifest)[0] if is_composition else None
+    sources = None if plan is None else plan.sources
+    if not part:
+        return Answers(bundle.task, tuple(bundle.classes or ()), bundle.signature, sources)
+    if plan is None or part not in plan.steps:
+        names = "" if plan is None else ", ".join(plan.steps)
+        raise Invalid(
+            f"{version} has no part {part!r} to guard",
+            hint=f"its parts are {names}" if names else "it is no composition: guard the whole",
+        )
+    step = plan.steps[part]
+    if any(output.name == "ms" for output in step.outputs):
+        raise Invalid(
+            f"the time of part {part} of {version} is not recorded: its output is called ms",
+            hint="give the output another name",
+        )
+    inputs = (replace(output, name=f"{part}.{output.name}") for output in step.outputs)
+    is_recorded = any(part in level for level in plan.levels)
+    return Answers(
+        step.task if is_recorded else "rows that a router chooses", tuple(step.classes or ()),
+        Signature((*bundle.signature.inputs, *inputs), step.outputs), sources,
+    )  # fmt: skip
 
 
 def _has_answers(ledger: Ledger, rollout: Rollout) -> bool:
@@ -143,13 +170,17 @@ def _has_answers(ledger: Ledger, rollout: Rollout) -> bool:
 
 
 def _countable_loss(
-    guard: Guard, rollout: Rollout, both: tuple[Answers, Answers], recording: Recording
+    guard: Guard, rollout: Rollout, both: Sequence[Answers], recording: Recording
 ) -> Loss:
     names = [name for name in countable(both[0]) if name in countable(both[1])]
     model = rollout.current.partition("/")[0]
-    loss = loss_of(guard.name, *both)
+    loss = loss_of(guard.name, both[0], both[1])
+    if loss is not None and guard.part:
+        output = loss.output.partition(".")[2]
+        loss = msgspec.structs.replace(loss, output=f"input.{guard.part}.{output}")
     if loss is None:
-        reason = f"{rollout.current} is a model for {both[0].task}"
+        of = f"part {guard.part} of {rollout.current}" if guard.part else rollout.current
+        reason = f"{of} is a model for {both[0].task}"
         if guard.name == "roc_auc" and len(both[0].classes) > 2:
             reason += f" with {len(both[0].classes)} classes"
         elif guard.name in ("log_loss", "roc_auc") and "accuracy" in names:
@@ -163,16 +194,18 @@ def _countable_loss(
         if not field:
             return loss
         reason = f"the ledger does not keep {field} of {model} (monitoring.private)"
-        if field not in recording.private and f"{model}.{field}" not in recording.private:
+        if not left_out(loss, both[0], model, recording.private, sys.maxsize):
             reason = f"{field} has over {recording.max_values:,} values (max_values_per_row)"
         names = [
             name
             for name in names
-            if (other := loss_of(names[0] if name == "cost.COLUMN" else name, *both)) is not None
+            if (other := loss_of(names[0] if name == "cost.COLUMN" else name, both[0], both[1]))
+            is not None
             and not left_out(other, both[0], model, recording.private, recording.max_values)
         ]
+    names = [] if guard.part else names
     can = f"guards on outcomes that can be: {', '.join(names)}" if names else _WITHOUT
-    raise Invalid(f"{guard.name} cannot be counted: {reason}", hint=can)
+    raise Invalid(f"{guard.title} cannot be counted: {reason}", hint=can)
 
 
 def _scaled(guard: Guard, loss: Loss, bundle: Bundle, version: str) -> Loss:

@@ -34,7 +34,7 @@ from bascule.release.rollouts.evidence import (
     summed,
     with_limits,
 )
-from bascule.release.rollouts.guards import Alike, limits_of
+from bascule.release.rollouts.guards import Alike, limits_of, parts_of
 from bascule.release.rollouts.keys import Told, add_keys
 from bascule.release.rollouts.plan import (
     Decision,
@@ -518,4 +518,5 @@ def plan_of(rollout: Rollout, decision: Decision, before: Plan) -> Plan:
     return replace(
         before, number=before.number + 1, arms=tuple(arms), shadow=shadow,
         rollout="" if is_over else rollout.id, context=getattr(decision.state, "policy", None),
+        timed_parts=() if is_over else parts_of(rollout.guards),
     )  # fmt: skip

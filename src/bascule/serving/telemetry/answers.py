@@ -259,7 +259,7 @@ class AnswerCounter:
 
     __slots__ = (
         "_block", "_counts", "_events", "_events_bytes", "_fields", "_is_current", "_kept_share",
-        "_last", "_sample", "_seen", "_skips", "_views", "allows_non_finite", "by",
+        "_last", "_sample", "_seen", "_skips", "_views", "allows_non_finite", "by", "count_parts",
     )  # fmt: skip
 
     def __init__(
@@ -279,6 +279,7 @@ class AnswerCounter:
         self._views: tuple[View, ...] = ()
         self.allows_non_finite = True
         self.by: AnsweredBy | None = None
+        self.count_parts: Callable[[Sequence[Answer]], None] | None = None
         self._block: list[Answer] = []
         self._last: Floats | None = None
         self._skips = self._seen = 0
@@ -364,6 +365,8 @@ class AnswerCounter:
         self._seen += len(block) + self._skips
         if self._is_current():
             self._count([answer.original or answer.outputs for answer in block])
+            if self.count_parts is not None:
+                self.count_parts(block)
 
     def _count(self, answers: list[Columns]) -> None:
         """Parts are written after their totals; see `_WORDS`."""

@@ -25,6 +25,7 @@ import numpy as np
 
 from bascule.core import Unavailable
 from bascule.endpoints import HOLDBACK, KEY_UNITS
+from bascule.serving.calls import Answer
 from bascule.serving.telemetry import texts
 from bascule.serving.telemetry.answers import (
     LEAST_SAMPLE,
@@ -94,6 +95,7 @@ class ArmLabel:
         version: `MODEL/NUMBER`.
         slower_than_s: The durations above which answers are counted; see `Plan`.
         is_compared: Whether the plan is of a rollout: durations are counted in fine bins.
+        timed_parts: The parts of a composition whose durations are counted too.
     """
 
     endpoint: str
@@ -102,18 +104,20 @@ class ArmLabel:
     version: str
     slower_than_s: tuple[float, ...] = ()
     is_compared: bool = False
+    timed_parts: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """JSON, which contains no NUL."""
         label = [
             self.endpoint, self.plan, self.arm, self.version, self.slower_than_s, self.is_compared,
+            self.timed_parts,
         ]  # fmt: skip
         return json.dumps(label).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ArmLabel:
-        endpoint, plan, arm, version, slower_than_s, is_compared = json.loads(data)
-        return cls(endpoint, plan, arm, version, tuple(slower_than_s), is_compared)
+        endpoint, plan, arm, version, slower_than_s, is_compared, parts = json.loads(data)
+        return cls(endpoint, plan, arm, version, tuple(slower_than_s), is_compared, tuple(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,15 @@ def labels_of(plan: Plan) -> list[ArmLabel]:
     if plan.shadow is not None:
         named.append((SHADOW_ARM, plan.shadow.version))
     return [
-        ArmLabel(plan.endpoint, plan.number, name, version, plan.slower_than_s, bool(plan.rollout))
+        ArmLabel(
+            plan.endpoint,
+            plan.number,
+            name,
+            version,
+            plan.slower_than_s,
+            bool(plan.rollout),
+            plan.timed_parts,
+        )
         for name, version in named
     ]
 
@@ -184,7 +196,7 @@ class ArmSeries:
 
     __slots__ = (
         "_answers", "_base", "_count", "_durations", "_generation", "_generation_at", "_series",
-        "_slower", "_texts_at", "_words", "answers", "bound", "label", "totals",
+        "_slower", "_texts_at", "_timed_parts", "_words", "answers", "bound", "label", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -206,6 +218,7 @@ class ArmSeries:
         # The lowest bound first: most answers are below all.
         self._slower = tuple(sorted((int(bound_s * 1e9), at) for at, bound_s in places))
         self._durations = durations if of.is_compared else 0
+        self._timed_parts = of.timed_parts if of.is_compared else ()
         self._series = series
         self._count = series.count
         self.label = label
@@ -218,6 +231,8 @@ class ArmSeries:
         """Look at the answers from now on."""
         if self.answers is None:
             self.answers = self._answers(self._is_current)
+            if self._timed_parts:
+                self.answers.count_parts = self._count_parts
         return self.answers
 
     def count(self, status: int, duration_ns: int, rows: int, protocol: str = "") -> None:
@@ -276,6 +291,23 @@ class ArmSeries:
                 self._words[at + place] += 1
         if self.answers is not None:
             self.answers.count_text(figures)
+
+    def _count_parts(self, answers: Sequence[Answer]) -> None:
+        """Count how long parts took in each run; see `CompositionProgram.complete`.
+
+        Requests that ran together have one time, and are no evidence one by one.
+        """
+        for of, part in zip(duration_bins.PARTS, self._timed_parts, strict=False):
+            name = f"{part}.ms"
+            inputs = (answer.inputs or {} for answer in answers)
+            times = [columns[name] for columns in inputs if name in columns]
+            runs = {id(rows.base): rows if rows.base is None else rows.base for rows in times}
+            ns = np.array([np.fmax.reduce(run) for run in runs.values()]) * 1e6
+            bins = duration_bins.bins_of(ns[ns >= 0])  # NaN where it ran for no row
+            first = self._durations + of * duration_bins.BINS
+            for place, count in enumerate(np.bincount(bins).tolist(), first):
+                if count:
+                    self._words[place] += count
 
     def count_disagreement(self) -> None:
         """Note that the shadow's answer differs."""
