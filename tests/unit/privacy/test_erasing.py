@@ -161,6 +161,7 @@ BODIES = {
 @pytest.mark.parametrize(("text", "left"), [(ADA, ["of/e", "of/e.1"]), ("7", [])])
 def test_a_request_that_is_answered_later_goes_with_its_answer(request, settings, kind, text, left):
     objects = "" if kind == "files" else request.getfixturevalue("s3_url")
+    settings.home.mkdir()
     place = place_beside(objects, settings.home, "deferred")
     for name, body in BODIES.items():
         place.create(name, body)
