@@ -290,12 +290,12 @@ def _check_bounds(
     """Raise `Overloaded`; an answer that is to come counts as the longest."""
     caller = (task.key, task.by)
     own = sum((job.key, job.by) == caller for job in under_way)
-    answer = sa.func.coalesce(_table.c.result["bytes"].as_integer(), 0)
-    answer = sa.case((_table.c.state.in_(UNDER_WAY), MAX_ANSWER_BYTES), else_=answer)
+    known = sa.func.coalesce(_table.c.result["bytes"].as_integer(), 0)
+    answer = sa.case((_table.c.state.in_(UNDER_WAY), MAX_ANSWER_BYTES), else_=known)
     size = ROW_BYTES + _table.c.input["bytes"].as_integer() + answer
     columns, since = (_table.c.key, _table.c.by), database_now(connection) - within.kept
-    known = sa.select(*columns, sa.func.sum(size)).group_by(*columns)
-    rows = connection.execute(known.where(_table.c.kind == task.kind, _table.c.updated_at > since))
+    sums = sa.select(*columns, sa.func.sum(size)).group_by(*columns)
+    rows = connection.execute(sums.where(_table.c.kind == task.kind, _table.c.updated_at > since))
     kept = {(key, by): int(size_bytes) / MB for key, by, size_bytes in rows}
     more = (ROW_BYTES + task.input["bytes"] + MAX_ANSWER_BYTES) / MB
     for setting, taken, limit in (
