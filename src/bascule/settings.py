@@ -413,6 +413,12 @@ class DeferredSettings(_Section):
 
     Attributes:
         kept_hours: How long a request is kept, and then its answer.
+        max_mb: What requests and answers of all callers may take; each pair counts 64 KiB more,
+            and an answer that is to come 16 MiB.
+        max_key_mb: The same, of one key.
+        max_key_requests: How many of one key may wait and run.
+        runs_per_model: How many a server asks one of its models at once. More suit a model that
+            answers several callers side by side, such as an engine by its URL.
         deadline_s: How long the model may take, where callers need keys; else it is the shorter
             of this and `serving.deadline_s`.
         callbacks: The addresses that callers may name for a message at the end.
@@ -420,6 +426,10 @@ class DeferredSettings(_Section):
     """
 
     kept_hours: Annotated[float, Gt(0), Le(168)] = 24.0
+    max_mb: Annotated[int, Ge(32)] = 4_096
+    max_key_mb: Annotated[int, Ge(32)] = 1_024
+    max_key_requests: Annotated[int, Ge(1), Le(32)] = 8
+    runs_per_model: Annotated[int, Ge(1), Le(16)] = 1
     deadline_s: Annotated[float, Gt(0), Le(86_400)] = 300.0
     callbacks: tuple[str, ...] = ()
     callback_secret: str = field(default="", repr=False)

@@ -7,18 +7,22 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from bascule_client.addresses import Address, parse_address
 from bascule_client.answer import Answer
-from bascule_client.blocking import IDLE_S, MAX_IDLE, reason_of
+from bascule_client.blocking import IDLE_S, MAX_IDLE, Client, reason_of
 from bascule_client.conversation import Ask, Conversation, Steps, common_headers, timed
 from bascule_client.errors import Invalid
 from bascule_client.outcomes import OutcomesAdded
 from bascule_client.tensors import RequestOptions
 from bascule_client.wire import Lost, Outcome, Reply, ReplyReader, head_of
+
+if TYPE_CHECKING:
+    from bascule_client.later import LaterAnswer
 
 T = TypeVar("T")
 
@@ -53,6 +57,7 @@ class AsyncClient:
         tls_authority: str | Path | None = None,
         tls_certificate: str | Path | None = None,
         tls_key: str | Path | None = None,
+        control_url: str = "",
     ) -> None:
         """See `Client`.
 
@@ -65,6 +70,11 @@ class AsyncClient:
         self._conversation = Conversation(
             url, model=model, timeout_s=timeout_s, retries=retries,
             max_request_bytes=max_request_bytes,
+        )  # fmt: skip
+        self._submitter = partial(
+            Client, url, model=model, key=key, timeout_s=timeout_s, retries=retries,
+            tls_authority=tls_authority, tls_certificate=tls_certificate, tls_key=tls_key,
+            control_url=control_url,
         )  # fmt: skip
         if max_connections < 1:
             raise Invalid(f"max_connections: {max_connections} is not >= 1")
@@ -91,6 +101,15 @@ class AsyncClient:
             outputs, parameters, as_json=as_json, confidence=confidence, conformal=conformal
         )
         return await self._carried(self._conversation.predict(data, asked, model, timeout_s))
+
+    async def submit(self, data: Any, **options: Any) -> AsyncLaterAnswer:
+        """See `Client.submit`: it is carried out on a thread."""
+
+        def submitted() -> LaterAnswer:
+            with self._submitter() as client:
+                return client.submit(data, **options)
+
+        return AsyncLaterAnswer(await asyncio.to_thread(submitted))
 
     async def add_outcomes(
         self,
@@ -218,6 +237,28 @@ class AsyncClient:
                 return one
             one.writer.transport.abort()
         return None
+
+
+class AsyncLaterAnswer:
+    """`LaterAnswer` for asyncio: the same methods, awaited."""
+
+    def __init__(self, later: LaterAnswer) -> None:
+        self.id, self._later = later.id, later
+
+    async def state(self) -> str:
+        """See `LaterAnswer.state`."""
+        return await asyncio.to_thread(lambda: self._later.state)
+
+    async def result(self, timeout_s: float = 600.0) -> Answer:
+        """See `LaterAnswer.result`; no thread waits."""
+        pauses = self._later.pauses(timeout_s)
+        while pause_s := await asyncio.to_thread(next, pauses, None):
+            await asyncio.sleep(pause_s)
+        return await asyncio.to_thread(self._later.read)
+
+    async def cancel(self) -> None:
+        """See `LaterAnswer.cancel`."""
+        await asyncio.to_thread(self._later.cancel)
 
 
 async def _connected(address: Address) -> _Connection:

@@ -114,6 +114,44 @@ def retry(job: _Id, as_json: AsJson = False) -> None:
     _command(job, "retry", as_json=as_json)
 
 
+@_group.command()
+def infer(
+    model: Annotated[str, typer.Argument(help="MODEL or MODEL/VERSION of the server.")],
+    data: Annotated[Path, typer.Argument(help="Rows (.parquet .csv .jsonl .feather .npy .npz).")],
+    url: Annotated[str, typer.Option(help="Where it predicts. Default: port 8080 there.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Have a server answer rows later, with the key of BASCULE_KEY."""
+    from bascule.batch import read_rows
+    from bascule.cli.screen import print_either
+    from bascule_client import Client
+
+    control_url = context.stores.get("server", "http://127.0.0.1:8082")
+    url = url or f"{control_url.rpartition(':')[0]}:8080"
+    key = os.environ.get("BASCULE_KEY") or None
+    with Client(url, model=model, key=key, control_url=control_url) as client:
+        job = client.submit(read_rows(data, "data")).id
+    print_either({"job": job}, f"bascule jobs answer {job} --wait 600", as_json=as_json)
+
+
+@_group.command()
+def answer(
+    job: _Id,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for it.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch the answer of a request of `infer`, with the key that submitted it."""
+    from bascule.cli.running import server_client
+    from bascule.cli.showing import print_answers
+    from bascule_client.later import LaterAnswer
+
+    later = LaterAnswer(server_client(None, None, os.environ.get("BASCULE_KEY", "")), job)
+    if wait:
+        note(f"waits up to {wait:g} s for job {job}")
+    table = (later.result(wait) if wait else later.read()).to_arrow()
+    print_json(table.to_pylist()) if as_json else print_answers(table)
+
+
 def _command(job: str, command: Command, *, as_json: bool) -> None:
     jobs = open_jobs()
     changed = jobs.command(jobs.get(job).id, command, by=context.user())

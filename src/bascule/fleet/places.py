@@ -1,5 +1,7 @@
 """Where a repository lies: a folder or a bucket of S3, with any web server or CDN in front.
 
+Requests that are answered later lie in such a place too, beside the registry's objects.
+
 A name gets its content once, whole. One name is changed again and again, each time on the condition
 that it is still the same.
 """
@@ -38,6 +40,9 @@ class Place(Protocol):
     def read(self, name: str) -> bytes | None:
         """The content; None where there is none."""
 
+    def is_here(self, name: str) -> bool:
+        """Whether this host can have the file: a folder has it or not, a bucket is of all hosts."""
+
     def create(self, name: str, content: bytes) -> bool:
         """Write a file that is not there; False where it is."""
 
@@ -68,23 +73,33 @@ def open_place(url: str, home: Path) -> Place:
     raise Invalid("edge.repository is no place", hint=hint)
 
 
-class Folder:
-    """A folder that a web server serves."""
+def place_beside(objects: str, home: Path, name: str) -> Place:
+    """The place of private files in the bucket of `registry.objects`, or in the home."""
+    if not objects.startswith("s3://"):
+        return Folder(home / name, mode=0o700)
+    return open_place(f"{objects.rstrip('/')}/{name}", home)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+
+class Folder:
+    """A folder that a web server serves; `mode` of the folders that are made in it."""
+
+    def __init__(self, folder: Path, mode: int = 0o777) -> None:
+        self._folder, self._mode = folder, mode
 
     def read(self, name: str) -> bytes | None:
         with suppress(FileNotFoundError):
             return (self._folder / name).read_bytes()
         return None
 
+    def is_here(self, name: str) -> bool:
+        return (self._folder / name).exists()
+
     def create(self, name: str, content: bytes) -> bool:
         target = self._folder / name
         if target.exists():
             return False
         with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(self._mode, parents=True, exist_ok=True)
         with suppress(Conflict):
             self._write(target, content, overwrite=False)
             return True
@@ -126,6 +141,9 @@ class Bucket:
 
     def read(self, name: str) -> bytes | None:
         return self._got(name)[0]
+
+    def is_here(self, name: str) -> bool:  # noqa: ARG002 -- what is gone is known when it is read
+        return True
 
     def create(self, name: str, content: bytes) -> bool:
         return self._put(name, content, "create")

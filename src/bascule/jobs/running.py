@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ from bascule.jobs.records import (
     CANCELLED,
     DONE,
     FAILED,
+    INFERENCE,
     OF_SCHEDULE,
     QUEUED,
     RUNNING,
@@ -106,9 +107,9 @@ class JobRunner(Jobs):
         """Do a task now, in a child, without a record of it. Raises what the child raises."""
         return self._ask(self.kinds.places[task.kind], task).answer()["result"]
 
-    def submit(self, task: Task, max_of_caller: int | None = None) -> Job:
+    def submit(self, task: Task, within: Payloads | None = None) -> Job:
         """Queue a job, and start it at once if there is room here; see `Jobs.submit`."""
-        return self._started(super().submit(task, max_of_caller))
+        return self._started(super().submit(task, within))
 
     def command(
         self, job_id: str, command: Command, *, can_resume: bool = True, by: str = "", key: str = ""
@@ -196,12 +197,10 @@ class JobRunner(Jobs):
         if job.state != QUEUED or job.kind not in self.kinds.places:
             return job
         kind = self.kinds[job.kind]
-        if kind.pause_s and self._must_wait(job, kind):
+        if self._is_full(job, kind) or (kind.pause_s and self._must_wait(job, kind)):
             return job
         with self._lock:
-            busy = Counter(one.kind for one in self._here.values() if not one.schedule)
-            is_full = busy[kind.name] >= kind.places and not job.schedule
-            claim = None if is_full else self.claim(job.id)
+            claim = None if self._is_full(job, kind) else self.claim(job.id)
             if claim is None:
                 return self.get(job.id)
             self._here[job.id] = claim.job
@@ -209,6 +208,14 @@ class JobRunner(Jobs):
             target=self._run, args=(kind, claim), name=f"bascule-job-{kind.name}", daemon=True
         ).start()
         return claim.job
+
+    def _is_full(self, job: Job, kind: Kind) -> bool:
+        here = [other for other in [*self._here.values()] if other.kind == kind.name]
+        is_full = sum(not other.schedule for other in here) >= kind.places and not job.schedule
+        if job.kind != INFERENCE or self.payloads is None:
+            return is_full
+        of_model = sum(other.input["model"] == job.input["model"] for other in here)
+        return is_full or of_model >= self.payloads.runs_per_model
 
     def _must_wait(self, job: Job, kind: Kind) -> bool:
         pause_s = min(kind.pause_s, 2.0 ** min(job.attempt, 16) / 2) if job.attempt else 0.0
@@ -243,6 +250,11 @@ class JobRunner(Jobs):
         self._end(holder, state, result, error)
         with self._lock:
             del self._here[job.id]
+        if kind.pause_s:  # the next one waits for no turn
+            with suppress(BasculeError):
+                for other in self.waiting():
+                    if other.kind == kind.name and not other.schedule:
+                        self._started(other)
 
     @staticmethod
     def _end(holder: Holder, state: str, result: Any, error: BasculeError | None) -> None:

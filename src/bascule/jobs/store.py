@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ from bascule.core import (
     sha256_bytes,
 )
 from bascule.jobs import schema
+from bascule.jobs.deferred import MAX_ANSWER_BYTES, MB, ROW_BYTES, Payloads
 from bascule.jobs.records import (
     CALLBACK,
     DONE,
@@ -67,12 +69,12 @@ class Jobs:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
 
-    def submit(self, task: Task, max_of_caller: int | None = None) -> Job:
+    def submit(self, task: Task, within: Payloads | None = None) -> Job:
         """Queue it. One of the same kind and subject that is under way is that job.
 
         Raises:
-            Overloaded: Too many of its kind wait already, or `max_of_caller` of its key and user
-                wait or run.
+            Overloaded: Too many of its kind wait already, or what its key and user, or all, have
+                under way or keep would be over the bounds of `within`.
         """
         self.catalogue.create()
         with self.catalogue.write(alone=True) as connection:
@@ -85,12 +87,8 @@ class Jobs:
                     f"{_MAX_WAITING} jobs of kind {task.kind} wait", hint="retry later",
                     retry_after_s=10,
                 )  # fmt: skip
-            own = sum((job.key, job.by) == (task.key, task.by) for job in jobs)
-            if max_of_caller is not None and own >= max_of_caller:
-                raise Overloaded(
-                    f"{own} jobs of kind {task.kind} of {task.by} are under way",
-                    hint="retry when one has ended", retry_after_s=10,
-                )  # fmt: skip
+            if within is not None:
+                _check_bounds(connection, task, within, jobs)
             return add(connection, task)
 
     def start(self, task: Task) -> Claim:
@@ -175,9 +173,14 @@ class Jobs:
                     _noted(connection, job.id)
 
     def waiting(self) -> list[Job]:
-        """The queued jobs that this host may run, the oldest first."""
+        """The queued jobs that this host may run, the oldest first, callers in turns."""
         host, now = socket.gethostname(), datetime.now().astimezone()
-        return [job for job in self.find(stored=QUEUED)[::-1] if may_start_here(job, host, now)]
+        turns, jobs = Counter[tuple[str, str, str]](), list[tuple[int, Job]]()
+        for job in self.find(stored=QUEUED)[::-1]:
+            turns[caller := (job.kind, job.key, job.by)] += 1
+            jobs.append((turns[caller], job))
+        jobs.sort(key=lambda pair: pair[0])
+        return [job for _, job in jobs if may_start_here(job, host, now)]
 
     def find(
         self, *, kind: str = "", subject: str = "", state: str = "", stored: str = "",
@@ -279,6 +282,33 @@ def add(connection: sa.Connection, task: Task) -> Job:
     connection.execute(sa.insert(_table).values({**asdict(job), **lease}))
     _record(connection, job, "job_submitted", job.by)
     return job
+
+
+def _check_bounds(
+    connection: sa.Connection, task: Task, within: Payloads, under_way: Sequence[Job]
+) -> None:
+    """Raise `Overloaded`; an answer that is to come counts as the longest."""
+    caller = (task.key, task.by)
+    own = sum((job.key, job.by) == caller for job in under_way)
+    known = sa.func.coalesce(_table.c.result["bytes"].as_integer(), 0)
+    answer = sa.case((_table.c.state.in_(UNDER_WAY), MAX_ANSWER_BYTES), else_=known)
+    size = ROW_BYTES + _table.c.input["bytes"].as_integer() + answer
+    columns, since = (_table.c.key, _table.c.by), database_now(connection) - within.kept
+    sums = sa.select(*columns, sa.func.sum(size)).group_by(*columns)
+    rows = connection.execute(sums.where(_table.c.kind == task.kind, _table.c.updated_at > since))
+    kept = {(key, by): int(size_bytes) / MB for key, by, size_bytes in rows}
+    more = (ROW_BYTES + task.input["bytes"] + MAX_ANSWER_BYTES) / MB
+    for setting, taken, limit in (
+        ("max_key_requests", own + 1, within.max_key_requests),
+        ("max_key_mb", kept.get(caller, 0) + more, within.max_key_mb),
+        ("max_mb", sum(kept.values()) + more, within.max_mb),
+    ):
+        if taken > limit:
+            raise Overloaded(
+                f"deferred.{setting} is {limit}, and with this request {taken:.0f} are taken",
+                hint="retry when a request has ended, or an answer has had its time",
+                retry_after_s=10,
+            )
 
 
 def _record(connection: sa.Connection, job: Job, kind: str, by: str) -> None:

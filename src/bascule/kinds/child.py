@@ -57,10 +57,10 @@ def runner_of(settings: Settings, server: ServerLink | None = None) -> JobRunner
     from bascule.kinds.deferred import payloads_of, serves
     from bascule.kinds.kind_table import KINDS
 
-    keys = cache(partial(open_keys, settings))
+    keys, payloads = cache(partial(open_keys, settings)), payloads_of(settings)
     return JobRunner(
         open_catalogue(settings), KINDS, asking(settings, server), lambda: keys().in_force(),
-        partial(serves, settings, server), payloads_of(settings),
+        partial(serves, payloads, server), payloads,
     )  # fmt: skip
 
 

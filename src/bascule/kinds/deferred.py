@@ -19,7 +19,9 @@ from bascule.core import (
     TimedOut,
     TooLarge,
     Unavailable,
+    secret_in,
 )
+from bascule.fleet import place_beside
 from bascule.jobs import CALLBACK, INFERENCE, MAX_ANSWER_BYTES, Job, Kind, Payloads
 from bascule.security import ON_BEHALF
 from bascule_client.deadlines import DeadlineConnection
@@ -34,26 +36,29 @@ _SPARE_S = 5.0
 """For the server to say that the time is over."""
 _MAX_LOST = 3
 """How often a request is sent whose connection the server ends: the request may be why."""
-_FAILED_EVENT = b"event: error\ndata: "
 _SHOWN = ("content-type", "inference-header-content-length")
 
 
 def payloads_of(settings: Settings) -> Payloads:
     """Where requests and answers are."""
-    return Payloads(settings.home / "deferred", timedelta(hours=settings.deferred.kept_hours))
+    chosen = settings.deferred
+    return Payloads(
+        files=place_beside(secret_in(settings.registry.objects), settings.home, "deferred"),
+        kept=timedelta(hours=chosen.kept_hours), max_mb=chosen.max_mb, max_key_mb=chosen.max_key_mb,
+        max_key_requests=chosen.max_key_requests, runs_per_model=chosen.runs_per_model,
+    )  # fmt: skip
 
 
-def serves(settings: Settings, server: ServerLink | None, job: Job) -> bool:
+def serves(payloads: Payloads, server: ServerLink | None, job: Job) -> bool:
     """Whether a job can be done here: of an inference, whether the server has its model.
 
     Any server ends one that has waited for longer than requests are kept.
     """
-    payloads = payloads_of(settings)
     is_old = datetime.now(UTC) - job.created_at > payloads.kept
     if server is None or is_old or job.kind == CALLBACK:
         return server is not None
     with suppress(BasculeError):
-        return (payloads.folder / job.input["body"]).exists() and job.input["model"] in server.names
+        return payloads.files.is_here(job.input["body"]) and job.input["model"] in server.names
     return False
 
 
@@ -68,10 +73,8 @@ class Asking:
     def answer(self, _take: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
         """File, headers and size of the answer; raises the error that the server answered."""
         job, payloads = self._job, payloads_of(self._settings)
-        try:
-            body = (payloads.folder / job.input["body"]).read_bytes()
-        except FileNotFoundError:
-            raise NotFound("the request is kept no more", hint="submit it again") from None
+        if (body := payloads.files.read(job.input["body"])) is None:
+            raise NotFound("the request is kept no more", hint="submit it again")
         headers, content = self._asked(body)
         name = payloads.put(content, f"{job.input['body']}.{job.attempt}")
         return {"result": {"file": name, "headers": headers, "bytes": len(content)}}
@@ -128,9 +131,6 @@ def _answer_of(answer: http.client.HTTPResponse) -> tuple[dict[str, str], bytes]
         raise Unavailable("the server does not know the key yet", hint="it is asked again")
     if answer.status != 200:
         raise error_of(Reply(answer.status, told, content))
-    _, is_failure, problem = content.rpartition(_FAILED_EVENT)
-    if is_failure and told.get("content-type", "").startswith("text/event-stream"):
-        raise error_of(Reply(json.loads(problem)["status"], {}, problem))
     kept = {name: told[name] for name in told if name in _SHOWN or name.startswith("bascule-")}
     return kept, content
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bascule.app import open_catalogue, open_ledger
-from bascule.core import Limits
+from bascule.core import Limits, secret_in
 from bascule.jobs import Kind, Live, Task, half_of_memory
 from bascule.privacy import ERASED, Erasure, Person, export_about, proof_of
 
@@ -53,7 +53,7 @@ def _erasure(settings: Settings, task: Task, live: Live) -> Erasure:
     return Erasure(
         id=subject["id"], home=open_ledger(settings).home, catalogue=open_catalogue(settings),
         person=Person(subject["field"], subject["subject"]), model=subject["model"], by=task.by,
-        late_days=settings.privacy.late_days, objects=settings.registry.objects,
+        late_days=settings.privacy.late_days, objects=secret_in(settings.registry.objects),
         tell=lambda step: live.tell({"step": step}),
     )  # fmt: skip
 

@@ -26,6 +26,7 @@ import msgspec
 from bascule.backups import rewrite
 from bascule.catalogue import Catalogue, events
 from bascule.core import VERSION, Conflict, replacing, sha256_file, sweep, synced
+from bascule.fleet import place_beside
 from bascule.jobs import Jobs
 from bascule.monitoring.ledger import (
     ANY_MODEL,
@@ -44,14 +45,14 @@ from bascule.privacy.catalogue_rows import CatalogueRows
 from bascule.privacy.files import erase_in
 from bascule.privacy.persons import Person
 from bascule.privacy.proofs import ERASURES, content_of, write_proof
-from bascule.privacy.searching import backups_in, holds, others_in
+from bascule.privacy.searching import backups_in, holds, may_hold, others_in
 from bascule.privacy.sinks import Sinks, note_erased, sinks_of
 
 if TYPE_CHECKING:
     import duckdb
 
 _DAY_S = 86_400.0
-_MADE_FOR_A_WHILE = ("uploads", "cache", "deferred")
+_MADE_FOR_A_WHILE = ("uploads", "cache")
 """Folders of the home whose files go whole, where the value cannot be taken out of them."""
 _ALWAYS_ELSEWHERE = (
     "backups, snapshots and copies of the home outside of it",
@@ -137,6 +138,8 @@ class Erasure:
             if rows or kind == "file":
                 rows, files = max(rows, 1), self._names([file])
                 places.append(Place(place=f"{kind} {file.name}", rows=rows, files=files))
+        if names := self._deferred():
+            places.append(Place(place="requests answered later", rows=len(names), files=names))
         for file in backups_in(self.home):
             files = self._names([file])
             places.append(Place(place=f"backup {file.name}", rows=1, files=files))
@@ -179,9 +182,7 @@ class Erasure:
                     note_erased(file)
             elif not rows and file.relative_to(self.home).parts[0] in _MADE_FOR_A_WHILE:
                 file.unlink(missing_ok=True)
-                if file.parent.name == "deferred":
-                    for answer in file.parent.glob(f"{file.name}.*"):
-                        answer.unlink(missing_ok=True)
+        self._deferred(erases=True)
         self.tell("catalogue")
         self._rows(self.catalogue).erase()
         self.tell("backups")  # last: one that was altered ends the job
@@ -220,6 +221,16 @@ class Erasure:
         yield from (("batch", file) for file in sorted(written))
         others = others_in(self.home, self.person)
         yield from (("file", file) for file in others if file not in written)
+
+    def _deferred(self, *, erases: bool = False) -> list[str]:
+        """Requests that are answered later, with their answers, of which one may hold the value."""
+        place = place_beside(self.objects, self.home, "deferred")
+        stems = {name: name.partition(".")[0] for name, _ in place.files("")}
+        held = {stems[name] for name in stems if may_hold(place.read(name) or b"", self.person)}
+        names = [name for name in stems if stems[name] in held]
+        for name in names if erases else ():
+            place.remove(name)
+        return names
 
     @cached_property
     def _sinks(self) -> Sinks:

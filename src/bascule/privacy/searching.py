@@ -7,6 +7,7 @@ once more at the end, when nothing may be left in them.
 from __future__ import annotations
 
 import gzip
+import json
 import mmap
 import tarfile
 import zlib
@@ -16,7 +17,10 @@ from pathlib import Path
 from bascule.privacy.files import COLUMNS, FORMATS, TABLES, erase_in
 from bascule.privacy.persons import Person
 
-_HANDLED = ("ledger", "spool", "outcomes", "objects", "erasures", "cache/ledger", "cache/outcomes")
+_HANDLED = (
+    "ledger", "spool", "outcomes", "objects", "erasures", "cache/ledger", "cache/outcomes",
+    "deferred",
+)  # fmt: skip
 _CATALOGUE = "catalogue.db"
 _ARCHIVES = (".tar", ".gz", ".tgz")
 _READ_BYTES, _LONGEST_BYTES = 1 << 20, 8_192
@@ -32,6 +36,15 @@ def others_in(home: Path, person: Person) -> list[Path]:
         and not path.name.endswith(_ARCHIVES)
         and _is_in_file(path, person)
     ]
+
+
+def may_hold(body: bytes, person: Person) -> bool:
+    """Whether a body holds the value; so may any of numbers in bytes, or compressed."""
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return True
+    return not person.is_distinctive or person.is_in(body)
 
 
 def backups_in(home: Path) -> list[Path]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from bascule.backups.archive import unpack
 from bascule.catalogue import events, sealing
 from bascule.catalogue.schema import audit_keys
 from bascule.core import Invalid, Untrusted, sha256_file
+from bascule.fleet import place_beside
 from bascule.jobs import Task
 from bascule.kinds import KINDS
 from bascule.monitoring.ledger import Deletions, Ledger, Outcomes, write_segment
@@ -148,14 +150,27 @@ def test_two_processes_at_once_end_well_and_leave_no_value(settings):
     assert found_in(settings.home, ADA) == []
 
 
-def test_a_request_that_is_answered_later_goes_with_its_answer(settings):
-    folder = settings.home / "deferred"
-    folder.mkdir(parents=True)
-    for name, text in {"a": ADA, "a.1": "0.7", "b": "another", "b.1": "0.2"}.items():
-        (folder / name).write_text(text)
-    erasing(settings).run()
+BODIES = {
+    "of/a": ADA.encode(), "of/a.1": b"0.7", "of/b": b"[1]", "of/b.1": f'["{ADA}"]'.encode(),
+    "of/c": b"{}" + bytes(8), "of/d": gzip.compress(b"{}"), "of/e": b'{"id": 7}', "of/e.1": b"0.2",
+}  # fmt: skip
+"""Requests and answers: with the value, and with numbers in bytes, which may be it."""
+
+
+@pytest.mark.parametrize("kind", ["files", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("text", "left"), [(ADA, ["of/e", "of/e.1"]), ("7", [])])
+def test_a_request_that_is_answered_later_goes_with_its_answer(request, settings, kind, text, left):
+    objects = "" if kind == "files" else request.getfixturevalue("s3_url")
+    settings.home.mkdir()
+    place = place_beside(objects, settings.home, "deferred")
+    for name, body in BODIES.items():
+        place.create(name, body)
+    erasure = replace(erasing(settings, text), objects=objects)
+    (found,) = (one for one in erasure.find() if one.place == "requests answered later")
+    assert sorted({*BODIES} - {*found.files}) == left
+    erasure.run()
     assert proof_of(settings, "e1")["left"] == []
-    assert sorted(file.name for file in folder.iterdir()) == ["b", "b.1"]
+    assert sorted(name for name, _ in place.files("")) == left
 
 
 def test_what_cannot_be_erased_is_in_the_proof(settings):

@@ -1042,6 +1042,22 @@ def test_a_run_goes_on_for_a_caller_that_may_wait_for_longer_than_others(running
     running.on_loop(calls.batcher.stop)
 
 
+def test_who_waits_goes_before_who_does_not_and_never_with_it(running, fake, thread):
+    program, order = fake(), []
+    calls = Calls(running, program, thread, deadline_s=10.0)
+    plain = program.run
+    program.run = lambda columns, outputs=None: (
+        order.append(columns["x"][:, 0].tolist()) or plain(columns, outputs)
+    )
+    held(calls, program)
+    calls.submit((rows(20, 1), None), (rows(30, 1), None), deadline_s=60.0)
+    calls.submit((rows(1, 1), None), (rows(2, 1), None))
+    program.gate.set()
+    calls.all()
+    assert order == [[0.5], [1.0, 2.0], [20.0], [30.0]]
+    running.on_loop(calls.batcher.stop)
+
+
 def test_a_run_that_cannot_be_ended_has_its_model_stuck_until_it_ends(
     running, overdue, monkeypatch
 ):

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -44,24 +44,16 @@ def write(place: str, anchor: Anchor) -> None:
             file.write(content + b"\n")
             os.fsync(file.fileno())
         return
-    import obstore
-    from obstore.exceptions import AlreadyExistsError
+    from bascule.fleet import open_place
 
-    from bascule.registry.stores import explaining
-
-    name = f"{anchor.chain[:16]}/{anchor.sequence:012d}.json"
-    with explaining(place):
-        store = _bucket(place)
-        try:
-            obstore.put(store, name, content, mode="create")
-        except AlreadyExistsError:
-            (there,) = _parsed([bytes(obstore.get(store, name).bytes())])
-            if there.digest != anchor.digest:
-                raise Untrusted(
-                    f"{place}/{name} anchors another entry {anchor.sequence}: the chain was "
-                    "rewritten",
-                    hint="bascule audit verify",
-                ) from None
+    bucket, name = open_place(place, Path()), f"{anchor.chain[:16]}/{anchor.sequence:012d}.json"
+    if not bucket.create(name, content):
+        (there,) = _parsed([bucket.read(name) or b""])
+        if there.digest != anchor.digest:
+            raise Untrusted(
+                f"{place}/{name} anchors another entry {anchor.sequence}: the chain was rewritten",
+                hint="bascule audit verify",
+            )
 
 
 def read_anchors(place: str) -> list[Anchor]:
@@ -69,21 +61,10 @@ def read_anchors(place: str) -> list[Anchor]:
     if not place.startswith("s3://"):
         with Path(place).open("rb") as file:
             return _parsed(file)
-    import obstore
+    from bascule.fleet import open_place
 
-    from bascule.registry.stores import explaining
-
-    with explaining(place):
-        store = _bucket(place)
-        names = [item["path"] for part in obstore.list(store) for item in part]
-        return _parsed(bytes(obstore.get(store, name).bytes()) for name in names)
-
-
-def _bucket(place: str) -> Any:
-    from bascule.registry.stores import connect
-
-    bucket, _, prefix = place.removeprefix("s3://").partition("/")
-    return connect(bucket, prefix.strip("/"))
+    bucket = open_place(place, Path())
+    return _parsed(bucket.read(name) or b"" for name, _ in bucket.files(""))
 
 
 def _parsed(lines: Iterable[bytes]) -> list[Anchor]:

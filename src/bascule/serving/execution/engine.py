@@ -11,6 +11,7 @@ the same bits in any company run so there; others run each call at once.
 
 The rules:
 - every caller gets its own rows, and the outputs that it asked for;
+- callers who wait go before those who do not (`Exchange.allowed_s`), which run one by one;
 - the queue is bounded, in calls and, over all models, in bytes (`BufferBudget`); over a bound the
   answer is `Overloaded` at once; so it is where those who wait will keep the thread busy until
   after a call's deadline;
@@ -190,6 +191,7 @@ class Batcher:
         self._by = by
         self._name = by.name
         self._waiting: deque[Job] = deque()
+        self._deferred: deque[Job] = deque()  # answered later: when nobody waits
         self._arrived = threading.Event()
         self._thread: threading.Thread | None = None
         self._stopped = False
@@ -274,8 +276,11 @@ class Batcher:
         self._open_rows += job.rows
         job.closed = self._close_one
         job.timer = self._loop.call_later(deadline_s, job.settle, _timed_out(deadline_s))
-        self._queued_rows += job.rows
-        self._waiting.append(job)
+        if deadline_s > self._limits.deadline_s:
+            self._deferred.append(job)
+        else:
+            self._queued_rows += job.rows
+            self._waiting.append(job)
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._work, name=f"bascule-{self._name}", daemon=True
@@ -317,7 +322,7 @@ class Batcher:
             return False
         self._refusal = "is stuck in a run that does not end"
         stuck = Unavailable(f"{self._name} {self._refusal}", hint="retry", retry_after_s=1)
-        _settle(waiting := tuple(self._waiting), [stuck] * len(waiting))
+        _settle(waiting := (*self._waiting, *self._deferred), [stuck] * len(waiting))
         return True
 
     def _tell_ended(self) -> None:
@@ -363,6 +368,9 @@ class Batcher:
         ended_s, left_rows = 0.0, 0
         while not self._loop.is_closed():
             self._arrived.clear()
+            if not self._waiting and self._deferred:
+                self._waiting.append(job := self._deferred.popleft())
+                self._taken_rows -= job.rows  # which counts it among those that wait
             if self._waiting:
                 # On its own, so that an idle thread does not keep the rows of its last run.
                 ended_s, left_rows = self._run_next(ended_s, left_rows)

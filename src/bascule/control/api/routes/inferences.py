@@ -7,7 +7,6 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
 from bascule.control.api.context import ControlContext
@@ -22,7 +21,6 @@ _PASSED_ON = (
     "tracestate", "x-request-id",
 )  # fmt: skip
 """The headers that the server of predictions reads, beside `bascule-...`."""
-_MAX_OF_CALLER = 8
 _MAX_CALLBACKS = 256
 
 
@@ -38,12 +36,12 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
     @serves(app, of_jobs.DEFER)
     async def defer(
         model: str, request: Request, response: Response,
-        version: Annotated[str, Query(max_length=64)] = "", in_parts: bool = False,
+        version: Annotated[str, Query(max_length=64)] = "",
         callback: Annotated[str, Query(max_length=1_024)] = "",
     ) -> Job:  # fmt: skip
         """Have a request answered later: headers and body of the `infer` of that model.
 
-        `in_parts`: of its `infer_stream`. `callback`: one of `deferred.callbacks`, told the end.
+        `callback`: one of `deferred.callbacks`, told the end.
         """
         caller, body = caller_of(request), await request.body()
         if caller.session:
@@ -52,8 +50,8 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
             raise Refused(f"{callback} is not in deferred.callbacks", hint="poll for the answer")
         place = quote(model, safe="") + (f"/versions/{quote(version, safe='')}" if version else "")
         asked = {
-            "model": model, "path": f"/v2/models/{place}/infer{'_stream' if in_parts else ''}",
-            "callback": callback,
+            "model": model, "path": f"/v2/models/{place}/infer", "callback": callback,
+            "bytes": len(body),
             "headers": {
                 name: value
                 for name, value in request.headers.items()
@@ -73,9 +71,9 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
                 by=caller.user, key=caller.key,
             )  # fmt: skip
             try:
-                return context.jobs().submit(task, _MAX_OF_CALLER)
+                return context.jobs().submit(task, payloads())
             except BasculeError:
-                (payloads().folder / name).unlink(missing_ok=True)
+                payloads().files.remove(name)
                 raise
 
         job = await run_in_threadpool(submit)
@@ -88,9 +86,9 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
         found = submissions.visible(job, request)
         if found.kind != INFERENCE:
             raise NotFound(f"job {job} is no inference", hint=f"GET /api/v1/jobs/{job}")
-        path = payloads().answer_of(found, datetime.now(UTC))
-        headers = {**found.result["headers"], "ETag": etag_of(path.name)}
-        return FileResponse(path, headers=headers, media_type=headers["content-type"])
+        content = payloads().answer_of(found, datetime.now(UTC))
+        headers = {**found.result["headers"], "ETag": etag_of(found.result["file"])}
+        return Response(content, headers=headers)
 
     @serves(app, of_jobs.END)
     def end(job: str, request: Request) -> Job:
