@@ -102,12 +102,22 @@ class AsyncClient:
         )
         return await self._carried(self._conversation.predict(data, asked, model, timeout_s))
 
-    async def submit(self, data: Any, **options: Any) -> AsyncLaterAnswer:
+    async def submit(
+        self,
+        data: Any,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        outputs: list[str] | tuple[str, ...] | None = None,
+        model: str | None = None,
+        callback: str = "",
+    ) -> AsyncLaterAnswer:
         """See `Client.submit`: it is carried out on a thread."""
 
         def submitted() -> LaterAnswer:
             with self._submitter() as client:
-                return client.submit(data, **options)
+                return client.submit(
+                    data, parameters=parameters, outputs=outputs, model=model, callback=callback
+                )
 
         return AsyncLaterAnswer(await asyncio.to_thread(submitted))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
@@ -284,7 +284,8 @@ class Conversation:
             count = min(most, rows - start)
             request = infer_request(target + "/infer", part, known.signature.inputs, asked)
             try:
-                answer = answer_of((yield from self._asked(request, deadline)), known.places)
+                reply = yield from self._asked(request, deadline)
+                answer = answer_of(reply, known.places)
             except TooLarge:
                 if count == 1:
                     raise
@@ -298,7 +299,8 @@ class Conversation:
             if first is not None and answer.version != first.version:
                 raise _replaced(path, "between two parts of the table")
             if not answers and known.version and answer.version != known.version:
-                yield from self._check_same(path, known, answer.version, deadline)
+                known = yield from self._answering(path, known, answer.version, deadline)
+                answer = answer_of(reply, known.places)
             if not answers and "/versions/" not in path and answer.version:
                 target = f"{path}/versions/{quote(answer.version, safe='')}"
             wanted = asked.outputs or [field.name for field in known.signature.outputs]
@@ -307,15 +309,25 @@ class Conversation:
             start += count
         return put_together(answers)
 
-    def _check_same(
+    def _answering(
         self, path: str, known: Described, version: str, deadline: float
-    ) -> Steps[None]:
-        """Return if another version than was expected takes the same; raise `_Replaced` if not."""
+    ) -> Steps[Described]:
+        """Another version than was expected; raises `_Replaced` if its requests have another form.
+
+        If not, its answer counts: asked once more, a canary would count the caller twice.
+        """
         model = path.rpartition("/versions/")[0] or path
         pinned = f"{model}/versions/{quote(version, safe='')}"
         other = yield from self._described(pinned, deadline)
-        if other._replace(version=known.version) != known:
+        if _form_of(other) != _form_of(known):
             raise _Replaced(pinned, other)
+        return other
+
+
+def _form_of(known: Described) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """What a request depends on: neither the order of inputs, nor the values that they take."""
+    inputs, columns = known.signature.inputs, known.signature.columns
+    return {one.name: (one.dtype, one.shape, one.booleans, one.dates) for one in inputs}, columns
 
 
 def _replaced(path: str, when: str) -> Conflict:

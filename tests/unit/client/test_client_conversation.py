@@ -381,6 +381,28 @@ def test_parts_that_two_versions_answered_are_a_conflict_and_no_mixture():
         server.predict(DATA, answer)
 
 
+def test_a_version_that_takes_the_same_in_another_order_is_asked_once_and_its_classes_are_read():
+    server = Server()
+    labels = {"parameters": {"labels": ["no", "yes"]}}
+    shares = {"name": "sum", "datatype": "FP64", "shape": [-1, 2]}
+    bounded = METADATA["inputs"][1] | {"parameters": {"bounds": [0, 99]}}
+
+    def canary(request):
+        if request.method == "POST":
+            tensor = {**shares, "shape": [3, 2], "data": [0.25, 0.75] * 3}
+            return document({"model_name": "m", "model_version": "2", "outputs": [tensor]})
+        if not request.path.endswith("/versions/2"):
+            return document(METADATA)
+        return document(
+            {**METADATA, "inputs": [bounded, METADATA["inputs"][0]], "outputs": [shares | labels]}
+        )
+
+    answer = server.predict(DATA, canary)
+    assert answer.places == {"sum": ("no", "yes")}
+    assert server.paths.count("/v2/models/m/infer") == 1
+    assert not any(path.endswith("/versions/2/infer") for path in server.paths)
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_model_that_is_replaced_again_and_again_is_a_conflict_in_the_end(known):
     server = Server()
@@ -392,8 +414,9 @@ def test_a_model_that_is_replaced_again_and_again_is_a_conflict_in_the_end(known
         """Each answer is of the next version, and each version takes other fields."""
         if request.method == "GET":
             version = int(request.path.rpartition("/")[2]) if "/versions/" in request.path else 1
-            more = [{"name": f"o{version}", "datatype": "FP64", "shape": [-1]}]
-            return document({**METADATA, "outputs": more, "parameters": {"version": str(version)}})
+            dtype = "FP64" if version % 2 else "INT64"
+            inputs = [METADATA["inputs"][0] | {"datatype": dtype}, *METADATA["inputs"][1:]]
+            return document({**METADATA, "inputs": inputs, "parameters": {"version": str(version)}})
         return summed(request, str(next(versions)))
 
     with pytest.raises(Conflict, match="m was replaced 3 times while it was asked") as told:
