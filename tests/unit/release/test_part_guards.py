@@ -43,6 +43,7 @@ from bascule.release.rollouts.keys import cells_of
 from bascule.release.rollouts.losses import loss_sql
 from bascule.serving.calls import Answer, AnsweredBy
 from bascule.serving.telemetry import Counters, MetricLabels, labels_of
+from bascule.serving.telemetry.answers import BLOCK
 from bascule.stats import durations
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -173,9 +174,14 @@ def test_requests_that_ran_together_count_once_and_a_part_that_did_not_run_not_a
         sum(of_part(story, part, arm) for arm in ("current", "candidate"))
         for part in ("price", "score")
     )
-    # A block that is full ends within a run now and then.
-    assert RUNS <= prices <= RUNS + 8
+    assert prices == RUNS
     assert 0.15 * RUNS < scores < 0.35 * RUNS
+
+
+def test_a_run_of_more_requests_than_are_counted_at_once_counts_once(tmp_path):
+    story = Story(tmp_path, "p95[price] +20 %", together=3 * BLOCK)
+    story.turn()
+    assert sum(of_part(story, "price", arm) for arm in ("current", "candidate")) == RUNS
 
 
 def test_a_plan_without_guards_on_parts_times_none_and_is_read_by_earlier_releases(tmp_path):

@@ -1058,6 +1058,37 @@ def test_who_waits_goes_before_who_does_not_and_never_with_it(running, fake, thr
     running.on_loop(calls.batcher.stop)
 
 
+def test_who_waits_is_not_refused_for_those_who_go_after(running, program):
+    pace = Pace(one_row_s=0.1, row_s=0.1, inline_rows=0, batch_rows=4)
+    calls = Calls(running, program, pace, deadline_s=10.0)
+    held(calls, program)
+    calls.submit((rows(20, 400), None), deadline_s=60.0)  # measured before: 40 s
+    calls.submit((rows(1, 1), None), deadline_s=1.0)
+    program.gate.set()
+    assert all(isinstance(outcome, dict) for outcome in calls.all())
+    assert program.runs == [1, 1, 400]
+    running.on_loop(calls.batcher.stop)
+
+
+def test_who_goes_after_and_is_given_up_leaves_though_others_wait(running, fake, thread):
+    program, last = fake(), threading.Event()
+    calls = Calls(running, program, thread, batching="never", deadline_s=10.0)
+    plain = program.run
+    program.run = lambda columns, outputs=None: (
+        plain(columns, outputs) if columns["x"][0, 0] != 3.0 or last.wait(10) else None
+    )
+    held(calls, program)
+    (gone,) = calls.submit((rows(1, 100), None), deadline_s=60.0)
+    running.on_loop(gone.cancel)
+    calls.outcomes.pop()
+    calls.submit((rows(2, 1), None), (rows(3, 1), None))
+    program.gate.set()
+    running.until(lambda: calls.account.bytes == ROW_BYTES)
+    last.set()
+    calls.all()
+    running.on_loop(calls.batcher.stop)
+
+
 def test_a_run_that_cannot_be_ended_has_its_model_stuck_until_it_ends(
     running, overdue, monkeypatch
 ):

@@ -345,9 +345,11 @@ class Batcher:
         self._open_rows -= rows
 
     def _waiting_rows(self) -> int:
-        """How many rows wait for a run that has not begun."""
-        run = self._run
-        return max(0, self._open_rows - (0 if run is None else run[2]))
+        """How many rows wait for a run that has not begun, but for those that go after all."""
+        run, rows = self._run, self._open_rows
+        if self._deferred:
+            rows -= sum(job.rows for job in tuple(self._deferred) if not job.settled)
+        return max(0, rows - (0 if run is None else run[2]))
 
     def _expected_wait_s(self, more_rows: int, more_calls: int) -> float:
         """How long until those who wait, and so many more, have their answers."""
@@ -368,8 +370,9 @@ class Batcher:
         ended_s, left_rows = 0.0, 0
         while not self._loop.is_closed():
             self._arrived.clear()
-            if not self._waiting and self._deferred:
-                self._waiting.append(job := self._deferred.popleft())
+            if self._deferred and (not self._waiting or self._deferred[0].settled):
+                job = self._deferred.popleft()  # one that was given up is let go of at once
+                (self._waiting.appendleft if job.settled else self._waiting.append)(job)
                 self._taken_rows -= job.rows  # which counts it among those that wait
             if self._waiting:
                 # On its own, so that an idle thread does not keep the rows of its last run.

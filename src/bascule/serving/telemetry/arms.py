@@ -195,8 +195,8 @@ class ArmSeries:
     """The counters of one worker for one arm, on top of those of its version (a `MetricSeries`)."""
 
     __slots__ = (
-        "_answers", "_base", "_count", "_durations", "_generation", "_generation_at", "_series",
-        "_slower", "_texts_at", "_timed_parts", "_words", "answers", "bound", "label", "totals",
+        "_answers", "_base", "_count", "_durations", "_generation", "_generation_at", "_last_runs",
+        "_series", "_slower", "_texts_at", "_timed_parts", "_words", "answers", "bound", "label", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -219,6 +219,7 @@ class ArmSeries:
         self._slower = tuple(sorted((int(bound_s * 1e9), at) for at, bound_s in places))
         self._durations = durations if of.is_compared else 0
         self._timed_parts = of.timed_parts if of.is_compared else ()
+        self._last_runs: dict[str, Any] = {}
         self._series = series
         self._count = series.count
         self.label = label
@@ -301,8 +302,11 @@ class ArmSeries:
             name = f"{part}.ms"
             inputs = (answer.inputs or {} for answer in answers)
             times = [columns[name] for columns in inputs if name in columns]
-            runs = {id(rows.base): rows if rows.base is None else rows.base for rows in times}
-            ns = np.array([np.fmax.reduce(run) for run in runs.values()]) * 1e6
+            bases = [rows if rows.base is None else rows.base for rows in times]
+            last = self._last_runs.get(part)  # a block of answers may end within a run
+            runs = {id(base): base for base in bases if base is not last}
+            self._last_runs[part] = bases[-1] if bases else last
+            ns = np.array([np.fmax.reduce(run, initial=np.nan) for run in runs.values()]) * 1e6
             bins = duration_bins.bins_of(ns[ns >= 0])  # NaN where it ran for no row
             first = self._durations + of * duration_bins.BINS
             for place, count in enumerate(np.bincount(bins).tolist(), first):
