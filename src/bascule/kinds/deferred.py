@@ -73,10 +73,14 @@ class Asking:
     def answer(self, _take: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
         """File, headers and size of the answer; raises the error that the server answered."""
         job, payloads = self._job, payloads_of(self._settings)
+        gone = NotFound("the request is kept no more", hint="submit it again")
         if (body := payloads.files.read(job.input["body"])) is None:
-            raise NotFound("the request is kept no more", hint="submit it again")
+            raise gone
         headers, content = self._asked(body)
         name = payloads.put(content, f"{job.input['body']}.{job.attempt}")
+        if payloads.files.read(job.input["body"]) is None:  # it was erased meanwhile
+            payloads.files.remove(name)
+            raise gone
         return {"result": {"file": name, "headers": headers, "bytes": len(content)}}
 
     def _asked(self, body: bytes) -> tuple[dict[str, str], bytes]:

@@ -230,6 +230,10 @@ class Erasure:
         names = [name for name in stems if stems[name] in held]
         for name in names if erases else ():
             place.remove(name)
+        # Answers that came meanwhile; one that comes from now on finds its request gone.
+        for name in [name for name, _ in place.files("")] if erases and names else ():
+            if name.partition(".")[0] in held:
+                place.remove(name)
         return names
 
     @cached_property

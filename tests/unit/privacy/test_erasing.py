@@ -14,7 +14,10 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,10 +41,12 @@ from bascule.backups import back_up, restore
 from bascule.backups.archive import unpack
 from bascule.catalogue import events, sealing
 from bascule.catalogue.schema import audit_keys
-from bascule.core import Invalid, Untrusted, sha256_file
+from bascule.core import Invalid, NotFound, Untrusted, sha256_file
 from bascule.fleet import place_beside
-from bascule.jobs import Task
+from bascule.fleet.places import Folder
+from bascule.jobs import INFERENCE, Jobs, Task
 from bascule.kinds import KINDS
+from bascule.kinds.deferred import Asking, payloads_of
 from bascule.monitoring.ledger import Deletions, Ledger, Outcomes, write_segment
 from bascule.monitoring.ledger.manifest import commit, read_manifest
 from bascule.privacy import Erasure, Person, export_about, verify_proof
@@ -171,6 +176,41 @@ def test_a_request_that_is_answered_later_goes_with_its_answer(request, settings
     erasure.run()
     assert proof_of(settings, "e1")["left"] == []
     assert sorted(name for name, _ in place.files("")) == left
+
+
+def test_an_answer_that_comes_after_its_request_was_erased_is_not_kept(settings):
+    settings.home.mkdir()
+    payloads = payloads_of(settings)
+    body = {"model": "m", "path": "/", "headers": {}, "callback": "", "bytes": 9}
+    body["body"] = payloads.put(f'["{ADA}"]'.encode())
+    job = Jobs(open_catalogue(settings)).submit(Task(kind=INFERENCE, input=body))
+
+    class Model(BaseHTTPRequestHandler):
+        def do_POST(self):
+            erasing(settings).run()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f'["hello {ADA}"]'.encode())
+
+    with HTTPServer(("127.0.0.1", 0), Model) as server:
+        Thread(target=server.handle_request).start()
+        asking = Asking(settings, job, SimpleNamespace(address=server.server_address, token=""))
+        with pytest.raises(NotFound, match="kept no more"):
+            asking.answer()
+    assert list(payloads.files.files("")) == []
+
+
+def test_an_answer_that_comes_while_its_request_is_erased_goes_too(settings, monkeypatch):
+    settings.home.mkdir()
+    place = place_beside("", settings.home, "deferred")
+    place.create("of/a", f'["{ADA}"]'.encode())
+    remove = Folder.remove
+    monkeypatch.setattr(
+        Folder, "remove",
+        lambda self, name: remove(self, name) or (name == "of/a" and self.create("of/a.1", b"1")),
+    )  # fmt: skip
+    erasing(settings).run()
+    assert list(place.files("")) == []
 
 
 def test_what_cannot_be_erased_is_in_the_proof(settings):
