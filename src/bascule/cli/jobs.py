@@ -118,16 +118,23 @@ def retry(job: _Id, as_json: AsJson = False) -> None:
 def infer(
     model: Annotated[str, typer.Argument(help="MODEL or MODEL/VERSION of the server.")],
     data: Annotated[Path, typer.Argument(help="Rows (.parquet .csv .jsonl .feather .npy .npz).")],
-    url: Annotated[str, typer.Option(help="Where it predicts. Default: port 8080 there.")] = "",
+    url: Annotated[
+        str, typer.Option(help="Where it predicts. Default: port 8080 of --server, or as set here.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Have a server answer rows later, with the key of BASCULE_KEY."""
     from bascule.batch import read_rows
-    from bascule.cli.screen import print_either
+    from bascule.cli.screen import print_either, url_host
     from bascule_client import Client
+    from bascule_client.addresses import parse_address
 
-    control_url = context.stores.get("server", "http://127.0.0.1:8082")
-    url = url or f"{control_url.rpartition(':')[0]}:8080"
+    serving, control_url = context.settings().serving, context.stores.get("server")
+    port = 8080 if control_url else serving.port
+    scheme = "https" if serving.tls_certificate else "http"
+    control_url = control_url or f"{scheme}://{url_host(serving.host)}:{serving.control_port}"
+    host = url_host(parse_address(control_url).host)
+    url = url or f"{control_url.partition(':')[0]}://{host}:{port}"
     key = os.environ.get("BASCULE_KEY") or None
     with Client(url, model=model, key=key, control_url=control_url) as client:
         job = client.submit(read_rows(data, "data")).id

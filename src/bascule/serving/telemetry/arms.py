@@ -196,7 +196,8 @@ class ArmSeries:
 
     __slots__ = (
         "_answers", "_base", "_count", "_durations", "_generation", "_generation_at", "_last_runs",
-        "_series", "_slower", "_texts_at", "_timed_parts", "_words", "answers", "bound", "label", "totals",
+        "_series", "_slower", "_texts_at", "_timed_parts", "_words", "answers", "bound", "label",
+        "totals",
     )  # fmt: skip
 
     def __init__(
