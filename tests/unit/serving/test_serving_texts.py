@@ -335,7 +335,7 @@ def test_a_deep_prompt_is_refused_and_costs_nothing(serve, tmp_path, depth):
     [
         "4111 1111 1111 1112", "2024-01-15 10:30:00", "192.168.100.300", "order 123456789012",
         "DE89 3704 0044 0532 0130 01", "pi is 3.14159265358979", "a@b", "version 1.2.3",
-        "1.2.3.4.5", "std::cin", "[::]", "+49 151 23456789",
+        "1.2.3.4.5", "std::cin", "[::]", "t:12:30:45", "+49 151 23456789",
     ],
 )  # fmt: skip
 def test_what_only_looks_like_personal_data_is_let_through(serve, text):
@@ -347,7 +347,8 @@ def test_what_only_looks_like_personal_data_is_let_through(serve, text):
     "text",
     [
         CARD, IBAN, "GB82WEST12345698765432", "10.0.0.1.", "[2001:db8::8a2e:370:7334]", "::1",
-        "a.b+c@d-e.co.uk", "5500-0000-0000-0004", "1234 4111 1111 1111 1111",
+        "a.b+c@d-e.co.uk", "5500-0000-0000-0004", "1234 4111 1111 1111 1111", "10.0.0.1:8080",
+        "ip:10.0.0.1", "::ffff:10.0.0.1", "addr:2001:db8::1",
     ],
 )  # fmt: skip
 def test_personal_data_is_found_in_its_usual_forms(serve, text):
