@@ -39,13 +39,16 @@ class Person:
 
     @cached_property
     def spellings(self) -> tuple[str, ...]:
-        """The value as it is, and as JSON of ASCII letters has it."""
-        return tuple(dict.fromkeys((self.text, json.dumps(self.text)[1:-1])))
+        """The value as it is, and as JSON of ASCII letters has it, also as a text in JSON."""
+        once = json.dumps(self.text)[1:-1]
+        return tuple(dict.fromkeys((self.text, once, json.dumps(once)[1:-1])))
 
     @cached_property
     def _in_text(self) -> re.Pattern[str]:
-        words = "|".join(map(re.escape, self.spellings))
-        return re.compile(rf"(?<![0-9A-Za-z_])(?:{words})(?![0-9A-Za-z_])")
+        # In JSON, an escape is before it. Looked for behind each word, which is found fast.
+        begins = r"(?:(?<![0-9A-Za-z_])|(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4}))"
+        words = "|".join(f"{word}(?<={begins}{word})" for word in map(re.escape, self.spellings))
+        return re.compile(rf"(?:{words})(?![0-9A-Za-z_])")
 
     @cached_property
     def in_bytes(self) -> re.Pattern[bytes]:

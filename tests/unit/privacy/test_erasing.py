@@ -162,6 +162,14 @@ BODIES = {
 """Requests and answers: with the value, and with numbers in bytes, which may be it."""
 
 
+@pytest.mark.parametrize("before", ["", "Name:\n", "\u00a0", '"', "x"])
+@pytest.mark.parametrize("text", [ADA, "Jos\u00e9 Garc\u00eda"])
+def test_a_value_is_found_behind_what_json_escapes_also_in_json_in_a_text(before, text):
+    person = Person("name", text)
+    for body in (json.dumps([before + text]), json.dumps([json.dumps({"content": before + text})])):
+        assert person.is_in(body.encode()) == (before != "x")
+
+
 @pytest.mark.parametrize("kind", ["files", pytest.param("s3", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("text", "left"), [(ADA, ["of/e", "of/e.1"]), ("7", [])])
 def test_a_request_that_is_answered_later_goes_with_its_answer(request, settings, kind, text, left):
