@@ -404,14 +404,15 @@ def test_commands_submit_fetch_and_cancel(here, caller, command, tmp_path, monke
     monkeypatch.setenv("BASCULE_KEY", caller.http.headers["Authorization"].partition(" ")[2])
     remote = ("--server", f"http://127.0.0.1:{here[1].control_port}", "jobs")
     url = ("--url", f"http://127.0.0.1:{here[1].port}", "--json")
-    np.save(tmp_path / "fast.npy", np.array([[0.0, 4.0], [0.0, 5.0]]))
+    np.save(tmp_path / "fast.npy", np.array([[0.0, 4.0]] + [[0.0, 5.0]] * 20))
     np.save(tmp_path / "slow.npy", np.array([[4.0, 4.0]]))
     fast, slow = (
         json.loads(command(*remote, "infer", "slow", tmp_path / f"{name}.npy", *url)[1])["job"]
         for name in ("fast", "slow")
     )
     code, said, _ = command(*remote, "answer", fast, "--wait", "30", "--json")
-    assert (code, [list(row.values()) for row in json.loads(said)]) == (0, [[8.0], [10.0]])
+    assert (code, [[*row.values()] for row in json.loads(said)]) == (0, [[8.0]] + [[10.0]] * 20)
+    assert "20 of 21 rows; --json takes them all" in command(*remote, "answer", fast)[2]
     code, _, errors = command(*remote, "answer", slow)
     assert code != 0
     assert "ask again later" in errors

@@ -156,7 +156,7 @@ def answer(
     if wait:
         note(f"waits up to {wait:g} s for job {job}")
     table = (later.result(wait) if wait else later.read()).to_arrow()
-    print_json(table.to_pylist()) if as_json else print_answers(table)
+    print_json(table.to_pylist()) if as_json else print_answers(table, all_by="--json")
 
 
 def _command(job: str, command: Command, *, as_json: bool) -> None:

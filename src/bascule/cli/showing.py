@@ -94,8 +94,8 @@ def event_row(event: Event) -> tuple[str, str, str, str]:
     return when(event.at), event.sentence, event.by, event.reason or "-"
 
 
-def print_answers(table: pa.Table) -> None:
-    """The first rows, and how many there are."""
+def print_answers(table: pa.Table, *, all_by: str = "--output FILE") -> None:
+    """The first rows, how many there are, and the option that shows all."""
     shown = table.slice(0, _SHOWN_ROWS).to_pylist()
     rows = [
         [f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()]
@@ -103,4 +103,4 @@ def print_answers(table: pa.Table) -> None:
     ]
     print_table(table.column_names, rows, right=table.column_names)
     if table.num_rows > _SHOWN_ROWS:
-        note(f"{_SHOWN_ROWS} of {table.num_rows:,} rows; --output FILE takes them all")
+        note(f"{_SHOWN_ROWS} of {table.num_rows:,} rows; {all_by} takes them all")
