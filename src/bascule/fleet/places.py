@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from obstore import PutMode
     from tuf.api.metadata import TargetFile
 
+_MOST_REMOVED = 1_000
+"""In one request to a bucket."""
 CHANNEL = "channel-"
 """What the name of a channel's role begins with."""
 
@@ -52,8 +54,8 @@ class Place(Protocol):
     def files(self, folder: str) -> Iterator[tuple[str, datetime]]:
         """The files in a folder, at any depth, and when each was written."""
 
-    def remove(self, name: str) -> None:
-        """Remove a file; fine where there is none."""
+    def remove(self, *names: str) -> None:
+        """Remove files; fine where there are none."""
 
 
 def open_place(url: str, home: Path) -> Place:
@@ -121,8 +123,9 @@ class Folder:
                 if file.is_file():
                     yield str(file.relative_to(self._folder)), written_at
 
-    def remove(self, name: str) -> None:
-        (self._folder / name).unlink(missing_ok=True)
+    def remove(self, *names: str) -> None:
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
 
     def _write(self, target: Path, content: bytes, *, overwrite: bool) -> None:
         with replacing(target, overwrite=overwrite) as draft, synced(draft) as file:
@@ -158,9 +161,10 @@ class Bucket:
             for batch in self._api.list(self._store, folder):
                 yield from ((item["path"], item["last_modified"]) for item in batch)
 
-    def remove(self, name: str) -> None:
-        with self._explaining(), suppress(FileNotFoundError):
-            self._api.delete(self._store, name)
+    def remove(self, *names: str) -> None:
+        for start in range(0, len(names), _MOST_REMOVED):
+            with self._explaining(), suppress(FileNotFoundError):
+                self._api.delete(self._store, names[start : start + _MOST_REMOVED])
 
     def _got(self, name: str) -> tuple[bytes | None, PutMode]:
         with self._explaining():

@@ -65,5 +65,5 @@ class Payloads:
     def sweep(self) -> None:
         """Delete what is kept no more."""
         before = datetime.now(UTC) - self.kept
-        for name in [name for name, written_at in self.files.files("") if written_at < before]:
-            self.files.remove(name)
+        old = [name for name, written_at in self.files.files("") if written_at < before]
+        self.files.remove(*old)

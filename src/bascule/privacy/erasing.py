@@ -228,12 +228,11 @@ class Erasure:
         stems = {name: name.partition(".")[0] for name, _ in place.files("")}
         held = {stems[name] for name in stems if may_hold(place.read(name) or b"", self.person)}
         names = [name for name in stems if stems[name] in held]
-        for name in names if erases else ():
-            place.remove(name)
-        # Answers that came meanwhile; one that comes from now on finds its request gone.
-        for name in [name for name, _ in place.files("")] if erases and names else ():
-            if name.partition(".")[0] in held:
-                place.remove(name)
+        if erases and names:
+            place.remove(*names)
+            # Answers that came meanwhile; one that comes from now on finds its request gone.
+            late = [name for name, _ in place.files("") if name.partition(".")[0] in held]
+            place.remove(*late)
         return names
 
     @cached_property

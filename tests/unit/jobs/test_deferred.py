@@ -238,6 +238,22 @@ def test_a_sweep_deletes_what_is_old_alone_also_beside_another_sweep(payloads):
     assert names_in(payloads) == set()
 
 
+@pytest.mark.slow
+def test_a_bucket_is_asked_once_for_all_that_is_old(s3_url, tmp_path, monkeypatch):
+    """Some 20 ms each would hold up the start of jobs for minutes."""
+    import obstore
+
+    payloads = Payloads(
+        files=place_beside(s3_url, tmp_path, "deferred"), kept=timedelta(seconds=-60)
+    )
+    for _ in range(9):
+        payloads.put(b"{}")
+    requests, delete = [], obstore.delete
+    monkeypatch.setattr(obstore, "delete", lambda *at: requests.append(at) or delete(*at))
+    payloads.sweep()
+    assert (len(requests), names_in(payloads)) == (1, set())
+
+
 def test_of_two_attempts_the_one_that_its_job_names_is_the_answer(tmp_path, payloads):
     """A process is killed after it has kept its answer, and before the job names it."""
     jobs, within = jobs_in(tmp_path / "home"), payloads
