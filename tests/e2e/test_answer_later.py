@@ -418,6 +418,8 @@ def test_commands_submit_fetch_and_cancel(here, caller, command, tmp_path, monke
     assert "ask again later" in errors
     assert command(*remote, "cancel", slow)[0] == 0
     assert caller.ended(slow)["state"] == "cancelled"
+    _, said, _ = command(*remote, "infer", "slow", tmp_path / "fast.npy", *url[:2])
+    assert command(*said.split()[1:])[1].count("10.0") == 19
 
 
 def moved(caller, server, later):

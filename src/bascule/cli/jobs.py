@@ -138,7 +138,8 @@ def infer(
     key = os.environ.get("BASCULE_KEY") or None
     with Client(url, model=model, key=key, control_url=control_url) as client:
         job = client.submit(read_rows(data, "data")).id
-    print_either({"job": job}, f"bascule jobs answer {job} --wait 600", as_json=as_json)
+    server = f"--server {control_url} " if context.is_remote() else ""
+    print_either({"job": job}, f"bascule {server}jobs answer {job} --wait 600", as_json=as_json)
 
 
 @_group.command()
