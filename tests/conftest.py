@@ -225,7 +225,7 @@ class Server:
 
 
 def start_server(
-    *arguments: Any, env: dict[str, str] | None = None, errors: Any = subprocess.DEVNULL
+    *arguments: Any, env: dict[str, str] | None = None, errors: Any = None
 ) -> Server:
     started_s = time.monotonic()
     # As a user has it: output that is not flushed does not arrive.

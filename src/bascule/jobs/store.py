@@ -292,7 +292,8 @@ def _check_bounds(
     own = sum((job.key, job.by) == caller for job in under_way)
     known = sa.func.coalesce(_table.c.result["bytes"].as_integer(), 0)
     answer = sa.case((_table.c.state.in_(UNDER_WAY), MAX_ANSWER_BYTES), else_=known)
-    size = ROW_BYTES + _table.c.input["bytes"].as_integer() + answer
+    request = sa.func.coalesce(_table.c.input["bytes"].as_integer(), 0)
+    size = ROW_BYTES + request + answer
     columns, since = (_table.c.key, _table.c.by), database_now(connection) - within.kept
     sums = sa.select(*columns, sa.func.sum(size)).group_by(*columns)
     rows = connection.execute(sums.where(_table.c.kind == task.kind, _table.c.updated_at > since))
