@@ -309,6 +309,7 @@ def test_an_answer_is_gone_after_its_time(serve, slow, tmp_path):
         until(lambda: caller.answer(job).status_code == 410)
 
 
+@pytest.mark.slow
 def test_a_killed_server_leaves_it_to_the_next_one(later):
     server = later.start()
     caller = later.caller(server)

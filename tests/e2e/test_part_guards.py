@@ -112,6 +112,7 @@ def test_a_part_that_is_wrong_more_often_rolls_back_while_decisions_are_the_same
     assert "allowed accuracy[risk] -5 pp" in sentence
 
 
+@pytest.mark.slow  # preparing it is tested by units
 def test_a_guard_on_a_part_that_a_version_lacks_is_refused_with_its_parts(serve, home):
     env = {"BASCULE_HOME": str(home)}
     server = serve("credit/1", env=env)

@@ -227,7 +227,8 @@ def test_a_killed_controller_and_a_killed_run(controllers, store, tmp_path):
     place.check()
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 12])
 def test_a_run_that_is_killed_before_its_refit_goes_out_is_done_by_the_next(host, kills, tmp_path):
     def place(name: str) -> Place:
         made = Place(tmp_path / name)
