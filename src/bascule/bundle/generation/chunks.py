@@ -102,15 +102,15 @@ def written(
         most: How many tokens it may have.
         usage: Of the prompt.
     """
-    cutter, logprobs, made = TextCutter(stops), list[Logprob](), 0
+    cutter, logprobs, count = TextCutter(stops), list[Logprob](), 0
     finish: Finish = "stop"
     text, is_stopped = "", False
     for data, logprob in pieces:
-        made += 1
+        count += 1
         if logprob is not None:
             logprobs.append(logprob)
         text, is_stopped = cutter.add(data)
-        if is_stopped or made == most:
+        if is_stopped or count == most:
             finish = "stop" if is_stopped else "length"
             break
         if text:
@@ -118,7 +118,7 @@ def written(
             text, logprobs = "", []
     if not is_stopped:
         text += cutter.rest()
-    usage = msgspec.structs.replace(usage, completion_tokens=made)
+    usage = msgspec.structs.replace(usage, completion_tokens=count)
     yield Chunk(text, logprobs=logprobs or None, finish=finish, usage=usage)
 
 

@@ -53,7 +53,7 @@ class GenaiEngine:
         self._context_tokens = min(spec.context_tokens, int(described["context_length"]))
         listed = weights / "tokenizer.json"
         added = json.loads(listed.read_text())["added_tokens"] if listed.is_file() else ()
-        self._specials = SpecialTokens(one["content"] for one in added if one["special"])
+        self._specials = SpecialTokens(token["content"] for token in added if token["special"])
         kept = [weights / name for name in _TEMPLATES]
         self._template = spec.template or "".join(
             file.read_text() for file in kept if file.is_file()
@@ -72,7 +72,7 @@ class GenaiEngine:
         encode = self._tokenizer.encode
         first, *others = self._specials.pieces(self._prompt(request))
         before = len(encode("")) if others else 0  # what it puts before each text
-        tokens = np.concatenate([encode(first), *(encode(one)[before:] for one in others)])
+        tokens = np.concatenate([encode(first), *(encode(piece)[before:] for piece in others)])
         most = room_for(request, len(tokens), self._context_tokens)
         generator = self._generator(request, len(tokens) + most)
         for at in range(0, len(tokens), _PIECE_TOKENS):
@@ -131,10 +131,10 @@ class GenaiEngine:
             token = int(generator.get_next_tokens()[0])
             if token in ends:
                 return
-            told = None
+            logprob = None
             if logits is not None:
-                told = logprob_of(logits, token, self._bytes(token), request.others, self._bytes)
-            yield stream.decode(token).encode(), told
+                logprob = logprob_of(logits, token, self._bytes(token), request.others, self._bytes)
+            yield stream.decode(token).encode(), logprob
 
     def _bytes(self, token: int) -> bytes:
         return str(self._tokenizer.decode([token])).encode()

@@ -46,7 +46,7 @@ class Answering:
         self._spec, self._engine = spec, engine
 
     def __call__(self, columns: Columns, outputs: Sequence[str] | None) -> Columns:
-        return as_columns([joined(self._chunks(said)) for said in columns["request"]], outputs)
+        return as_columns([joined(self._chunks(text)) for text in columns["request"]], outputs)
 
     def stream(
         self,
@@ -59,9 +59,9 @@ class Answering:
             yield as_columns([] if chunk == Chunk() else [chunk], outputs)
 
     def _chunks(
-        self, said: str | bytes, cancelled: threading.Event | None = None
+        self, text: str | bytes, cancelled: threading.Event | None = None
     ) -> Iterator[Chunk]:
-        request = parse_request(said, self._spec.defaults)
+        request = parse_request(text, self._spec.defaults)
         chunks = self._engine.generate(request, cancelled or threading.Event())
         if request.callable and self._spec.engine != "upstream":  # which tells calls as such
             return with_calls(chunks, is_forced=bool(request.forced))

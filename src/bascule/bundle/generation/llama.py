@@ -99,10 +99,10 @@ class LlamaEngine:
                     mask.add(token)
                 if self._library.llama_vocab_is_eog(self._vocabulary, token):
                     return
-                data, told = llama.detokenize([token], prev_tokens=tokens[-1:]), None
+                data, logprob = llama.detokenize([token], prev_tokens=tokens[-1:]), None
                 if request.others >= 0:
-                    told = logprob_of(logits.pop(), token, data, request.others, self._bytes)
-                yield data, told
+                    logprob = logprob_of(logits.pop(), token, data, request.others, self._bytes)
+                yield data, logprob
 
         yield from written(pieces(), request.stops, most, Usage(len(tokens), 0, cached))
 

@@ -105,8 +105,8 @@ class OneAtATime(Program):
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         never = threading.Event()
         whole = [
-            joined(map(chunk_of, self.run_in_parts({"request": said}, None, never)))
-            for said in columns["request"].reshape(-1, 1)
+            joined(map(chunk_of, self.run_in_parts({"request": request}, None, never)))
+            for request in columns["request"].reshape(-1, 1)
         ]
         return as_columns(whole, outputs)
 

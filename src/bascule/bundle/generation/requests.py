@@ -134,38 +134,38 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return schema
 
 
-def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRequest:
+def parse_request(data: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRequest:
     """The request in a text; what does not begin a JSON object is the message of a user.
 
     Args:
-        said: A value of the column `request`.
+        data: A value of the column `request`.
         defaults: Values of fields that are not given.
 
     Raises:
         Invalid: A field is wrong, or not known; `field` names it.
     """
     try:
-        text = said.decode() if isinstance(said, bytes) else str(said)
+        text = data.decode() if isinstance(data, bytes) else str(data)
         text.encode()
     except (UnicodeDecodeError, UnicodeEncodeError) as problem:
         raise _wrong("request", f"is not UTF-8: {problem.reason}") from None
     if len(text) > MOST_REQUEST_BYTES:
         raise _wrong("request", f"has {len(text):,} characters; {MOST_REQUEST_BYTES:,} may be")
-    given: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
+    fields: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
     if text.lstrip().startswith("{"):
         try:
-            given = msgspec.json.decode(text)
+            fields = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as problem:
             raise _wrong("request", f"is no JSON: {problem}") from None
-    given = {
+    fields = {
         name: value
-        for name, value in given.items()
+        for name, value in fields.items()
         if value is not None and name not in _OF_CALLERS
     }
-    if "max_completion_tokens" in given:
+    if "max_completion_tokens" in fields:
         defaults = {name: value for name, value in defaults.items() if name != "max_tokens"}
     try:
-        request = msgspec.convert({**defaults, **given}, TextRequest)
+        request = msgspec.convert({**defaults, **fields}, TextRequest)
     except msgspec.ValidationError as problem:
         reason, _, _ = str(problem).partition(" - at ")
         place = _PLACE.search(str(problem)) or _UNKNOWN.search(reason)
@@ -228,8 +228,8 @@ def _wrong(field: str, reason: str) -> Invalid:
 def as_json(request: TextRequest) -> dict[str, Any]:
     """The fields that are not those of an empty request."""
     plain = msgspec.to_builtins(TextRequest())
-    given = msgspec.to_builtins(request)
-    return {name: value for name, value in given.items() if value != plain[name]}
+    fields = msgspec.to_builtins(request)
+    return {name: value for name, value in fields.items() if value != plain[name]}
 
 
 def describe_tools(tools: tuple[Tool, ...]) -> str:
@@ -280,17 +280,17 @@ class SpecialTokens:
         self._tokens = [token for token in tokens if len(token) > 1]
         self._mark = secrets.token_hex(16)
 
-    def marked(self, said: Any) -> Any:
+    def marked(self, document: Any) -> Any:
         """JSON, with marks in its texts."""
-        if isinstance(said, str):
-            parts = {re.escape(one[0]) + f"(?={re.escape(one[1:])})"
-                     for one in self._tokens if one in said}  # fmt: skip
-            return re.sub("|".join(parts), rf"\g<0>{self._mark}", said) if parts else said
-        if isinstance(said, list):
-            return [self.marked(item) for item in said]
-        if isinstance(said, dict):
-            return {self.marked(name): self.marked(value) for name, value in said.items()}
-        return said
+        if isinstance(document, str):
+            parts = {re.escape(token[0]) + f"(?={re.escape(token[1:])})"
+                     for token in self._tokens if token in document}  # fmt: skip
+            return re.sub("|".join(parts), rf"\g<0>{self._mark}", document) if parts else document
+        if isinstance(document, list):
+            return [self.marked(item) for item in document]
+        if isinstance(document, dict):
+            return {self.marked(name): self.marked(value) for name, value in document.items()}
+        return document
 
     def pieces(self, prompt: str) -> list[str]:
         """What is tokenized by itself of a prompt with marks."""

@@ -79,8 +79,8 @@ def normalized(vectors: NDArray[Any], what: str) -> NDArray[np.float32]:
     bad = ~(np.isfinite(lengths) & (lengths > 0)).ravel()
     if bad.any():
         row = int(bad.argmax())
-        said = f"{what}: the vector in row {row} is zero or not finite"
-        raise Invalid(said, hint="leave the row out", field=what, row=row)
+        message = f"{what}: the vector in row {row} is zero or not finite"
+        raise Invalid(message, hint="leave the row out", field=what, row=row)
     return np.asarray(vectors / lengths, np.float32)
 
 

@@ -115,6 +115,6 @@ def texts_of(session: Any, file: str) -> tuple[tuple[str, ...], Any] | None:
         if not 1 <= longest <= _MAX_TOKENS:
             raise ValueError(f"it takes {longest or 'any number of'} tokens")
     except Exception as problem:  # the library raises plain exceptions
-        said = f"{file} has a tokenizer that cannot be used: {problem}"
-        raise Untrusted(said, hint="pack it again", file=file) from None
+        message = f"{file} has a tokenizer that cannot be used: {problem}"
+        raise Untrusted(message, hint="pack it again", file=file) from None
     return columns, tokenizer

@@ -124,12 +124,12 @@ def _example(model: Program, spec: Spec) -> Columns:
 
     Weights without a chat template continue prompts alone.
     """
-    for said in (EXAMPLE, _PROMPT):
-        columns: Columns = {"request": np.array([said], object)}
+    for request in (EXAMPLE, _PROMPT):
+        columns: Columns = {"request": np.array([request], object)}
         try:
             model.run(columns)
         except Invalid as refused:
-            if said == _PROMPT or spec.template:
+            if request == _PROMPT or spec.template:
                 raise Invalid(refused.message, hint=refused.hint, field="template") from None
         else:
             return columns

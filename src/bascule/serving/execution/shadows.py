@@ -179,9 +179,9 @@ class ShadowRunner:
             if isinstance(outcome, BasculeError):
                 count(math.nan)
                 return
-            one, other = outcome.outputs[output].astype(np.float64)
-            lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-            count(1 - float(one @ other) / lengths if lengths else math.nan)
+            first, other = outcome.outputs[output].astype(np.float64)
+            lengths = float(np.linalg.norm(first) * np.linalg.norm(other))
+            count(1 - float(first @ other) / lengths if lengths else math.nan)
 
         vector = None if model is None else embedding_of(model)
         if model is None or model.engine is None or vector is None:
@@ -303,9 +303,9 @@ def agree(outputs: Columns, expected: Columns, tolerance: float) -> bool:
     )
 
 
-def _equal(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
-    if one.shape != other.shape:
+def _equal(first: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
+    if first.shape != other.shape:
         return False
-    if one.dtype.kind == other.dtype.kind == "f":
-        return bool(np.allclose(one, other, rtol=0.0, atol=tolerance, equal_nan=True))
-    return bool(np.array_equal(one, other))
+    if first.dtype.kind == other.dtype.kind == "f":
+        return bool(np.allclose(first, other, rtol=0.0, atol=tolerance, equal_nan=True))
+    return bool(np.array_equal(first, other))
