@@ -21,7 +21,7 @@ from bascule.bundle.generation.requests import (
 )
 from bascule.bundle.generation.schemas import in_style, refused
 from bascule.bundle.generation.specs import Spec
-from bascule.core import Invalid, MissingExtra, ModelFailed, first_line
+from bascule.core import Invalid, ModelFailed, first_line, library
 
 _PIECE_TOKENS = 32
 _TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
@@ -32,12 +32,8 @@ class GenaiEngine:
     """See `hosting.Engine`. It has no penalties and no `logit_bias`."""
 
     def __init__(self, spec: Spec, folder: Path, threads: int) -> None:
-        try:
-            import onnxruntime_genai
-        except ImportError:
-            hint = "pip install 'bascule[genai]'"
-            raise MissingExtra("onnxruntime_genai is not installed", hint=hint) from None
-        self._spec, self._library, weights = spec, onnxruntime_genai, folder / spec.weights
+        self._library = onnxruntime_genai = library("onnxruntime_genai", "genai")
+        self._spec, weights = spec, folder / spec.weights
         options = {"session_options": {"intra_op_num_threads": threads}}
         try:
             config = onnxruntime_genai.Config(str(weights))

@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 
 from bascule.bundle.generation.chunks import Chunk, joined, with_calls
-from bascule.bundle.generation.requests import OUTPUTS, TextRequest, parse_request
+from bascule.bundle.generation.requests import TextRequest, parse_request
 from bascule.bundle.generation.specs import ENGINES, FILE, Spec, spec_of
 from bascule.core import Columns, Invalid, ModelFailed, load_named
 
-_encode = msgspec.json.Encoder().encode
+_encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(Chunk).decode
 
 
 class Engine(Protocol):
@@ -79,13 +79,14 @@ def check_rows(columns: Columns) -> None:
 
 def chunk_of(part: Columns) -> Chunk:
     """The chunk in a part with one row."""
-    return msgspec.json.decode(part["chunk"][0], type=Chunk)
+    return _decode(part["chunk"][0])
 
 
 def as_columns(chunks: Sequence[Chunk], outputs: Sequence[str] | None) -> Columns:
-    columns: Columns = {field.name: np.empty(len(chunks), object) for field in OUTPUTS}
-    columns["text"][:] = [chunk.text for chunk in chunks]
-    columns["chunk"][:] = [_encode(chunk).decode() for chunk in chunks]
+    columns = {
+        "text": np.array([chunk.text for chunk in chunks], object),
+        "chunk": np.array([_encode(chunk).decode() for chunk in chunks], object),
+    }
     return columns if outputs is None else {name: columns[name] for name in outputs}
 
 

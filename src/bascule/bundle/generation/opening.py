@@ -20,7 +20,7 @@ from bascule.bundle.generation.hosting import (
 from bascule.bundle.generation.requests import INPUTS, OUTPUTS
 from bascule.bundle.generation.specs import FILE, Spec, spec_of
 from bascule.bundle.programs import ChildProgram
-from bascule.core import Columns, DType, Field, Program, Unconvertible
+from bascule.core import AroundProgram, Columns, DType, Field, Program, Unconvertible
 
 _HOST = "bascule.bundle.generation.hosting"
 _OWN = "original/"
@@ -53,7 +53,7 @@ def open_generation(path: Path, manifest: Manifest | None, *, threads: int = 1) 
     return OneAtATime(_child(path, "hosted", threads, INPUTS, OUTPUTS))
 
 
-def open_scorer(path: Path, *, threads: int = 1) -> ChildProgram:
+def open_scorer(path: Path) -> ChildProgram:
     """A program that tells how likely a model finds texts, in a process of its own.
 
     From the columns `text` and `context`, which comes before it, to what `Engine.score` tells.
@@ -65,7 +65,7 @@ def open_scorer(path: Path, *, threads: int = 1) -> ChildProgram:
             "its engine does not tell the log probabilities of a text",
             hint="measure what it generates, or pack the model as GGUF, for llama.cpp",
         )
-    scorer = _child(path, "scoring", threads, _TEXTS, _SCORES)
+    scorer = _child(path, "scoring", 1, _TEXTS, _SCORES)
     scorer.bound_runs(_LONGEST_TEXT_S)
     return scorer
 
@@ -80,27 +80,19 @@ def _child(
     )  # fmt: skip
 
 
-class OneAtATime(Program):
+class OneAtATime(AroundProgram):
     """A process that writes one text at a time: its turn is taken here, and no run is interrupted.
 
     A whole answer is asked for in parts as well: so each piece has the time that a run may take.
     """
 
     def __init__(self, child: ChildProgram) -> None:
-        self.name, self.inputs, self.outputs = child.name, child.inputs, child.outputs
-        self._child, self._turn = child, threading.Lock()
+        super().__init__(child)
+        self._turn = threading.Lock()
 
     @property
     def most_parts(self) -> int:
         return 1
-
-    @property
-    def may_block(self) -> bool:
-        return True
-
-    @property
-    def pid(self) -> int | None:
-        return self._child.pid
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
         never = threading.Event()
@@ -115,18 +107,12 @@ class OneAtATime(Program):
     ) -> Generator[Columns, None, None]:
         """The chunks of an answer to one request; see `core.programs.Program`."""
         check_rows(columns)
-        with self._turn, closing(self._child.run_in_parts(columns, None, cancelled)) as parts:
+        with self._turn, closing(self._program.run_in_parts(columns, None, cancelled)) as parts:
             for part in parts:
                 if cancelled.is_set():
                     return
                 if len(part["text"]):
                     yield part if outputs is None else {name: part[name] for name in outputs}
-
-    def bound_runs(self, timeout_s: float) -> None:
-        self._child.bound_runs(timeout_s)
-
-    def close(self) -> None:
-        self._child.close()
 
 
 class UpstreamProgram(Program):

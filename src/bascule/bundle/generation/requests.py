@@ -310,12 +310,6 @@ def telling_refusals() -> Iterator[None]:
         raise Invalid(reason, field="messages", hint=hint) from None
 
 
-def without_template() -> Invalid:
-    """What is raised for messages to a model without a chat template."""
-    hint = "ask for completions of a prompt, or pack it with a template"
-    return Invalid("messages: the model has no chat template", field="messages", hint=hint)
-
-
 def room_for(request: TextRequest, prompt_tokens: int, context_tokens: int) -> int:
     """The most tokens of an answer; raises `Invalid` where the prompt leaves none, or is none."""
     field = "prompt" if request.messages is None else "messages"

@@ -21,15 +21,7 @@ import msgspec
 from bascule.bundle.generation.chunks import Chunk, Logprob, Usage
 from bascule.bundle.generation.requests import TextRequest, as_json
 from bascule.bundle.generation.specs import Spec
-from bascule.core import (
-    Invalid,
-    MissingExtra,
-    ModelFailed,
-    Overloaded,
-    TimedOut,
-    Unavailable,
-    secret_in,
-)
+from bascule.core import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable, library, secret_in
 
 UPSTREAMS = "UPSTREAMS_OF_BASCULE"
 """The variable by which a process has the setting `upstreams`, as JSON."""
@@ -51,13 +43,8 @@ class UpstreamEngine:
     def __init__(self, spec: Spec, folder: object = None, threads: int = 1) -> None:
         """Raises `Unavailable` where the settings do not name the address."""
         del folder, threads
-        try:
-            import httpx
-        except ImportError:
-            raise MissingExtra(
-                "httpx is not installed", hint="pip install 'bascule[upstream]'"
-            ) from None
-        self._spec, self._library = spec, httpx
+        self._library = httpx = library("httpx", "upstream")
+        self._spec = spec
         known = _known()
         if spec.upstream not in known:
             raise Unavailable(

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import Manifest, from_parquet, reading
-from bascule.bundle.originals.libraries import library
 from bascule.bundle.programs import open_tokenized
-from bascule.core import Columns, Field, Invalid, Program, Signature, Untrusted
+from bascule.core import Columns, Field, Invalid, Program, Signature, Untrusted, library
 
 FORMAT = "vector-index"
 FILE = "original/index.zip"

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.originals import library
 from bascule.bundle.programs import METADATA, TOKENS, open_session
-from bascule.core import DType, Field, Invalid, Unconvertible, first_line
+from bascule.core import DType, Field, Invalid, Unconvertible, first_line, library
 from bascule.packing.compilers.torch import gist, quietly, to_onnx
 
 _GRAPHS = ("model.onnx", "onnx/model.onnx")

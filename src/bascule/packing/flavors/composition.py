@@ -12,13 +12,7 @@ from typing import Any
 import numpy as np
 from msgspec import structs, to_builtins
 
-from bascule.bundle import (
-    PARTS,
-    Bundle,
-    as_dtype,
-    open_program,
-    pinned_program,
-)
+from bascule.bundle import PARTS, Bundle, as_dtype, open_program, pinned_program
 from bascule.bundle.compositions import CompositionProgram, Model, make_plan, read_document
 from bascule.bundle.disk import (
     EXAMPLE,
