@@ -89,8 +89,11 @@ class ShadowRunner:
         by = self._model.by
         if (answer.by.model, answer.by.version) == (by.model, by.version):
             return  # the arm that answered is the shadow's version
+        self._ask_later(call, answer)
+
+    def _ask_later(self, call: Call, answer: Answer) -> None:
         if self.waiting >= MAX_WAITING or held_bytes(call.columns) > MAX_CALL_BYTES:
-            self._series.count_dropped()
+            self._drop()
             return
         self.waiting += 1
         self._loop.call_soon(self._run, call, answer.original or answer.outputs)
@@ -259,9 +262,7 @@ class PairRunner(ShadowRunner):
         answers = self._series.answers
         if isinstance(answer, BasculeError) or answers is None or answer.by is not answers.by:
             return  # the answer is a fallback's
-        if self.waiting < MAX_WAITING and held_bytes(call.columns) <= MAX_CALL_BYTES:
-            self.waiting += 1
-            self._loop.call_soon(self._run, call, answer.original or answer.outputs)
+        self._ask_later(call, answer)
 
     def _drop(self) -> None:
         """Of the current version nothing is counted here."""

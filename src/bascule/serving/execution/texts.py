@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from bascule.bundle.disk import generates_text
-from bascule.bundle.generation import Chunk, Usage, joined
+from bascule.bundle.generation import Chunk, Usage, chunk_of, joined
 from bascule.core import BasculeError, Columns, Invalid, ModelFailed, Refused
 from bascule.serving.calls import (
     Answer,
@@ -61,7 +61,6 @@ _REFUSALS = (
     "i am sorry, but i can", "i'm unable to", "i am unable to", "i won't be able to",
     "as an ai language model", "i must decline",
 )  # fmt: skip
-_chunk_of = msgspec.json.Decoder(Chunk).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +270,8 @@ class _Text:
     def take(self, columns: Columns, *, in_parts: bool = False) -> Columns | None:
         """What of a part may be handed on; None where that is nothing yet. Raises `ModelFailed`."""
         try:
-            return self._taken(columns[TEXT][0] or "", _chunk_of(columns[CHUNK][0]), columns,
-                               in_parts=in_parts)  # fmt: skip
+            chunk = chunk_of(columns)
+            return self._taken(columns[TEXT][0] or "", chunk, columns, in_parts=in_parts)
         except (msgspec.MsgspecError, TypeError, AttributeError, LookupError) as problem:
             raise ModelFailed(
                 f"{self._of.name} has answered with no chunk: {problem}", hint="mend the model"
@@ -443,9 +442,7 @@ def _asked_schema(wanted: Any) -> Callable[[str], bool] | None:
 
 
 def _column(values: Sequence[str | None]) -> Any:
-    column = np.empty(len(values), object)
-    column[:] = values
-    return column
+    return np.array(values, object)
 
 
 def _stacked(rows: Sequence[Columns]) -> Columns:

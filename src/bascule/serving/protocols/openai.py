@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from bascule.bundle.disk import generates_text
-from bascule.bundle.generation import Chunk
+from bascule.bundle.generation import Chunk, Usage, chunk_of, joined
 from bascule.core import BasculeError, Invalid, ModelFailed, NotFound
 from bascule.serving.calls import Answer, AnsweredBy, Call, Outcome
 from bascule.serving.codecs import JsonParser
@@ -226,9 +226,6 @@ def _ask_text(exchange: Exchange, model: Predictor, fields: _Body, allowed_s: fl
     _Text(exchange, model, fields).ask(request | {"prompt": prompt}, allowed_s)
 
 
-_chunk_of = msgspec.json.Decoder(Chunk).decode
-
-
 class _Completion(ABC):
     """One completion on its way to the client: chunk by chunk, or collected."""
 
@@ -250,10 +247,8 @@ class _Completion(ABC):
             "model": fields["model"],
         }
         self._has_begun = False
-        self._texts: list[str] = []
+        self._chunks: list[Chunk] = []
         self._size_bytes = 0
-        self._logprobs: list[Any] = []
-        self._calls: dict[int, dict[str, Any]] = {}
         self._last = Chunk(finish="stop")
 
     def ask(self, request: dict[str, Any], allowed_s: float) -> None:
@@ -285,7 +280,7 @@ class _Completion(ABC):
 
     def _read(self, answer: Answer) -> Chunk:
         self._head["system_fingerprint"] = answer.by.name
-        chunk = _chunk_of(answer.outputs["chunk"][0])
+        chunk = chunk_of(answer.outputs)
         if self._one_call and chunk.tool_calls:
             first = [call for call in chunk.tool_calls if not call.get("index")]
             chunk = msgspec.structs.replace(chunk, tool_calls=first)
@@ -307,33 +302,23 @@ class _Completion(ABC):
         return (_event(last) if self._tells_usage else b"") + b"data: [DONE]\n\n"
 
     def _collect(self, answer: Answer) -> bytes:
-        chunk = self._read(answer)
+        self._chunks.append(self._read(answer))
         self._size_bytes += len(answer.outputs["chunk"][0])
         if self._size_bytes > _MAX_ANSWER_BYTES:
             raise ModelFailed("the answer has over 16 MiB", hint="set max_tokens", reason="")
-        self._texts.append(chunk.text)
-        self._logprobs += chunk.logprobs or ()
-        for piece in chunk.tool_calls:
-            whole = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-            call = self._calls.setdefault(piece.get("index") or 0, whole)
-            call["id"] = piece.get("id") or call["id"]
-            for name, text in (piece.get("function") or {}).items():
-                call["function"][name] = call["function"].get(name, "") + (text or "")
         return b""
 
     def _end(self, parts: int, error: BasculeError | None) -> bytes:  # noqa: ARG002
         if error is not None:
             return b""
-        text, calls = "".join(self._texts), [*self._calls.values()]
-        choice = self._choice(Chunk(text, calls, self._logprobs, self._last.finish))
+        whole = msgspec.structs.replace(joined(self._chunks), finish=self._last.finish)
+        choice = self._choice(whole)
         return msgspec.json.encode(
             self._head | {"choices": [choice], "usage": _usage(self._last.usage)}
         )
 
 
 class _Chat(_Completion):
-    """A completion of a chat."""
-
     whole_object, part_object = "chat.completion", "chat.completion.chunk"
 
     def _choices(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
@@ -351,7 +336,9 @@ class _Chat(_Completion):
     def _choice(self, whole: Chunk) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
         if whole.tool_calls:
-            message |= {"content": whole.text or None, "tool_calls": whole.tool_calls}
+            names = ("id", "type", "function")
+            calls = [{name: call[name] for name in names} for call in whole.tool_calls]
+            message |= {"content": whole.text or None, "tool_calls": calls}
         return {
             "index": 0, "message": message, "logprobs": _logprobs(whole.logprobs),
             "finish_reason": whole.finish,
@@ -359,8 +346,6 @@ class _Chat(_Completion):
 
 
 class _Text(_Completion):
-    """A completion of a text."""
-
     whole_object = part_object = "text_completion"
 
     def _choices(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
@@ -409,9 +394,8 @@ def _logprobs(tokens: Sequence[Any] | None) -> dict[str, Any] | None:
     return {"content": tokens, "refusal": None} if tokens else None
 
 
-def _usage(usage: Any) -> dict[str, Any]:
-    if usage is None:
-        return dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
+def _usage(usage: Usage | None) -> dict[str, Any]:
+    usage = usage or Usage()
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
