@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,11 +54,7 @@ class GenaiEngine:
             file.read_text() for file in kept if file.is_file()
         )
 
-    def generate(
-        self,
-        request: TextRequest,
-        cancelled: threading.Event,  # noqa: ARG002 -- looked at between the chunks
-    ) -> Iterator[Chunk]:
+    def generate(self, request: TextRequest) -> Iterator[Chunk]:
         """The chunks of an answer; those of the pieces of a prompt have no text."""
         for name in _UNKNOWN:
             if getattr(request, name):
@@ -77,9 +72,6 @@ class GenaiEngine:
         yield from written(
             self._pieces(generator, request), request.stops, most, Usage(len(tokens))
         )
-
-    def close(self) -> None:
-        """Nothing: the process ends."""
 
     def _prompt(self, request: TextRequest) -> str:
         if request.prompt is not None:

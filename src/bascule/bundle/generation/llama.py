@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,11 +66,7 @@ class LlamaEngine:
         )
         self._prompt_tokens = 0
 
-    def generate(
-        self,
-        request: TextRequest,
-        cancelled: threading.Event,  # noqa: ARG002 -- looked at between the chunks
-    ) -> Iterator[Chunk]:
+    def generate(self, request: TextRequest) -> Iterator[Chunk]:
         """The chunks of an answer; those of the pieces of a prompt have no text."""
         llama, tokens = self._llama, self._tokens(request)
         most = room_for(request, len(tokens), llama.n_ctx())
@@ -136,9 +131,6 @@ class LlamaEngine:
             logits = np.ctypeslib.as_array(llama._ctx.get_logits(), (len(piece), llama.n_vocab()))
             for place in range(max(first - 1 - begin, 0), len(piece)):
                 yield logits[place].astype(np.float64), tokens[begin + place + 1]
-
-    def close(self) -> None:
-        """Nothing: the process ends."""
 
     def _prepare(self, tokens: list[int]) -> Generator[Chunk, None, int]:
         """Compute a prompt but for its last piece; gives how many tokens were known before.

@@ -9,16 +9,10 @@ from pathlib import Path
 
 from bascule.bundle.disk import Manifest, check_file
 from bascule.bundle.generation.chunks import joined
-from bascule.bundle.generation.hosting import (
-    Answering,
-    Engine,
-    as_columns,
-    check_rows,
-    chunk_of,
-    engine_of,
-)
-from bascule.bundle.generation.requests import INPUTS, OUTPUTS
+from bascule.bundle.generation.hosting import as_columns, check_rows, chunk_of
+from bascule.bundle.generation.requests import INPUTS, OUTPUTS, parse_request
 from bascule.bundle.generation.specs import FILE, Spec, spec_of
+from bascule.bundle.generation.upstream import UpstreamEngine
 from bascule.bundle.programs import ChildProgram
 from bascule.core import AroundProgram, Columns, DType, Field, Program, Unconvertible
 
@@ -48,8 +42,9 @@ def open_generation(path: Path, manifest: Manifest | None, *, threads: int = 1) 
         for name in manifest.files:
             if name.startswith(_OWN):
                 check_file(path, manifest, name)
-    if spec_of((path / FILE).read_bytes()).engine == "upstream":
-        return UpstreamProgram(*engine_of(path, threads))
+    spec = spec_of((path / FILE).read_bytes())
+    if spec.engine == "upstream":
+        return UpstreamProgram(spec)
     return OneAtATime(_child(path, "hosted", threads, INPUTS, OUTPUTS))
 
 
@@ -95,12 +90,7 @@ class OneAtATime(AroundProgram):
         return 1
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        never = threading.Event()
-        whole = [
-            joined(map(chunk_of, self.run_in_parts({"request": request}, None, never)))
-            for request in columns["request"].reshape(-1, 1)
-        ]
-        return as_columns(whole, outputs)
+        return _by_parts(self, columns, outputs)
 
     def run_in_parts(
         self, columns: Columns, outputs: Sequence[str] | None, cancelled: threading.Event
@@ -120,22 +110,24 @@ class UpstreamProgram(Program):
 
     name, inputs, outputs = "original", INPUTS, OUTPUTS
 
-    def __init__(self, spec: Spec, engine: Engine) -> None:
-        self._answering, self._engine = Answering(spec, engine), engine
+    def __init__(self, spec: Spec) -> None:
+        self._spec, self._engine = spec, UpstreamEngine(spec)
 
     @property
     def may_block(self) -> bool:
         return True
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        return self._answering(columns, outputs)
+        return _by_parts(self, columns, outputs)
 
     def run_in_parts(
         self, columns: Columns, outputs: Sequence[str] | None, cancelled: threading.Event
     ) -> Generator[Columns, None, None]:
         """The chunks of an answer to one request; see `core.programs.Program`."""
         check_rows(columns)
-        yield from self._answering.stream(columns, outputs, cancelled)
+        request = parse_request(columns["request"][0], self._spec.defaults)
+        for chunk in self._engine.generate(request, cancelled):
+            yield as_columns([chunk], outputs)
 
     def close(self) -> None:
         self._engine.close()
@@ -143,3 +135,13 @@ class UpstreamProgram(Program):
     def __del__(self) -> None:
         with suppress(Exception):
             self.close()
+
+
+def _by_parts(program: Program, columns: Columns, outputs: Sequence[str] | None) -> Columns:
+    """Whole answers, each of its parts."""
+    never = threading.Event()
+    whole = [
+        joined(map(chunk_of, program.run_in_parts({"request": request}, None, never)))
+        for request in columns["request"].reshape(-1, 1)
+    ]
+    return as_columns(whole, outputs)

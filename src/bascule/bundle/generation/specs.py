@@ -12,16 +12,15 @@ FILE = "original/generation.json"
 ENGINES = {
     "llama.cpp": "bascule.bundle.generation.llama:LlamaEngine",
     "genai": "bascule.bundle.generation.genai:GenaiEngine",
-    "upstream": "bascule.bundle.generation.upstream:UpstreamEngine",
 }
-"""By name: what answers. All but `upstream` run in a process of their own."""
+"""By name: what answers in a process of its own; `upstream` is asked from the caller's."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file `FILE` of a bundle; other fields are as in `packing.flavors.generation`.
 
     Attributes:
-        engine: Of `ENGINES`.
+        engine: Of `ENGINES`, or `upstream`.
         weights: The file with the weights, or for `genai` the folder, in the bundle.
         adapter: The file with a LoRA adapter over the weights, in the bundle.
     """

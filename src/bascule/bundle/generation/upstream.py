@@ -38,11 +38,10 @@ _FINISHES = ("stop", "length", "tool_calls", "content_filter")
 
 
 class UpstreamEngine:
-    """See `hosting.Engine`. Its requests share an event loop, on a thread."""
+    """As a `hosting.Engine`. Its requests share an event loop, on a thread."""
 
-    def __init__(self, spec: Spec, folder: object = None, threads: int = 1) -> None:
+    def __init__(self, spec: Spec) -> None:
         """Raises `Unavailable` where the settings do not name the address."""
-        del folder, threads
         self._library = httpx = library("httpx", "upstream")
         self._spec = spec
         known = _known()
