@@ -45,7 +45,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message of a conversation; `content` may be parts, of which only texts are known."""
+    """A message of a conversation; `content` may be parts, of type `text` or `refusal`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
@@ -58,7 +58,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     def text(self) -> str:
         """The texts of the message in one."""
         if isinstance(self.content, list):
-            return "".join(str(part["text"]) for part in self.content)
+            return "".join(str(part[part["type"]]) for part in self.content)
         return self.content or ""
 
 
@@ -190,10 +190,8 @@ def _check(request: TextRequest) -> None:
             raise _wrong("messages", "is empty")
         for place, message in enumerate(request.messages):
             for part in message.content if isinstance(message.content, list) else ():
-                if part.get("type") not in ("text", "refusal") or not isinstance(
-                    part.get("text"), str
-                ):
-                    kind = part.get("type")
+                kind = part.get("type")
+                if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
                     raise _wrong(
                         f"messages[{place}].content", f"has a part of type {kind!r}; texts may be"
                     )
