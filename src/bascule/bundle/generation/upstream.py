@@ -199,8 +199,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 def _known() -> dict[str, str]:
     """Where keys are kept, by the addresses that may be asked."""
     setting = os.environ.get(UPSTREAMS) or os.environ.get(_SETTING) or "{}"
-    known: dict[str, str] = json.loads(setting)
-    return known
+    return dict(json.loads(setting))
 
 
 def _refusal(response: Any) -> Exception:

@@ -373,12 +373,10 @@ class TextParts:
         self.by, self.resume, self.queue_ns = parts.by, parts.resume, parts.queue_ns
 
     def start(self, receiver: Receiver) -> None:
-        """See `calls.Parts`."""
         self._receiver = receiver
         self._parts.start(self)
 
     def take(self, part: Answer) -> bool:
-        """See `calls.Receiver`."""
         try:
             has_room = self._hand_on(self.text.take(part.outputs, in_parts=True))
         except ModelFailed as error:
@@ -392,7 +390,6 @@ class TextParts:
         return False
 
     def finish(self, error: BasculeError | None) -> None:
-        """See `calls.Receiver`."""
         if error is None:
             try:
                 self._hand_on(self.text.rest())
