@@ -9,14 +9,19 @@ import pytest
 from tests.own_environments import files_of
 
 
-@pytest.mark.slow
-def test_the_better_version_is_promoted_and_the_worse_and_the_slow_one_are_rolled_back():
+def story(*flags, **environment):
+    """What a story says of itself."""
     done = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", "demo", "--json"],
-        capture_output=True, text=True, check=False, timeout=900,
+        [sys.executable, "-m", "bascule.cli", "demo", *flags, "--json"],
+        capture_output=True, text=True, check=False, timeout=900, env=os.environ | environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_better_version_is_promoted_and_the_worse_and_the_slow_one_are_rolled_back():
+    summary = story()
     better, worse, slow = summary["rollouts"]
     assert [one["state"] for one in (better, worse, slow)] == ["promoted", "aborted", "aborted"]
     assert "of the answers of late/3 were wrong" in worse["sentence"]
@@ -26,15 +31,7 @@ def test_the_better_version_is_promoted_and_the_worse_and_the_slow_one_are_rolle
 
 @pytest.mark.slow
 def test_the_story_of_trust_holds_from_an_explanation_to_the_document() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", "demo", "--trust", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    summary = story("--trust")
     assert summary["held"]
     assert summary["refused"]
     assert 0 < summary["copied_rows"] <= 500
@@ -44,12 +41,7 @@ def test_the_story_of_trust_holds_from_an_explanation_to_the_document() -> None:
 
 @pytest.mark.slow
 def test_the_story_of_devices_holds_from_the_header_to_the_refusals() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", "demo", "--edge", "--json"],
-        capture_output=True, text=True, check=False, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    summary = story("--edge")
     assert summary["held"]
     assert 0 < summary["delta_bytes"] < summary["full_bytes"]
     assert summary["altered"].startswith("corrupted")
@@ -58,12 +50,7 @@ def test_the_story_of_devices_holds_from_the_header_to_the_refusals() -> None:
 
 @pytest.mark.slow
 def test_the_story_of_the_loop_holds_from_the_drift_to_the_candidate_that_lost() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", "demo", "--loop", "--json"],
-        capture_output=True, text=True, check=False, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    summary = story("--loop")
     assert summary["held"]
     assert summary["why"].startswith("late/1 on ")
     assert summary["rollout"] == "promoted"
@@ -73,12 +60,6 @@ def test_the_story_of_the_loop_holds_from_the_drift_to_the_candidate_that_lost()
 
 @pytest.mark.slow
 def test_the_story_of_the_chat_model_holds_from_the_first_piece_to_the_better_prompt() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bascule.cli", "demo", "--chat", "--json"],
-        capture_output=True, text=True, check=False, timeout=900,
-        env={**os.environ, "PYTHONPATH": str(files_of("smollm2"))},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    summary = story("--chat", PYTHONPATH=str(files_of("smollm2")))
     assert summary["held"]
     assert [attempt["state"] for attempt in summary["attempts"]] == ["aborted", "promoted"]

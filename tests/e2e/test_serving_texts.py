@@ -14,6 +14,7 @@ from tests.scenarios.commands import run
 from tests.waiting import until
 
 import bascule
+from bascule.core import NotFound
 from bascule.monitoring.ledger import Ledger
 from bascule.registry import open_registry
 
@@ -142,8 +143,14 @@ def test_workers_share_a_budget_of_tokens_and_the_ledger_has_no_texts(chats):
     assert "policies.chat.tokens_per_day" in refused[1]["error"]["message"]
     assert int(refused[2]["retry-after"]) > 0
     sql = 'SELECT "output.text.hash" t FROM predictions WHERE status = 200'
-    hashes = until(
-        lambda: (rows := Ledger(home).query(sql, model="chat")["t"].to_pylist())[7:] and rows, 30.0
-    )
+
+    def recorded():
+        try:
+            rows = Ledger(home).query(sql, model="chat")["t"].to_pylist()
+        except NotFound:  # the first of them is not written yet
+            return []
+        return rows[7:] and rows
+
+    hashes = until(recorded, 30.0)
     assert len(set(hashes)) == 1
     assert not any(b"[email]" in file.read_bytes() for file in home.rglob("*") if file.is_file())

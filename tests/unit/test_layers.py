@@ -108,13 +108,12 @@ def test_every_text_that_names_an_object_names_one_that_is_there():
 
 LOADERS = {
     "bascule": "the lazy names of the package, which must import nothing",
-    "bascule.bundle.originals.libraries": "a library of the author, where it is installed",
     "bascule.bundle.originals.sklearn": "classes that a saved original names",
     "bascule.bundle.programs.host": "runs without this package; its classes are the author's",
     "bascule.bundle.programs.kinds": "asks modules of the table, not their objects",
     "bascule.cli.commands": "modules of commands",
     "bascule.console.site": "modules of pages",
-    "bascule.core.names": "the one loader of `module:name`",
+    "bascule.core.names": "the one loader of `module:name`, and that of optional libraries",
     "bascule.packing.statements.cost": "a library that may not be installed",
     "bascule.training.served_river": "runs without this package; its classes are of river",
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bascule.bundle.choosing import pinned
 from bascule.bundle.disk import (
+    GENERATION,
     ORIGINAL,
     Manifest,
     parse,
@@ -103,7 +104,7 @@ def open_original(
     """
     from bascule.bundle.originals import is_isolated
 
-    if manifest.original.format == "generation":
+    if manifest.original.format == GENERATION:
         from bascule.bundle.generation import open_generation
 
         return open_generation(Path(path), manifest, threads=threads)

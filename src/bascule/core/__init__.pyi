@@ -76,6 +76,7 @@ from .names import (
     check_name as check_name,
     is_file_name as is_file_name,
     is_inside as is_inside,
+    library as library,
     load_named as load_named,
     user_name as user_name,
 )

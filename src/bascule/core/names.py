@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bascule.core.addresses import masked
-from bascule.core.errors import Invalid
+from bascule.core.errors import Invalid, MissingExtra
 
 NAME_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9])?"
 """Of names, for documents; two points in a row are refused beside it."""
@@ -104,3 +104,13 @@ def load_named(place: str) -> Any:
     """The object at `module:name`, as tables of what is loaded when it is used have it."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
+
+
+def library(name: str, extra: str) -> Any:
+    """An optional library; raises `MissingExtra` with the line that installs it."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise MissingExtra(
+            f"{name} is not installed", hint=f"pip install 'bascule[{extra}]'"
+        ) from None

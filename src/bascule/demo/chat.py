@@ -100,8 +100,8 @@ def tell_chat(folder: Path, console: Console) -> dict[str, Any]:
     facts = {
         "pieces": streamed,
         "attempts": [
-            {"version": one.version, "state": one.state, "requests": one.requests,
-             "errors": one.errors, "sentence": one.sentence} for one in attempts
+            {"version": outcome.version, "state": outcome.state, "requests": outcome.requests,
+             "errors": outcome.errors, "sentence": outcome.sentence} for outcome in attempts
         ],
     }  # fmt: skip
     return summary(console, promises, facts)

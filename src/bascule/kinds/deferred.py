@@ -106,13 +106,13 @@ class Asking:
             with connection.getresponse() as answer:
                 return _answer_of(answer)
         except TimeoutError:
-            said = f"no answer in {allowed_s:g} s"
-            raise TimedOut(said, hint="see deferred.deadline_s") from None
+            message = f"no answer in {allowed_s:g} s"
+            raise TimedOut(message, hint="see deferred.deadline_s") from None
         except (OSError, http.client.HTTPException) as problem:
             if is_sent and job.attempt >= _MAX_LOST:
                 raise ModelFailed("the server ended the connection", hint="see its log") from None
-            said = f"the server is away: {problem!r}"
-            raise Unavailable(said, hint="it is asked again") from None
+            message = f"the server is away: {problem!r}"
+            raise Unavailable(message, hint="it is asked again") from None
         finally:
             connection.close()
 
@@ -125,7 +125,7 @@ class Asking:
 
 def _answer_of(answer: http.client.HTTPResponse) -> tuple[dict[str, str], bytes]:
     """The headers that are kept, and the bytes; raises the error that it is."""
-    told = {name.lower(): value for name, value in answer.headers.items()}
+    headers = {name.lower(): value for name, value in answer.headers.items()}
     content = answer.read(MAX_ANSWER_BYTES + 1)
     if len(content) > MAX_ANSWER_BYTES:
         raise TooLarge(f"the answer is over {MAX_ANSWER_BYTES:,} bytes", hint="ask less")
@@ -134,8 +134,10 @@ def _answer_of(answer: http.client.HTTPResponse) -> tuple[dict[str, str], bytes]
     if answer.status == 401:  # a right that has ended ends the job
         raise Unavailable("the server does not know the key yet", hint="it is asked again")
     if answer.status != 200:
-        raise error_of(Reply(answer.status, told, content))
-    kept = {name: told[name] for name in told if name in _SHOWN or name.startswith("bascule-")}
+        raise error_of(Reply(answer.status, headers, content))
+    kept = {
+        name: headers[name] for name in headers if name in _SHOWN or name.startswith("bascule-")
+    }
     return kept, content
 
 
@@ -149,12 +151,12 @@ class Telling:
         """Nothing; raises `Unavailable`."""
         from bascule.monitoring.alerts.sinks import Receiver, post, signature
 
-        said, chosen = {**self._job.input, "id": self._job.id}, self._settings.deferred
-        if (url := said.pop("url")) not in chosen.callbacks:
+        notice, chosen = {**self._job.input, "id": self._job.id}, self._settings.deferred
+        if (url := notice.pop("url")) not in chosen.callbacks:
             raise Refused(f"{url} is in deferred.callbacks no more", hint="poll for the answer")
         receiver = Receiver(name=CALLBACK, url=url, secret=chosen.callback_secret)
-        said["link"] = f"{self._settings.console.public_url}/api/v1/jobs/{said['job']}/answer"
-        body, headers = json.dumps(said).encode(), {"Idempotency-Key": self._job.id}
+        notice["link"] = f"{self._settings.console.public_url}/api/v1/jobs/{notice['job']}/answer"
+        body, headers = json.dumps(notice).encode(), {"Idempotency-Key": self._job.id}
         if receiver.secret:
             secret = receiver.secret_of("secret").encode()
             headers["Bascule-Signature"] = signature(secret, body, int(time.time()))

@@ -85,12 +85,12 @@ class Judge:
 
         prompt = judge_prompt(self._rubric, request, answer, expected)
         message = {"role": "user", "content": prompt}
-        asked = json.dumps({"messages": [message], "temperature": 0, "max_tokens": 256})
+        document = json.dumps({"messages": [message], "temperature": 0, "max_tokens": 256})
         try:
-            said = self._program.run({"request": np.array([asked], object)}, ["text"])["text"][0]
+            reply = self._program.run({"request": np.array([document], object)}, ["text"])
         except Invalid:
             return None
-        return score_said(str(said))
+        return score_said(str(reply["text"][0]))
 
     def close(self) -> None:
         """End its program."""
@@ -114,13 +114,13 @@ def _readable(request: str) -> str:
     except Invalid:
         return request
     messages = parsed.messages or ()
-    return parsed.prompt or "\n".join(f"{said.role}: {said.text}" for said in messages)
+    return parsed.prompt or "\n".join(f"{message.role}: {message.text}" for message in messages)
 
 
-def score_said(said: str) -> float | None:
+def score_said(reply: str) -> float | None:
     """The score in what a judge says, from 0 to 1; None where there is none from 0 to 10."""
-    marked = _SCORE.findall(said)
-    alone = _NUMBER.fullmatch(said)
+    marked = _SCORE.findall(reply)
+    alone = _NUMBER.fullmatch(reply)
     text = marked[-1] if marked else alone[1] if alone else "-1"
     score = float(text) / _HIGHEST
     return score if 0 <= score <= 1 else None
@@ -178,10 +178,10 @@ def verdicts(judge: Judge, answers: Sequence[Unjudged]) -> Iterator[list[tuple[s
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for start in range(0, len(answers), _GROUP):
             group = list(pool.map(verdict, answers[start : start + _GROUP]))
-            told = [(name, said) for name, said in group if not isinstance(said, BasculeError)]
-            errors = {name: said for name, said in group if isinstance(said, BasculeError)}
+            scored = [(name, score) for name, score in group if not isinstance(score, BasculeError)]
+            errors = {name: error for name, error in group if isinstance(error, BasculeError)}
             away = (err for err in errors.values() if isinstance(err, Unavailable | Overloaded))
-            lasting = next(away, None if told else next(iter(errors.values())))
-            yield told if lasting else [*told, *((name, UNUSABLE) for name in errors)]
+            lasting = next(away, None if scored else next(iter(errors.values())))
+            yield scored if lasting else [*scored, *((name, UNUSABLE) for name in errors)]
             if lasting:
                 raise lasting

@@ -94,8 +94,8 @@ from bascule.packing.statements import (
 
 Progress = Callable[[str], None]
 _PROGRAM = "onnx"
-_SERVED_AS_SAVED = ("generation", "python", "transformers", retrieval.FORMAT)
-_OF_ITS_OWN = ("generation", retrieval.FORMAT)
+_SERVED_AS_SAVED = (disk.GENERATION, "python", "transformers", retrieval.FORMAT)
+_OF_ITS_OWN = (disk.GENERATION, retrieval.FORMAT)
 """Each row is answered on its own: drawn, or searched for."""
 _PROGRAM_FILE = "programs/onnx.onnx"
 _TREES_FILE = "programs/trees.npz"

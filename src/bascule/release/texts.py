@@ -101,7 +101,7 @@ def measure_texts(
                 return _compared(ours, answers(criterion.against), criterion)
             return _measured(ours.values(criterion), criterion)
 
-        return {one.measure: attempted(partial(measured, one)) for one in criteria}
+        return {each.measure: attempted(partial(measured, each)) for each in criteria}
 
 
 def _measured(values: Values, criterion: Criterion) -> Measured:

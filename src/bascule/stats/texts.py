@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 
-def edit_distance(one: str, other: str) -> float:
+def edit_distance(first: str, other: str) -> float:
     """Levenshtein's distance over the length of the longer text: 0 for equal texts, at most 1.
 
     Bit vectors (Myers 1999, in the form of Hyyrö 2003): a step a character of the longer text, on
     integers of as many bits as the shorter one has characters.
     """
-    long, short = (one, other) if len(one) >= len(other) else (other, one)
+    long, short = (first, other) if len(first) >= len(other) else (other, first)
     if not short:
         return float(bool(long))
     places: dict[str, int] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 
 import jsonschema
@@ -78,7 +77,7 @@ def ask(engine):
 
     def chunks(said):
         request = parse_request(said, engine._spec.defaults)
-        return [chunk for chunk in engine.generate(request, threading.Event()) if chunk.text or
+        return [chunk for chunk in engine.generate(request) if chunk.text or
                 chunk.finish]  # fmt: skip
 
     return chunks

@@ -98,6 +98,12 @@ def test_a_wrong_field_is_named(fields, field):
     assert refused.value.message.startswith(field)
 
 
+def test_the_text_of_a_message_is_that_of_its_parts_refusals_included():
+    parts = [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "b"}]
+    request = parse_request(json.dumps({"messages": [{"role": "assistant", "content": parts}]}))
+    assert request.messages[0].text == "ab"
+
+
 def test_fields_about_the_caller_change_nothing():
     named = asking("x", user="ada", store=False, safety_identifier="a")
     assert parse_request(named) == parse_request("x")
@@ -162,3 +168,11 @@ def test_the_last_chunk_alone_has_an_end_and_costs():
         "text": "ab", "finish": "length",
         "usage": {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1},
     }  # fmt: skip
+
+
+def test_pieces_of_a_call_are_put_together_in_whatever_piece_its_name_comes():
+    pieces = ({"function": {"arguments": "{"}}, {"id": "c", "function": {"name": "f"}},
+              {"function": {"arguments": "}"}})  # fmt: skip
+    (call,) = joined([Chunk(tool_calls=[piece]) for piece in pieces]).tool_calls
+    assert (call["id"], call["type"]) == ("c", "function")
+    assert call["function"] == {"name": "f", "arguments": "{}"}

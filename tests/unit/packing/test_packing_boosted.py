@@ -24,8 +24,8 @@ from sklearn.ensemble import (
 from sklearn.linear_model import Ridge
 from tests.tiers import first_of
 
-from bascule.bundle.originals.libraries import library
 from bascule.bundle.originals.saved import open_saved
+from bascule.core import library
 from bascule.core.errors import Invalid, MissingExtra, ModelFailed, Unconvertible, Untrusted
 from bascule.packing.compilers import as_json, lightgbm as lightgbm_trees, xgboost as xgboost_trees
 from bascule.packing.flavors import TABLE, flavor_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
 from itertools import chain
 
 import msgspec
@@ -11,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.canary_stories import START, CanaryStory
 from tests.tiers import first_of
 
 import bascule
-from bascule.control.loops.rollouts import counted
 from bascule.core import DType, Field, Invalid
 from bascule.endpoints import MAX_TIMED_PARTS, Arm, Plan
 from bascule.monitoring.ledger import Ledger, losses_of_rows
@@ -22,31 +21,25 @@ from bascule.packing import Composition
 from bascule.release.rollouts import (
     Aborted,
     Guard,
-    Interval,
     Promoted,
     Recording,
     Rollout,
     Running,
     check_limits,
     check_rollout,
-    decide,
     limits_of,
     parse_guard,
     plan_of,
     prepare,
     start,
-    table_of,
 )
-from bascule.release.rollouts.evidence import less, with_limits
 from bascule.release.rollouts.guards import parts_of
-from bascule.release.rollouts.keys import cells_of
 from bascule.release.rollouts.losses import loss_sql
 from bascule.serving.calls import Answer, AnsweredBy
 from bascule.serving.telemetry import Counters, MetricLabels, labels_of
 from bascule.serving.telemetry.answers import BLOCK
 from bascule.stats import durations
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 WORKERS, RUNS = 2, 200
 OUTPUTS = (Field("prediction", DType.FP64),)
 GUARDS = ("p95 +100 %", "p95[score] +20 %")
@@ -62,7 +55,7 @@ def rollout_of(*guards, **changes):
     )  # fmt: skip
 
 
-class Story:
+class Story(CanaryStory):
     """A canary of compositions with parts `score` and `price`, counted as a server does.
 
     `slow`: what the candidate's parts take, in times those of the current version; `together`: the
@@ -70,16 +63,14 @@ class Story:
     """
 
     def __init__(self, folder, *guards, slow=None, together=1, runs_share=1.0, seed=0):
-        self.rollout, self.slow, self.together = rollout_of(*guards), slow or {}, together
+        super().__init__(rollout_of(*guards), Counters(folder / "counters", WORKERS))
+        self.slow, self.together = slow or {}, together
         self.runs_share, self.random = runs_share, np.random.default_rng(seed)
-        self.counters = Counters(folder / "counters", WORKERS)
         before = Plan("credit", 1, (Arm("current", "credit/1", 100.0),))
         self.plan = plan_of(self.rollout, start(self.rollout, START), before)
-        labels = labels_of(self.plan)
+        self.plan_number, labels = self.plan.number, labels_of(self.plan)
         self.counters.arms.name(labels, [])
         self.arms = {label.arm: [self.series(label, n) for n in range(WORKERS)] for label in labels}
-        self.state, self.sentence, self.intervals, self.raw = Running(0, START), "", [], []
-        self.before = None
 
     def series(self, label, worker):
         version = MetricLabels("credit", label.version[-1])
@@ -108,29 +99,11 @@ class Story:
             outputs = {"prediction": np.array([1.0])}
             series.answers.add(Answer(outputs, series.answers.by, None, mine))
 
-    def turn(self):
+    def ask(self):
         for _ in range(RUNS):
             self.run_one()
         for series in chain.from_iterable(self.arms.values()):
             series.answers.tick()
-        totals = self.counters.arms.totals([("credit", self.plan.number)])
-        told = counted({arm.arm: arm for arm in totals}, 0, cells_of([0.5])[0])
-        total = Interval(0, 0, told.current, told.candidate, share=0.5)
-        new = total if self.before is None else less(total, self.before)
-        self.before = total
-        new = msgspec.structs.replace(new, number=len(self.intervals))
-        self.intervals.append(with_limits(new, limits_of(self.rollout.guards, self.raw)))
-        self.raw.append(new)
-        now = START + timedelta(hours=1)
-        decision = decide(self.rollout, self.state, table_of(self.intervals), now=now)
-        self.state, self.sentence = decision.state, decision.sentence
-
-    def run(self, turns=60):
-        for _ in range(turns):
-            self.turn()
-            if not isinstance(self.state, Running):
-                break
-        return type(self.state)
 
 
 @pytest.mark.parametrize("guard", first_of(["p95[score] +20 %", "latency[score] +20 %"], 2))

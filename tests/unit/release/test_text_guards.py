@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
 import pytest
+from tests.canary_stories import START, CanaryStory
 from tests.tiers import first_of
 
-from bascule.control.loops.rollouts import counted
 from bascule.core import Invalid
 from bascule.release.rollouts import (
     Aborted,
@@ -18,28 +17,25 @@ from bascule.release.rollouts import (
     Interval,
     Promoted,
     Rollout,
-    Running,
     check_rollout,
-    decide,
-    limits_of,
     parse_guard,
-    table_of,
 )
-from bascule.release.rollouts.evidence import less, with_limits
 from bascule.release.rollouts.guards import TEXT_GUARDS
-from bascule.release.rollouts.keys import cells_of
 from bascule.serving.telemetry import ArmLabel, Counters, MetricLabels, TextFigures
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 ARMS = {"current": "chat/1", "candidate": "chat/2"}
 REQUESTS = 400
 
 
-class Story:
+class Story(CanaryStory):
     """A canary of a text model; `worse` is what the candidate's answers are changed by."""
 
     def __init__(self, folder, guards, worse, seed=0):
-        self.counters = Counters(folder / "counters", 1)
+        rollout = Rollout(
+            id="r1", started_at=START, endpoint="chat", candidate="chat/2", current="chat/1",
+            strategy="canary", guards=guards, step_s=0.0, steps_percent=(50.0, 100.0),
+        )  # fmt: skip
+        super().__init__(check_rollout(rollout), Counters(folder / "counters", 1))
         labels = [ArmLabel("chat", 1, arm, of, (), True) for arm, of in ARMS.items()]
         self.counters.arms.name(labels, [])
         self.arms = {}
@@ -49,15 +45,7 @@ class Story:
             series = self.counters.series(0, version)
             self.arms[label.arm] = self.counters.arms.series(0, label, series, version)
             self.arms[label.arm].count_answers()
-        self.rollout = check_rollout(
-            Rollout(
-                id="r1", started_at=START, endpoint="chat", candidate="chat/2", current="chat/1",
-                strategy="canary", guards=guards, step_s=0.0, steps_percent=(50.0, 100.0),
-            )
-        )  # fmt: skip
         self.worse, self.random = worse, np.random.default_rng(seed)
-        self.state, self.sentence, self.intervals, self.raw = Running(0, START), "", [], []
-        self.before = None
 
     def text(self):
         first, token = self.random.lognormal((17, 15), 0.5).astype(int).tolist()
@@ -65,31 +53,13 @@ class Story:
         is_refusal, is_malformed = (self.random.random(2) < (0.02, 0.1)).tolist()
         return TextFigures(first, token, 0, 20, length, 0, "stop", is_refusal, is_malformed)
 
-    def turn(self):
+    def ask(self):
         for drawn in self.random.random(REQUESTS) < 0.5:
             text = self.text()
             series = self.arms["candidate" if drawn else "current"]
             text = text._replace(**self.worse(text)) if drawn else text
             series.count(200, text.first_token_ns, 1)
             series.count_text(text)
-        totals = self.counters.arms.totals([("chat", 1)])
-        told = counted({arm.arm: arm for arm in totals}, 0, cells_of([0.5])[0])
-        total = Interval(0, 0, told.current, told.candidate, share=0.5)
-        one = total if self.before is None else less(total, self.before)
-        self.before = total
-        one = msgspec.structs.replace(one, number=len(self.intervals))
-        self.intervals.append(with_limits(one, limits_of(self.rollout.guards, self.raw)))
-        self.raw.append(one)
-        now = START + timedelta(hours=1)
-        decision = decide(self.rollout, self.state, table_of(self.intervals), now=now)
-        self.state, self.sentence = decision.state, decision.sentence
-
-    def run(self, turns=60):
-        for _ in range(turns):
-            self.turn()
-            if not isinstance(self.state, Running):
-                break
-        return type(self.state)
 
 
 WORSE = {

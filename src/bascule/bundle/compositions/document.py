@@ -120,37 +120,37 @@ class Document(_Struct, frozen=True):
     inputs: dict[str, DType] = {}
 
 
-def wrong(said: str) -> Invalid:
+def wrong(message: str) -> Invalid:
     """The error for what no composition may say."""
-    return Invalid(said, hint="docs/how-to/compose-models.md tells what it may say")
+    return Invalid(message, hint="docs/how-to/compose-models.md tells what it may say")
 
 
 def read_document(value: Any) -> Document:
     """The composition that TOML or JSON holds. Raises `Invalid`, which names the place."""
-    said = dict(value) if isinstance(value, Mapping) else {}
-    if isinstance(parts := said.get("parts"), Mapping):
-        said["parts"] = [
+    fields = dict(value) if isinstance(value, Mapping) else {}
+    if isinstance(parts := fields.get("parts"), Mapping):
+        fields["parts"] = [
             {**part, "name": name} if isinstance(part, Mapping) else part
             for name, part in parts.items()
         ]
-    if isinstance(outputs := said.get("outputs"), Mapping):
-        said["outputs"] = [{"name": name, "value": text} for name, text in outputs.items()]
-    document: Document = _converted(said, Document, "this is no composition")
-    document = msgspec.structs.replace(document, parts=[_part(one) for one in document.parts])
+    if isinstance(outputs := fields.get("outputs"), Mapping):
+        fields["outputs"] = [{"name": name, "value": text} for name, text in outputs.items()]
+    document: Document = _converted(fields, Document, "this is no composition")
+    document = msgspec.structs.replace(document, parts=[_part(part) for part in document.parts])
     names = {part.name for part in document.parts}
     if not 1 <= len(document.parts) <= MAX_PARTS or len(names) < len(document.parts):
         raise wrong(f"parts: a composition has 1 to {MAX_PARTS}, with names of their own")
     return document
 
 
-def _part(said: Any) -> Part:
-    said = said if isinstance(said, Mapping) else {}
-    at = f"parts.{said.get('name')}"
-    kinds = [kind for kind in _KINDS if said.get(kind)]
+def _part(fields: Any) -> Part:
+    fields = fields if isinstance(fields, Mapping) else {}
+    at = f"parts.{fields.get('name')}"
+    kinds = [kind for kind in _KINDS if fields.get(kind)]
     if len(kinds) != 1:
         keys = " and ".join(kinds) or "none"
         raise wrong(f"{at}: a part has one of {', '.join(_KINDS)}, and this one {keys}")
-    part: Part = _converted(said, _KINDS[kinds[0]], at)
+    part: Part = _converted(fields, _KINDS[kinds[0]], at)
     if isinstance(part, Ensemble) and part.weights:
         total = sum(part.weights)
         if len(part.weights) != len(part.ensemble) or not 0 < total < math.inf:
@@ -158,8 +158,8 @@ def _part(said: Any) -> Part:
     return part
 
 
-def _converted(said: Any, kind: Any, at: str) -> Any:
+def _converted(value: Any, kind: Any, at: str) -> Any:
     try:
-        return msgspec.convert(said, kind)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as problem:
         raise wrong(f"{at}: {str(problem).replace('$.', '')}") from None

@@ -64,8 +64,8 @@ class Expression:
 
     def of(self, values: Values, rows: int) -> NDArray[Any]:
         """Its values for so many rows."""
-        found = self.run(values)
-        return np.asarray(found) if self.reads else np.full(rows, found, self.field.dtype.numpy)
+        result = self.run(values)
+        return np.asarray(result) if self.reads else np.full(rows, result, self.field.dtype.numpy)
 
 
 def parse(text: str, find: Find, at: str, kind: str = "") -> Expression:
@@ -133,12 +133,13 @@ class _Reader:
 
     def read(self, node: ast.expr, kind: str = "") -> Expression:
         """Raises `Invalid` unless it is one value of that kind in each row."""
-        made = self._read(node)
-        if kind and (made.field.shape or made.kind != kind):
-            found = f"{list(made.field.shape)} values" if made.field.shape else f"a {made.kind}"
-            said = f"{ast.unparse(node)} is {found} in a row, and a {kind} is needed"
-            raise Invalid(said, hint=_HINT)
-        return made
+        expression = self._read(node)
+        shape = expression.field.shape
+        if kind and (shape or expression.kind != kind):
+            actual = f"{list(shape)} values" if shape else f"a {expression.kind}"
+            message = f"{ast.unparse(node)} is {actual} in a row, and a {kind} is needed"
+            raise Invalid(message, hint=_HINT)
+        return expression
 
     def _read(self, node: ast.expr) -> Expression:
         match node:
@@ -148,21 +149,23 @@ class _Reader:
                 return constant(name == "true")
             case ast.BoolOp(op=op, values=nodes):
                 join = np.logical_and if isinstance(op, ast.And) else np.logical_or
-                return _of(DType.BOOL, join, [self.read(one, "truth value") for one in nodes])
+                return _of(DType.BOOL, join, [self.read(child, "truth value") for child in nodes])
             case ast.UnaryOp(op=ast.Not(), operand=inner):
-                made = self.read(inner, "truth value")
-                return replace(made, run=lambda values: np.logical_not(made.run(values)))
+                condition = self.read(inner, "truth value")
+                return replace(condition, run=lambda values: np.logical_not(condition.run(values)))
             case ast.UnaryOp(op=ast.USub(), operand=inner):
                 return self._read(ast.BinOp(ast.Constant(0), ast.Sub(), inner))
             case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
                 compute = partial(_ARITHMETIC[type(op)], dtype=np.float64)
-                return _of(DType.FP64, compute, [self.read(one, "number") for one in (left, right)])
+                return _of(
+                    DType.FP64, compute, [self.read(side, "number") for side in (left, right)]
+                )
             case ast.Compare(
                 left=left, ops=[ast.In() | ast.NotIn() as op], comparators=[ast.List(elts=[*nodes])]
             ) if nodes:
                 is_in = isinstance(op, ast.In)
                 single = ast.Eq() if is_in else ast.NotEq()
-                pairs: list[ast.expr] = [ast.Compare(left, [single], [one]) for one in nodes]
+                pairs: list[ast.expr] = [ast.Compare(left, [single], [child]) for child in nodes]
                 return self._read(ast.BoolOp(ast.Or() if is_in else ast.And(), pairs))
             case ast.Compare(left=left, ops=ops, comparators=nodes):
                 lefts = [left, *nodes]
@@ -181,17 +184,17 @@ class _Reader:
         if compare is None or (kind != "number" and not isinstance(op, ast.Eq | ast.NotEq)):
             raise Invalid(f"a {kind} is compared with ==, != and in [...]", hint=_HINT)
         # NaN answers false by itself, but to !=; None is equal to None.
-        reading = [one for one in sides if one.reads]
+        reading = [side for side in sides if side.reads]
         is_guarded = isinstance(op, ast.NotEq) or (kind == "text" and len(reading) == 2)
-        made = _of(DType.BOOL, compare, sides)
+        comparison = _of(DType.BOOL, compare, sides)
         if not is_guarded:
-            return made
+            return comparison
 
         def run(values: Values) -> Any:
-            there = [~is_missing(one.run(values)) for one in reading]
-            return reduce(np.logical_and, there, made.run(values))
+            there = [~is_missing(side.run(values)) for side in reading]
+            return reduce(np.logical_and, there, comparison.run(values))
 
-        return replace(made, run=run)
+        return replace(comparison, run=run)
 
 
 def _found(node: ast.expr, find: Find) -> Column:
@@ -218,14 +221,14 @@ def _names(node: ast.AST) -> Key:
             return (part, output) if point else ("", name)
         case ast.Attribute(value=ast.Name(id=part), attr=name):
             return part, name
-    said = f"{ast.unparse(node)!r} is not something that an expression may say"
-    raise Invalid(said, hint=_HINT)
+    message = f"{ast.unparse(node)!r} is not something that an expression may say"
+    raise Invalid(message, hint=_HINT)
 
 
 def _of(dtype: DType, compute: Any, parts: Sequence[Expression]) -> Expression:
     """What a function of two makes of parts, from the left to the right."""
-    runs = [one.run for one in parts]
-    reads = tuple(dict.fromkeys(key for one in parts for key in one.reads))
-    nullable = dtype is not DType.BOOL and any(one.field.nullable for one in parts)
+    runs = [part.run for part in parts]
+    reads = tuple(dict.fromkeys(key for part in parts for key in part.reads))
+    nullable = dtype is not DType.BOOL and any(part.field.nullable for part in parts)
     field = Field("", dtype, nullable=nullable)
     return Expression(field, reads, lambda values: reduce(compute, [run(values) for run in runs]))

@@ -110,23 +110,26 @@ class _Planner:
             levels[part.name] = 1 + max(behind, default=-1)
         self._reading = ""
         last = self._names[-1]
-        said = self._document.outputs or [
+        declared = self._document.outputs or [
             Output(field.name, f"column({f'{last}.{field.name}'!r})")
             for field in self._steps[last].outputs
         ]
-        outputs = {one.name: parse(one.value, self._find, f"outputs.{one.name}") for one in said}
-        if len(outputs) < len(said) or not all(one.reads for one in outputs.values()):
+        outputs = {
+            output.name: parse(output.value, self._find, f"outputs.{output.name}")
+            for output in declared
+        }
+        if len(outputs) < len(declared) or not all(output.reads for output in outputs.values()):
             raise wrong("outputs: two have one name, or one is a constant")
         if unread := {("", name) for name in self._document.inputs}.difference(
             *self._read.values()
         ):
             raise wrong(f"inputs.{min(unread)[1]}: nothing reads it")
-        fields = tuple(replace(one.field, name=name) for name, one in outputs.items())
-        owning = {key[0] for one in outputs.values() for key in one.reads}
+        fields = tuple(replace(output.field, name=name) for name, output in outputs.items())
+        owning = {key[0] for output in outputs.values() for key in output.reads}
         final = self._steps.get(owning.pop()) if len(owning) == 1 else None
         running = [name for name in self._names if name not in self._routers]
         return Plan(
-            document=structs.replace(self._document, outputs=said),
+            document=structs.replace(self._document, outputs=declared),
             signature=Signature(tuple(self._inputs.values()), fields),
             steps=self._steps,
             levels=tuple(
@@ -219,17 +222,17 @@ class _Planner:
 
     def _feed(self, takes: Field, text: str, at: str) -> Expression:
         source = parse(text, self._find, at)
-        given = source.field
-        fits = given.shape == takes.shape
-        if DType.BYTES in (takes.dtype, given.dtype):
-            fits &= takes.dtype is given.dtype
+        field = source.field
+        fits = field.shape == takes.shape
+        if DType.BYTES in (takes.dtype, field.dtype):
+            fits &= takes.dtype is field.dtype
         elif not source.reads:
             value = float(source.run({}))
             fits &= bool(np.array(value).astype(takes.dtype.numpy) == value)
         elif not takes.dtype.is_float:
-            fits &= bool(np.can_cast(given.dtype.numpy, takes.dtype.numpy))
+            fits &= bool(np.can_cast(field.dtype.numpy, takes.dtype.numpy))
         if not fits:
-            raise wrong(f"{at}: takes {_type(takes)}, and {text} is {_type(given)}")
+            raise wrong(f"{at}: takes {_type(takes)}, and {text} is {_type(field)}")
         return source
 
     def _ensemble(self, part: Ensemble, at: str) -> Step:
@@ -299,21 +302,21 @@ class _Planner:
             where = f"{at}.rules[{place}].then"
             if row.then.keys() != then.keys() or "rule" in then:
                 raise wrong(f"{where}: every row gives the same outputs, none called rule")
-            for name, said in row.then.items():
-                if isinstance(said, Formula):
-                    then[name].append(parse(said.value, self._find, f"{where}.{name}"))
+            for name, cell in row.then.items():
+                if isinstance(cell, Formula):
+                    then[name].append(parse(cell.value, self._find, f"{where}.{name}"))
                 else:
-                    then[name].append(constant(said))
+                    then[name].append(constant(cell))
         outputs = tuple(_common(name, cells, f"{at}.rules") for name, cells in then.items())
         conditions = self._conditions(part.rules, f"{at}.rules")
         sources = {
-            name: [key for one in cells for key in one.reads] for name, cells in then.items()
+            name: [key for cell in cells for key in cell.reads] for name, cells in then.items()
         }
         step = Step(
             name=part.name, outputs=outputs, run=decide(conditions, then, outputs),
             notes=(Field("rule", DType.INT64),), sources=sources,
         )  # fmt: skip
-        reads = {key for one in conditions for key in one.reads}.union(*sources.values())
+        reads = {key for row in conditions for key in row.reads}.union(*sources.values())
         for place, example in enumerate(part.examples, 1):
             where = f"{at}.examples[{place}]"
             values = self._example(reads, example.given, f"{where}.given")
@@ -321,7 +324,7 @@ class _Planner:
         return step
 
     def _example(
-        self, reads: Iterable[Key], given: Mapping[str, Any], at: str
+        self, reads: Iterable[Key], example: Mapping[str, Any], at: str
     ) -> dict[Key, np.ndarray]:
         """Of the columns that rules read a row with these values, the others missing."""
         values = {}
@@ -330,7 +333,7 @@ class _Planner:
             plain = field if field.dtype in (DType.BYTES, DType.BOOL) else Field("", DType.FP64)
             column = np.zeros(1, bool) if plain.dtype is DType.BOOL else missing(plain, 1)
             values[key] = np.broadcast_to(column, (1, *(abs(n) for n in field.shape))).copy()
-        for text, value in given.items():
+        for text, value in example.items():
             key, field, place = find_column(text, self._find, at)
             if key not in values:
                 raise wrong(f"{at}: the rules do not read {text!r}")
@@ -343,26 +346,27 @@ class _Planner:
         return values
 
     def _sources(self, outputs: Mapping[str, Expression]) -> dict[str, frozenset[str]]:
-        made = [
+        related = [
             {(step.name, field.name), *step.sources.get(field.name, ())}
             for step in self._steps.values()
             for field in step.outputs
         ]
-        made += [{("", name)} for name in self._inputs]
+        related += [{("", name)} for name in self._inputs]
+        related += [{("", name), *output.reads} for name, output in outputs.items()]
         groups: list[set[Key]] = []
-        for new in [*made, *({("", name), *one.reads} for name, one in outputs.items())]:
+        for new in related:
             touching = [group for group in groups if group & new]
             groups = [*(group for group in groups if not group & new), new.union(*touching)]
-        found: dict[str, frozenset[str]] = {}
+        sources: dict[str, frozenset[str]] = {}
         for group in groups:
             takers = [key for key, fed in self._fed.items() if fed & group]
-            names = {one for model, name in takers for one in (name, f"{model}.{name}")}
+            names = {alias for model, name in takers for alias in (name, f"{model}.{name}")}
             for part, name in group:
                 model = self._manifests[part].name if part in self._manifests else part
                 names |= {name, f"{part}.{name}", f"{model}.{name}"}
             for part, name in group:
-                found[f"{part}.{name}" if part else name] = frozenset(names)
-        return found
+                sources[f"{part}.{name}" if part else name] = frozenset(names)
+        return sources
 
 
 def _looseness(field: Field) -> tuple[bool, bool, int]:
@@ -373,7 +377,7 @@ def _looseness(field: Field) -> tuple[bool, bool, int]:
 
 def _place(label: str | int, field: Field, classes: Sequence[Any] | None) -> int:
     width = field.shape[0] if len(field.shape) == 1 else 0
-    words: list[Any] = [str(one) for one in classes or ()]
+    words: list[Any] = [str(value) for value in classes or ()]
     if len(words) != width:
         words = [str(place) for place in range(width)]
     if str(label) not in words:
@@ -393,14 +397,14 @@ def _common(name: str, cells: Sequence[Expression], at: str) -> Field:
 
 def _check_example(step: Step, values: Mapping[Key, Any], then: Mapping[str, Any], at: str) -> None:
     with np.errstate(all="ignore"):
-        made = step.run(values, 1, cast(Running, None))  # a rule table asks no other part
+        answer = step.run(values, 1, cast(Running, None))  # a rule table asks no other part
     for name, wanted in then.items():
         _named(name, step.outputs, f"{at}.then: the table")
-        given = made[name][0]
-        is_close = isinstance(wanted, float) and made[name].dtype.kind in "iuf"
-        if not (np.isclose(given, wanted, rtol=1e-9) if is_close else given == wanted):
+        value = answer[name][0]
+        is_close = isinstance(wanted, float) and answer[name].dtype.kind in "iuf"
+        if not (np.isclose(value, wanted, rtol=1e-9) if is_close else value == wanted):
             raise Invalid(
-                f"{at}: row {made['rule'][0]} of the table gives {name} = {given!s}, and the "
+                f"{at}: row {answer['rule'][0]} of the table gives {name} = {value!s}, and the "
                 f"example says {wanted!s}",
                 hint="correct the table or the example",
             )

@@ -61,7 +61,7 @@ class CompositionProgram(Program):
         """See `Program.run`; raises what a part raises, with its name."""
         if self._mark not in columns:
             (columns,) = self.complete([columns])
-        values = {("", one.name): columns[one.name] for one in self.inputs}
+        values = {("", field.name): columns[field.name] for field in self.inputs}
         values |= {key: columns[name] for name, key in self._recorded.items()}
         rows = len(columns[self._mark])
         names = self.plan.outputs if outputs is None else outputs
@@ -76,7 +76,7 @@ class CompositionProgram(Program):
         """
         first, columns = self.inputs[0].name, calls[0]
         if len(calls) > 1:
-            names = [one.name for one in self.inputs]
+            names = [field.name for field in self.inputs]
             columns = {name: np.concatenate([call[name] for call in calls]) for name in names}
         run, rows = _Run(self), len(columns[first])
         values = run.of(columns)
@@ -102,12 +102,13 @@ class CompositionProgram(Program):
 
     @property
     def may_block(self) -> bool:
-        return any(one.may_block for one in self.programs.values())
+        return any(program.may_block for program in self.programs.values())
 
     @property
     def pid(self) -> int | None:
         """Of the first part that has a process."""
-        return next((one.pid for one in self.programs.values() if one.pid is not None), None)
+        pids = (program.pid for program in self.programs.values())
+        return next((pid for pid in pids if pid is not None), None)
 
     def bound_runs(self, timeout_s: float) -> None:
         """Parts that wait for a process, one behind the other, share the time; see `Program`."""
@@ -142,7 +143,7 @@ class _Run:
         """By part: how long it took, and for which rows it ran; None for all."""
 
     def of(self, columns: Columns) -> Values:
-        values = {("", one.name): columns[one.name] for one in self._of.inputs}
+        values = {("", field.name): columns[field.name] for field in self._of.inputs}
         rows = len(columns[self._of.inputs[0].name])
         if self._of.has_routers:
             values[_ROW] = np.arange(rows)
@@ -157,11 +158,11 @@ class _Run:
             part: self._of.threads.submit(self.part, part, values, rows) for part in slow[1:]
         }
         try:
-            made = {part: self.part(part, values, rows) for part in level if part not in futures}
+            answers = {part: self.part(part, values, rows) for part in level if part not in futures}
         finally:
             for future in futures.values():
                 future.exception()  # none goes on behind the answer
-        return made | {part: future.result() for part, future in futures.items()}
+        return answers | {part: future.result() for part, future in futures.items()}
 
     def part(self, name: str, values: Values, rows: int) -> Columns:
         of, began_s = self._of, time.perf_counter()

@@ -88,9 +88,9 @@ def average(
     def run(values: Values, _rows: int, _running: Running) -> Columns:
         total: Any = 0.0
         for member, weight in zip(members, weights, strict=True):
-            given = values[member, output]
-            given = given[:, None] == labels if is_vote else given
-            total = total + weight * given.astype(np.float64, copy=False)
+            column = values[member, output]
+            column = column[:, None] == labels if is_vote else column
+            total = total + weight * column.astype(np.float64, copy=False)
         mean = total / sum(weights)
         if labels is None:
             return {"prediction": mean}
@@ -107,17 +107,17 @@ def route(conditions: Sequence[Expression], parts: Sequence[str], outputs: Seque
 
     def run(values: Values, rows: int, running: Running) -> Columns:
         chosen = numbers[_first_true(conditions, values, rows)]
-        made: Columns = {"part": np.array(names, object)[chosen]}
+        columns: Columns = {"part": np.array(names, object)[chosen]}
         for number in np.unique(chosen).tolist():
             mine = chosen == number
             count = int(mine.sum())
             few = values if count == rows else {key: all_[mine] for key, all_ in values.items()}
             answered = running.part(names[number], few, count)
             for output in outputs:
-                found = answered[output.name]
-                empty = np.empty((rows, *found.shape[1:]), found.dtype)
-                made.setdefault(output.name, empty)[mine] = found
-        return made
+                column = answered[output.name]
+                empty = np.empty((rows, *column.shape[1:]), column.dtype)
+                columns.setdefault(output.name, empty)[mine] = column
+        return columns
 
     return run
 
@@ -131,13 +131,13 @@ def decide(
     def run(values: Values, rows: int, _running: Running) -> Columns:
         hit = _first_true(conditions, values, rows)
         numbers = np.unique(hit).tolist()
-        made: Columns = {"rule": hit + 1}
+        columns: Columns = {"rule": hit + 1}
         for output in outputs:
-            made[output.name] = column = np.empty(rows, output.dtype.numpy)
+            columns[output.name] = column = np.empty(rows, output.dtype.numpy)
             for number in numbers:
                 mine = hit == number
                 column[mine] = then[output.name][number].of(values, rows)[mine]
-        return made
+        return columns
 
     return run
 

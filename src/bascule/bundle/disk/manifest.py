@@ -30,6 +30,7 @@ REGRESSIONS = "multioutput-regression"
 RANKING = "ranking"
 SURVIVAL = "survival"
 GENERATION = "generation"
+"""The task, and the format of an original that an engine answers."""
 TASKS = (
     "classification", "regression", OUTLIERS, CLASSIFICATIONS, REGRESSIONS, RANKING, SURVIVAL,
     GENERATION, "other",

@@ -9,11 +9,5 @@ from .requests import (
     check_defaults as check_defaults,
     parse_request as parse_request,
 )
-from .specs import (
-    ENGINES as ENGINES,
-    FILE as FILE,
-    FORMAT as FORMAT,
-    Spec as Spec,
-    spec_of as spec_of,
-)
+from .specs import FILE as FILE, Spec as Spec, spec_of as spec_of
 from .upstream import UPSTREAMS as UPSTREAMS

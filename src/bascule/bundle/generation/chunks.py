@@ -50,16 +50,19 @@ def joined(chunks: Iterable[Chunk]) -> Chunk:
     for last in chunks:
         text += last.text
         for delta in last.tool_calls:
-            place = delta.get("index", 0)
-            calls[place] = _with_delta(calls[place], delta) if place in calls else delta
+            place = delta.get("index") or 0
+            calls[place] = _with_delta(calls.get(place, {}), delta)
         logprobs += last.logprobs or ()
     return Chunk(text, [*calls.values()], logprobs or None, last.finish, last.usage)
 
 
 def _with_delta(call: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
     before, more = call.get("function") or {}, delta.get("function") or {}
-    arguments = (before.get("arguments") or "") + (more.get("arguments") or "")
-    return {**call, "function": {**before, "arguments": arguments}}
+    function = {
+        name: (before.get(name) or "") + (more.get(name) or "") for name in ("name", "arguments")
+    }
+    identifier = call.get("id") or delta.get("id") or ""
+    return {**delta, **call, "id": identifier, "type": "function", "function": function}
 
 
 class TextCutter:
@@ -102,15 +105,15 @@ def written(
         most: How many tokens it may have.
         usage: Of the prompt.
     """
-    cutter, logprobs, made = TextCutter(stops), list[Logprob](), 0
+    cutter, logprobs, count = TextCutter(stops), list[Logprob](), 0
     finish: Finish = "stop"
     text, is_stopped = "", False
     for data, logprob in pieces:
-        made += 1
+        count += 1
         if logprob is not None:
             logprobs.append(logprob)
         text, is_stopped = cutter.add(data)
-        if is_stopped or made == most:
+        if is_stopped or count == most:
             finish = "stop" if is_stopped else "length"
             break
         if text:
@@ -118,7 +121,7 @@ def written(
             text, logprobs = "", []
     if not is_stopped:
         text += cutter.rest()
-    usage = msgspec.structs.replace(usage, completion_tokens=made)
+    usage = msgspec.structs.replace(usage, completion_tokens=count)
     yield Chunk(text, logprobs=logprobs or None, finish=finish, usage=usage)
 
 
@@ -141,12 +144,12 @@ def logprob_of(
     scores = logits.astype(np.float64) - float(logits.max())
     scores -= np.log(np.exp(scores).sum())
     best = np.argsort(-scores, kind="stable")[:others].tolist()
-    top = [_told(bytes_of(other), float(scores[other])) for other in best]
-    return msgspec.structs.replace(_told(data, float(scores[token])), top_logprobs=top)
+    top = [_logprob(bytes_of(other), float(scores[other]), []) for other in best]
+    return _logprob(data, float(scores[token]), top)
 
 
-def _told(data: bytes, logprob: float) -> Logprob:
-    return Logprob(data.decode(errors="replace"), list(data), logprob)
+def _logprob(data: bytes, logprob: float, top: list[Logprob]) -> Logprob:
+    return Logprob(data.decode(errors="replace"), list(data), logprob, top)
 
 
 def with_calls(chunks: Iterable[Chunk], *, is_forced: bool) -> Iterator[Chunk]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from bascule.bundle.generation.requests import (
 )
 from bascule.bundle.generation.schemas import in_style, refused
 from bascule.bundle.generation.specs import Spec
-from bascule.core import Invalid, MissingExtra, ModelFailed, first_line
+from bascule.core import Invalid, ModelFailed, first_line, library
 
 _PIECE_TOKENS = 32
 _TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
@@ -32,12 +31,8 @@ class GenaiEngine:
     """See `hosting.Engine`. It has no penalties and no `logit_bias`."""
 
     def __init__(self, spec: Spec, folder: Path, threads: int) -> None:
-        try:
-            import onnxruntime_genai
-        except ImportError:
-            hint = "pip install 'bascule[genai]'"
-            raise MissingExtra("onnxruntime_genai is not installed", hint=hint) from None
-        self._spec, self._library, weights = spec, onnxruntime_genai, folder / spec.weights
+        self._library = onnxruntime_genai = library("onnxruntime_genai", "genai")
+        self._spec, weights = spec, folder / spec.weights
         options = {"session_options": {"intra_op_num_threads": threads}}
         try:
             config = onnxruntime_genai.Config(str(weights))
@@ -53,17 +48,13 @@ class GenaiEngine:
         self._context_tokens = min(spec.context_tokens, int(described["context_length"]))
         listed = weights / "tokenizer.json"
         added = json.loads(listed.read_text())["added_tokens"] if listed.is_file() else ()
-        self._specials = SpecialTokens(one["content"] for one in added if one["special"])
+        self._specials = SpecialTokens(token["content"] for token in added if token["special"])
         kept = [weights / name for name in _TEMPLATES]
         self._template = spec.template or "".join(
             file.read_text() for file in kept if file.is_file()
         )
 
-    def generate(
-        self,
-        request: TextRequest,
-        cancelled: threading.Event,  # noqa: ARG002 -- looked at between the chunks
-    ) -> Iterator[Chunk]:
+    def generate(self, request: TextRequest) -> Iterator[Chunk]:
         """The chunks of an answer; those of the pieces of a prompt have no text."""
         for name in _UNKNOWN:
             if getattr(request, name):
@@ -72,7 +63,7 @@ class GenaiEngine:
         encode = self._tokenizer.encode
         first, *others = self._specials.pieces(self._prompt(request))
         before = len(encode("")) if others else 0  # what it puts before each text
-        tokens = np.concatenate([encode(first), *(encode(one)[before:] for one in others)])
+        tokens = np.concatenate([encode(first), *(encode(piece)[before:] for piece in others)])
         most = room_for(request, len(tokens), self._context_tokens)
         generator = self._generator(request, len(tokens) + most)
         for at in range(0, len(tokens), _PIECE_TOKENS):
@@ -81,9 +72,6 @@ class GenaiEngine:
         yield from written(
             self._pieces(generator, request), request.stops, most, Usage(len(tokens))
         )
-
-    def close(self) -> None:
-        """Nothing: the process ends."""
 
     def _prompt(self, request: TextRequest) -> str:
         if request.prompt is not None:
@@ -131,10 +119,10 @@ class GenaiEngine:
             token = int(generator.get_next_tokens()[0])
             if token in ends:
                 return
-            told = None
+            logprob = None
             if logits is not None:
-                told = logprob_of(logits, token, self._bytes(token), request.others, self._bytes)
-            yield stream.decode(token).encode(), told
+                logprob = logprob_of(logits, token, self._bytes(token), request.others, self._bytes)
+            yield stream.decode(token).encode(), logprob
 
     def _bytes(self, token: int) -> bytes:
         return str(self._tokenizer.decode([token])).encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,21 +11,20 @@ import msgspec
 import numpy as np
 
 from bascule.bundle.generation.chunks import Chunk, joined, with_calls
-from bascule.bundle.generation.requests import OUTPUTS, TextRequest, parse_request
+from bascule.bundle.generation.requests import TextRequest, parse_request
 from bascule.bundle.generation.specs import ENGINES, FILE, Spec, spec_of
 from bascule.core import Columns, Invalid, ModelFailed, load_named
 
-_encode = msgspec.json.Encoder().encode
+_encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(Chunk).decode
 
 
 class Engine(Protocol):
-    """What writes texts. A line in `specs.ENGINES` adds one."""
+    """What writes texts in this process. A line in `specs.ENGINES` adds one."""
 
-    def generate(self, request: TextRequest, cancelled: threading.Event) -> Iterator[Chunk]:
+    def generate(self, request: TextRequest) -> Iterator[Chunk]:
         """The chunks of an answer; some may be empty, the last has `finish` and `usage`.
 
-        Closed when the caller has gone; `cancelled` is set before that. Raises `Invalid` for what
-        the model cannot do.
+        Closed when the caller has gone. Raises `Invalid` for what the model cannot do.
         """
 
     def score(self, text: str, context: str) -> tuple[float, int, bool]:
@@ -34,9 +32,6 @@ class Engine(Protocol):
 
         Of llama.cpp alone. Raises `Invalid` for a context that does not fit with its text.
         """
-
-    def close(self) -> None:
-        """Give back what it holds outside of this process."""
 
 
 class Answering:
@@ -46,24 +41,17 @@ class Answering:
         self._spec, self._engine = spec, engine
 
     def __call__(self, columns: Columns, outputs: Sequence[str] | None) -> Columns:
-        return as_columns([joined(self._chunks(said)) for said in columns["request"]], outputs)
+        return as_columns([joined(self._chunks(text)) for text in columns["request"]], outputs)
 
-    def stream(
-        self,
-        columns: Columns,
-        outputs: Sequence[str] | None,
-        cancelled: threading.Event | None = None,
-    ) -> Iterator[Columns]:
+    def stream(self, columns: Columns, outputs: Sequence[str] | None) -> Iterator[Columns]:
         """The chunks of one request; an empty one has no rows."""
-        for chunk in self._chunks(columns["request"][0], cancelled):
+        for chunk in self._chunks(columns["request"][0]):
             yield as_columns([] if chunk == Chunk() else [chunk], outputs)
 
-    def _chunks(
-        self, said: str | bytes, cancelled: threading.Event | None = None
-    ) -> Iterator[Chunk]:
-        request = parse_request(said, self._spec.defaults)
-        chunks = self._engine.generate(request, cancelled or threading.Event())
-        if request.callable and self._spec.engine != "upstream":  # which tells calls as such
+    def _chunks(self, text: str | bytes) -> Iterator[Chunk]:
+        request = parse_request(text, self._spec.defaults)
+        chunks = self._engine.generate(request)
+        if request.callable:
             return with_calls(chunks, is_forced=bool(request.forced))
         return chunks
 
@@ -79,31 +67,31 @@ def check_rows(columns: Columns) -> None:
 
 def chunk_of(part: Columns) -> Chunk:
     """The chunk in a part with one row."""
-    return msgspec.json.decode(part["chunk"][0], type=Chunk)
+    return _decode(part["chunk"][0])
 
 
 def as_columns(chunks: Sequence[Chunk], outputs: Sequence[str] | None) -> Columns:
-    columns: Columns = {field.name: np.empty(len(chunks), object) for field in OUTPUTS}
-    columns["text"][:] = [chunk.text for chunk in chunks]
-    columns["chunk"][:] = [_encode(chunk).decode() for chunk in chunks]
+    columns = {
+        "text": np.array([chunk.text for chunk in chunks], object),
+        "chunk": np.array([_encode(chunk).decode() for chunk in chunks], object),
+    }
     return columns if outputs is None else {name: columns[name] for name in outputs}
 
 
-def engine_of(path: str | Path, threads: int) -> tuple[Spec, Engine]:
+def _engine_of(folder: Path, spec: Spec, threads: str) -> Engine:
     """The engine of a bundle whose files were verified, in this process."""
-    folder = Path(path)
-    spec = spec_of((folder / FILE).read_bytes())
-    engine: Engine = load_named(ENGINES[spec.engine])(spec, folder, threads)
-    return spec, engine
+    engine: Engine = load_named(ENGINES[spec.engine])(spec, folder, int(threads))
+    return engine
 
 
 def hosted(path: str, threads: str) -> Answering:
     """What `programs.host` calls; the process gets no more memory than the bundle says."""
-    most = spec_of((Path(path) / FILE).read_bytes()).memory_bytes
+    spec = spec_of((Path(path) / FILE).read_bytes())
+    most = spec.memory_bytes
     if most:  # of data: mapped weights do not count
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     try:
-        return Answering(*engine_of(path, int(threads)))
+        return Answering(spec, _engine_of(Path(path), spec, threads))
     except MemoryError:
         raise ModelFailed(
             f"memory_bytes: {most:,} are too few to load the model", hint="pack it with more"
@@ -112,7 +100,7 @@ def hosted(path: str, threads: str) -> Answering:
 
 def scoring(path: str, threads: str) -> Callable[[Columns, Sequence[str] | None], Columns]:
     """What `programs.host` calls for log probabilities: see `opening.open_scorer`."""
-    engine = engine_of(path, int(threads))[1]
+    engine = _engine_of(Path(path), spec_of((Path(path) / FILE).read_bytes()), threads)
 
     def score(columns: Columns, _: Sequence[str] | None) -> Columns:
         pairs = zip(columns["text"], columns["context"], strict=True)

@@ -7,10 +7,9 @@ again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +21,10 @@ from bascule.bundle.generation.requests import (
     conversation,
     room_for,
     telling_refusals,
-    without_template,
 )
 from bascule.bundle.generation.schemas import SchemaMask, llama_tokenizer
 from bascule.bundle.generation.specs import Spec
-from bascule.core import Invalid, MissingExtra, ModelFailed, first_line
+from bascule.core import Invalid, ModelFailed, first_line, library
 
 _BATCH_TOKENS, _PIECE_TOKENS, _LEAST_LAST = 512, 32, 2
 """A piece of a prompt is as fast as a batch of the usual size, and done soon."""
@@ -36,13 +34,8 @@ class LlamaEngine:
     """See `hosting.Engine`."""
 
     def __init__(self, spec: Spec, folder: Path, threads: int) -> None:
-        try:
-            import llama_cpp
-        except ImportError:
-            raise MissingExtra(
-                "llama_cpp is not installed", hint="pip install 'bascule[llama]'"
-            ) from None
-        self._spec, self._library = spec, llama_cpp
+        self._library = llama_cpp = library("llama_cpp", "llama")
+        self._spec = spec
         self._tokenizer: Any = None
         adapter = str(folder / spec.adapter) if spec.adapter else None
         try:
@@ -73,11 +66,7 @@ class LlamaEngine:
         )
         self._prompt_tokens = 0
 
-    def generate(
-        self,
-        request: TextRequest,
-        cancelled: threading.Event,  # noqa: ARG002 -- looked at between the chunks
-    ) -> Iterator[Chunk]:
+    def generate(self, request: TextRequest) -> Iterator[Chunk]:
         """The chunks of an answer; those of the pieces of a prompt have no text."""
         llama, tokens = self._llama, self._tokens(request)
         most = room_for(request, len(tokens), llama.n_ctx())
@@ -99,10 +88,10 @@ class LlamaEngine:
                     mask.add(token)
                 if self._library.llama_vocab_is_eog(self._vocabulary, token):
                     return
-                data, told = llama.detokenize([token], prev_tokens=tokens[-1:]), None
+                data, logprob = llama.detokenize([token], prev_tokens=tokens[-1:]), None
                 if request.others >= 0:
-                    told = logprob_of(logits.pop(), token, data, request.others, self._bytes)
-                yield data, told
+                    logprob = logprob_of(logits.pop(), token, data, request.others, self._bytes)
+                yield data, logprob
 
         yield from written(pieces(), request.stops, most, Usage(len(tokens), 0, cached))
 
@@ -132,7 +121,7 @@ class LlamaEngine:
 
     def _seen(self, tokens: list[int], first: int) -> Iterator[tuple[NDArray[np.float64], int]]:
         """The tokens from place `first` on, each with the logits that the others give there."""
-        llama = cast("Any", self._llama)
+        llama = self._llama
         llama.reset()
         llama._ctx.kv_cache_seq_rm(-1, 0, -1)
         for begin in range(0, len(tokens) - 1, _BATCH_TOKENS):
@@ -142,9 +131,6 @@ class LlamaEngine:
             logits = np.ctypeslib.as_array(llama._ctx.get_logits(), (len(piece), llama.n_vocab()))
             for place in range(max(first - 1 - begin, 0), len(piece)):
                 yield logits[place].astype(np.float64), tokens[begin + place + 1]
-
-    def close(self) -> None:
-        """Nothing: the process ends."""
 
     def _prepare(self, tokens: list[int]) -> Generator[Chunk, None, int]:
         """Compute a prompt but for its last piece; gives how many tokens were known before.
@@ -159,7 +145,7 @@ class LlamaEngine:
         equal = np.asarray(tokens[:most]) == known[:most]
         at = most if equal.all() else int(equal.argmin())
         if at < llama.n_tokens and not llama._ctx.kv_cache_seq_rm(-1, at, -1):
-            cast("Any", llama).reset()  # a recurrent model cannot forget a part
+            llama.reset()  # a recurrent model cannot forget a part
             at = 0
         cached = self._prompt_tokens = llama.n_tokens = at
         while (left := len(tokens) - at) > _PIECE_TOKENS:
@@ -175,7 +161,11 @@ class LlamaEngine:
             prompt = request.prompt.encode()
             return list(llama.tokenize(prompt, add_bos=True, special=True))
         if self._formatter is None:
-            raise without_template()
+            raise Invalid(
+                "messages: the model has no chat template",
+                hint="ask for completions of a prompt, or pack it with a template",
+                field="messages",
+            )
         with telling_refusals():
             filled = self._specials.marked(conversation(request, self._spec, self._template))
             pieces = self._specials.pieces(self._formatter(**filled).prompt)
@@ -221,11 +211,9 @@ class LlamaEngine:
         return self._library.LogitsProcessorList([look])
 
     def _bytes(self, token: int) -> bytes:
-        return self._llama.detokenize([token])
+        return bytes(self._llama.detokenize([token]))
 
     def _special(self, token: int) -> str:
-        return (
-            self._llama.detokenize([token], special=True).decode(errors="replace")
-            if token >= 0
-            else ""
-        )
+        if token < 0:
+            return ""
+        return str(self._llama.detokenize([token], special=True).decode(errors="replace"))

@@ -9,18 +9,12 @@ from pathlib import Path
 
 from bascule.bundle.disk import Manifest, check_file
 from bascule.bundle.generation.chunks import joined
-from bascule.bundle.generation.hosting import (
-    Answering,
-    Engine,
-    as_columns,
-    check_rows,
-    chunk_of,
-    engine_of,
-)
-from bascule.bundle.generation.requests import INPUTS, OUTPUTS
+from bascule.bundle.generation.hosting import as_columns, check_rows, chunk_of
+from bascule.bundle.generation.requests import INPUTS, OUTPUTS, parse_request
 from bascule.bundle.generation.specs import FILE, Spec, spec_of
+from bascule.bundle.generation.upstream import UpstreamEngine
 from bascule.bundle.programs import ChildProgram
-from bascule.core import Columns, DType, Field, Program, Unconvertible
+from bascule.core import AroundProgram, Columns, DType, Field, Program, Unconvertible
 
 _HOST = "bascule.bundle.generation.hosting"
 _OWN = "original/"
@@ -48,12 +42,13 @@ def open_generation(path: Path, manifest: Manifest | None, *, threads: int = 1) 
         for name in manifest.files:
             if name.startswith(_OWN):
                 check_file(path, manifest, name)
-    if spec_of((path / FILE).read_bytes()).engine == "upstream":
-        return UpstreamProgram(*engine_of(path, threads))
+    spec = spec_of((path / FILE).read_bytes())
+    if spec.engine == "upstream":
+        return UpstreamProgram(spec)
     return OneAtATime(_child(path, "hosted", threads, INPUTS, OUTPUTS))
 
 
-def open_scorer(path: Path, *, threads: int = 1) -> ChildProgram:
+def open_scorer(path: Path) -> ChildProgram:
     """A program that tells how likely a model finds texts, in a process of its own.
 
     From the columns `text` and `context`, which comes before it, to what `Engine.score` tells.
@@ -65,7 +60,7 @@ def open_scorer(path: Path, *, threads: int = 1) -> ChildProgram:
             "its engine does not tell the log probabilities of a text",
             hint="measure what it generates, or pack the model as GGUF, for llama.cpp",
         )
-    scorer = _child(path, "scoring", threads, _TEXTS, _SCORES)
+    scorer = _child(path, "scoring", 1, _TEXTS, _SCORES)
     scorer.bound_runs(_LONGEST_TEXT_S)
     return scorer
 
@@ -80,53 +75,34 @@ def _child(
     )  # fmt: skip
 
 
-class OneAtATime(Program):
+class OneAtATime(AroundProgram):
     """A process that writes one text at a time: its turn is taken here, and no run is interrupted.
 
     A whole answer is asked for in parts as well: so each piece has the time that a run may take.
     """
 
     def __init__(self, child: ChildProgram) -> None:
-        self.name, self.inputs, self.outputs = child.name, child.inputs, child.outputs
-        self._child, self._turn = child, threading.Lock()
+        super().__init__(child)
+        self._turn = threading.Lock()
 
     @property
     def most_parts(self) -> int:
         return 1
 
-    @property
-    def may_block(self) -> bool:
-        return True
-
-    @property
-    def pid(self) -> int | None:
-        return self._child.pid
-
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        never = threading.Event()
-        whole = [
-            joined(map(chunk_of, self.run_in_parts({"request": said}, None, never)))
-            for said in columns["request"].reshape(-1, 1)
-        ]
-        return as_columns(whole, outputs)
+        return _by_parts(self, columns, outputs)
 
     def run_in_parts(
         self, columns: Columns, outputs: Sequence[str] | None, cancelled: threading.Event
     ) -> Generator[Columns, None, None]:
         """The chunks of an answer to one request; see `core.programs.Program`."""
         check_rows(columns)
-        with self._turn, closing(self._child.run_in_parts(columns, None, cancelled)) as parts:
+        with self._turn, closing(self._program.run_in_parts(columns, None, cancelled)) as parts:
             for part in parts:
                 if cancelled.is_set():
                     return
                 if len(part["text"]):
                     yield part if outputs is None else {name: part[name] for name in outputs}
-
-    def bound_runs(self, timeout_s: float) -> None:
-        self._child.bound_runs(timeout_s)
-
-    def close(self) -> None:
-        self._child.close()
 
 
 class UpstreamProgram(Program):
@@ -134,22 +110,24 @@ class UpstreamProgram(Program):
 
     name, inputs, outputs = "original", INPUTS, OUTPUTS
 
-    def __init__(self, spec: Spec, engine: Engine) -> None:
-        self._answering, self._engine = Answering(spec, engine), engine
+    def __init__(self, spec: Spec) -> None:
+        self._spec, self._engine = spec, UpstreamEngine(spec)
 
     @property
     def may_block(self) -> bool:
         return True
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        return self._answering(columns, outputs)
+        return _by_parts(self, columns, outputs)
 
     def run_in_parts(
         self, columns: Columns, outputs: Sequence[str] | None, cancelled: threading.Event
     ) -> Generator[Columns, None, None]:
         """The chunks of an answer to one request; see `core.programs.Program`."""
         check_rows(columns)
-        yield from self._answering.stream(columns, outputs, cancelled)
+        request = parse_request(columns["request"][0], self._spec.defaults)
+        for chunk in self._engine.generate(request, cancelled):
+            yield as_columns([chunk], outputs)
 
     def close(self) -> None:
         self._engine.close()
@@ -157,3 +135,13 @@ class UpstreamProgram(Program):
     def __del__(self) -> None:
         with suppress(Exception):
             self.close()
+
+
+def _by_parts(program: Program, columns: Columns, outputs: Sequence[str] | None) -> Columns:
+    """Whole answers, each of its parts."""
+    never = threading.Event()
+    whole = [
+        joined(map(chunk_of, program.run_in_parts({"request": request}, None, never)))
+        for request in columns["request"].reshape(-1, 1)
+    ]
+    return as_columns(whole, outputs)

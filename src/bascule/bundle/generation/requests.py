@@ -45,7 +45,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message of a conversation; `content` may be parts, of which only texts are known."""
+    """A message of a conversation; `content` may be parts, of type `text` or `refusal`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
@@ -58,7 +58,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     def text(self) -> str:
         """The texts of the message in one."""
         if isinstance(self.content, list):
-            return "".join(str(part["text"]) for part in self.content)
+            return "".join(str(part[part["type"]]) for part in self.content)
         return self.content or ""
 
 
@@ -134,38 +134,38 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return schema
 
 
-def parse_request(said: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRequest:
+def parse_request(data: str | bytes, defaults: Mapping[str, Any] = {}) -> TextRequest:
     """The request in a text; what does not begin a JSON object is the message of a user.
 
     Args:
-        said: A value of the column `request`.
+        data: A value of the column `request`.
         defaults: Values of fields that are not given.
 
     Raises:
         Invalid: A field is wrong, or not known; `field` names it.
     """
     try:
-        text = said.decode() if isinstance(said, bytes) else str(said)
+        text = data.decode() if isinstance(data, bytes) else str(data)
         text.encode()
     except (UnicodeDecodeError, UnicodeEncodeError) as problem:
         raise _wrong("request", f"is not UTF-8: {problem.reason}") from None
     if len(text) > MOST_REQUEST_BYTES:
         raise _wrong("request", f"has {len(text):,} characters; {MOST_REQUEST_BYTES:,} may be")
-    given: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
+    fields: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
     if text.lstrip().startswith("{"):
         try:
-            given = msgspec.json.decode(text)
+            fields = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as problem:
             raise _wrong("request", f"is no JSON: {problem}") from None
-    given = {
+    fields = {
         name: value
-        for name, value in given.items()
+        for name, value in fields.items()
         if value is not None and name not in _OF_CALLERS
     }
-    if "max_completion_tokens" in given:
+    if "max_completion_tokens" in fields:
         defaults = {name: value for name, value in defaults.items() if name != "max_tokens"}
     try:
-        request = msgspec.convert({**defaults, **given}, TextRequest)
+        request = msgspec.convert({**defaults, **fields}, TextRequest)
     except msgspec.ValidationError as problem:
         reason, _, _ = str(problem).partition(" - at ")
         place = _PLACE.search(str(problem)) or _UNKNOWN.search(reason)
@@ -190,10 +190,8 @@ def _check(request: TextRequest) -> None:
             raise _wrong("messages", "is empty")
         for place, message in enumerate(request.messages):
             for part in message.content if isinstance(message.content, list) else ():
-                if part.get("type") not in ("text", "refusal") or not isinstance(
-                    part.get("text"), str
-                ):
-                    kind = part.get("type")
+                kind = part.get("type")
+                if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
                     raise _wrong(
                         f"messages[{place}].content", f"has a part of type {kind!r}; texts may be"
                     )
@@ -228,8 +226,8 @@ def _wrong(field: str, reason: str) -> Invalid:
 def as_json(request: TextRequest) -> dict[str, Any]:
     """The fields that are not those of an empty request."""
     plain = msgspec.to_builtins(TextRequest())
-    given = msgspec.to_builtins(request)
-    return {name: value for name, value in given.items() if value != plain[name]}
+    fields = msgspec.to_builtins(request)
+    return {name: value for name, value in fields.items() if value != plain[name]}
 
 
 def describe_tools(tools: tuple[Tool, ...]) -> str:
@@ -280,17 +278,17 @@ class SpecialTokens:
         self._tokens = [token for token in tokens if len(token) > 1]
         self._mark = secrets.token_hex(16)
 
-    def marked(self, said: Any) -> Any:
+    def marked(self, document: Any) -> Any:
         """JSON, with marks in its texts."""
-        if isinstance(said, str):
-            parts = {re.escape(one[0]) + f"(?={re.escape(one[1:])})"
-                     for one in self._tokens if one in said}  # fmt: skip
-            return re.sub("|".join(parts), rf"\g<0>{self._mark}", said) if parts else said
-        if isinstance(said, list):
-            return [self.marked(item) for item in said]
-        if isinstance(said, dict):
-            return {self.marked(name): self.marked(value) for name, value in said.items()}
-        return said
+        if isinstance(document, str):
+            parts = {re.escape(token[0]) + f"(?={re.escape(token[1:])})"
+                     for token in self._tokens if token in document}  # fmt: skip
+            return re.sub("|".join(parts), rf"\g<0>{self._mark}", document) if parts else document
+        if isinstance(document, list):
+            return [self.marked(item) for item in document]
+        if isinstance(document, dict):
+            return {self.marked(name): self.marked(value) for name, value in document.items()}
+        return document
 
     def pieces(self, prompt: str) -> list[str]:
         """What is tokenized by itself of a prompt with marks."""
@@ -308,12 +306,6 @@ def telling_refusals() -> Iterator[None]:
         reason = f"messages: the chat template refuses them: {first_line(problem)}"
         hint = "see the roles and the order that the model's template allows"
         raise Invalid(reason, field="messages", hint=hint) from None
-
-
-def without_template() -> Invalid:
-    """What is raised for messages to a model without a chat template."""
-    hint = "ask for completions of a prompt, or pack it with a template"
-    return Invalid("messages: the model has no chat template", field="messages", hint=hint)
 
 
 def room_for(request: TextRequest, prompt_tokens: int, context_tokens: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import Invalid, MissingExtra, first_line
+from bascule.core import Invalid, first_line, library
 
 _MOST_CHARACTERS = 1 << 16
 _STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -70,15 +70,10 @@ def llama_tokenizer(vocabulary: Any, ends: list[int]) -> Any:
 
     `ends`: the tokens that end an answer.
     """
-    try:
-        from llguidance.llamacpp import lltokenizer_from_vocab
-    except ImportError:
-        raise MissingExtra(
-            "llguidance is not installed", hint="pip install 'bascule[llama]'"
-        ) from None
+    guidance = library("llguidance.llamacpp", "llama")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it calls llama_cpp by older names
-        return lltokenizer_from_vocab(vocabulary, eos_token=ends)
+        return guidance.lltokenizer_from_vocab(vocabulary, eos_token=ends)
 
 
 def refused(reason: str) -> Invalid:

@@ -8,34 +8,21 @@ import msgspec
 
 from bascule.core import Untrusted
 
-FORMAT = "generation"
 FILE = "original/generation.json"
 ENGINES = {
     "llama.cpp": "bascule.bundle.generation.llama:LlamaEngine",
     "genai": "bascule.bundle.generation.genai:GenaiEngine",
-    "upstream": "bascule.bundle.generation.upstream:UpstreamEngine",
 }
-"""By name: what answers. All but `upstream` run in a process of their own."""
+"""By name: what answers in a process of its own; `upstream` is asked from the caller's."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The file `FILE` of a bundle.
+    """The file `FILE` of a bundle; other fields are as in `packing.flavors.generation`.
 
     Attributes:
-        engine: Of `ENGINES`.
+        engine: Of `ENGINES`, or `upstream`.
         weights: The file with the weights, or for `genai` the folder, in the bundle.
-        adapter: The file with a LoRA adapter over the weights; empty without one.
-        template: The chat template (Jinja); empty for that in the weights.
-        system: The system message of requests without one.
-        defaults: Values of the fields of a request that it does not give.
-        context_tokens: The most of a prompt with its answer.
-        memory_bytes: The most that the engine's process may have; 0 without a bound.
-        licence: Of the weights, as SPDX names it.
-        upstream: The address of an OpenAI-compatible server, up to and with `/v1`. Servers ask it
-            only where their setting `upstreams` names it too.
-        model: What the upstream calls the model.
-        extra: Further fields of each request to the upstream.
-        timeout_s: How long the upstream may take to its next piece.
+        adapter: The file with a LoRA adapter over the weights, in the bundle.
     """
 
     engine: Literal["llama.cpp", "genai", "upstream"]

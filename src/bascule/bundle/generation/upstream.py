@@ -21,15 +21,7 @@ import msgspec
 from bascule.bundle.generation.chunks import Chunk, Logprob, Usage
 from bascule.bundle.generation.requests import TextRequest, as_json
 from bascule.bundle.generation.specs import Spec
-from bascule.core import (
-    Invalid,
-    MissingExtra,
-    ModelFailed,
-    Overloaded,
-    TimedOut,
-    Unavailable,
-    secret_in,
-)
+from bascule.core import Invalid, ModelFailed, Overloaded, TimedOut, Unavailable, library, secret_in
 
 UPSTREAMS = "UPSTREAMS_OF_BASCULE"
 """The variable by which a process has the setting `upstreams`, as JSON."""
@@ -46,18 +38,12 @@ _FINISHES = ("stop", "length", "tool_calls", "content_filter")
 
 
 class UpstreamEngine:
-    """See `hosting.Engine`. Its requests share an event loop, on a thread."""
+    """As a `hosting.Engine`. Its requests share an event loop, on a thread."""
 
-    def __init__(self, spec: Spec, folder: object = None, threads: int = 1) -> None:
+    def __init__(self, spec: Spec) -> None:
         """Raises `Unavailable` where the settings do not name the address."""
-        del folder, threads
-        try:
-            import httpx
-        except ImportError:
-            raise MissingExtra(
-                "httpx is not installed", hint="pip install 'bascule[upstream]'"
-            ) from None
-        self._spec, self._library = spec, httpx
+        self._library = httpx = library("httpx", "upstream")
+        self._spec = spec
         known = _known()
         if spec.upstream not in known:
             raise Unavailable(
@@ -212,25 +198,24 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 def _known() -> dict[str, str]:
     """Where keys are kept, by the addresses that may be asked."""
-    said = os.environ.get(UPSTREAMS) or os.environ.get(_SETTING) or "{}"
-    known: dict[str, str] = json.loads(said)
-    return known
+    setting = os.environ.get(UPSTREAMS) or os.environ.get(_SETTING) or "{}"
+    return dict(json.loads(setting))
 
 
 def _refusal(response: Any) -> Exception:
     code = response.status_code
     if code in _NO_KEY:  # without its text, which may quote the key
         return ModelFailed(f"the upstream answers {code}", hint="look at its key in [upstreams]")
-    said = _message(response)
+    message = _message(response)
     if code == 429:
-        return Overloaded(f"the upstream is full: {said}", hint="retry later", retry_after_s=1)
+        return Overloaded(f"the upstream is full: {message}", hint="retry later", retry_after_s=1)
     if code in (400, 413, 422):
         hint = "change the request as it says"
-        return Invalid(f"request: the upstream refuses it: {said}", field="request", hint=hint)
+        return Invalid(f"request: the upstream refuses it: {message}", field="request", hint=hint)
+    reason = f"the upstream answers {code}: {message}"
     if code in _AWAY:
-        reason = f"the upstream answers {code}: {said}"
         return Unavailable(reason, hint="retry later", retry_after_s=1)
-    return ModelFailed(f"the upstream answers {code}: {said}", hint="look at its address and model")
+    return ModelFailed(reason, hint="look at its address and model")
 
 
 async def _events(response: Any) -> AsyncIterator[dict[str, Any]]:
@@ -250,11 +235,11 @@ async def _events(response: Any) -> AsyncIterator[dict[str, Any]]:
 
 
 def _usage(event: dict[str, Any], before: Usage) -> Usage:
-    said = event.get("usage")
-    if not said:
+    usage = event.get("usage")
+    if not usage:
         return before
-    cached = (said.get("prompt_tokens_details") or {}).get("cached_tokens")
-    counts = said.get("prompt_tokens"), said.get("completion_tokens"), cached
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens"), cached
     return Usage(*(int(count or 0) for count in counts))
 
 
@@ -266,23 +251,23 @@ def _chunk(choice: dict[str, Any], *, is_chat: bool) -> Chunk:
     return Chunk(
         text,
         tool_calls=list(delta.get("tool_calls") or ()),
-        logprobs=None if not logprobs else [_logprob(told) for told in logprobs],
+        logprobs=None if not logprobs else [_logprob(entry) for entry in logprobs],
         finish=None if not finish else finish if finish in _FINISHES else "stop",
     )
 
 
-def _logprob(told: dict[str, Any]) -> Logprob:
+def _logprob(entry: dict[str, Any]) -> Logprob:
     """Some servers tell no bytes."""
-    top = [_logprob(other) for other in told.get("top_logprobs") or ()]
-    data = told.get("bytes") or list(str(told["token"]).encode())
-    return msgspec.convert({**told, "bytes": data, "top_logprobs": top}, Logprob)
+    top = [_logprob(other) for other in entry.get("top_logprobs") or ()]
+    data = entry.get("bytes") or list(str(entry["token"]).encode())
+    return msgspec.convert({**entry, "bytes": data, "top_logprobs": top}, Logprob)
 
 
 def _message(response: Any) -> str:
     """What an error says, without what only its server may read."""
     try:
-        said = response.json()
-        error = said.get("error", said) if isinstance(said, dict) else said
+        body = response.json()
+        error = body.get("error", body) if isinstance(body, dict) else body
         message = error.get("message", "") if isinstance(error, dict) else error
         return str(message)[:300]
     except (ValueError, RuntimeError):

@@ -40,7 +40,6 @@ from .libraries import (
     installed as installed,
     installed_version as installed_version,
     is_of as is_of,
-    library as library,
     version_of as version_of,
 )
 from .networks import (

@@ -27,9 +27,8 @@ from functools import partial
 from typing import Any
 
 from bascule.bundle.disk import MAX_GRAPH_DEPTH, MAX_GROWN_ELEMENTS, MAX_NODES, Manifest
-from bascule.bundle.originals.libraries import library
 from bascule.bundle.originals.networks import NetworkProgram
-from bascule.core import Columns, Field, Unconvertible, Untrusted, first_line
+from bascule.core import Columns, Field, Unconvertible, Untrusted, first_line, library
 
 FORMAT = "torch-aten"
 FILE = "original/model.safetensors"

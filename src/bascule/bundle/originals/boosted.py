@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from bascule.bundle.disk import Manifest
 from bascule.bundle.originals.frames import Frame
-from bascule.bundle.originals.libraries import library
 from bascule.bundle.tables import as_dtype
 from bascule.core import (
     Columns,
@@ -29,6 +28,7 @@ from bascule.core import (
     Signature,
     Untrusted,
     first_line,
+    library,
 )
 
 Ask = Callable[[Any], NDArray[Any]]

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from bascule.bundle.disk import Manifest
 from bascule.bundle.originals.keras_archive import load
-from bascule.bundle.originals.libraries import is_of, library
+from bascule.bundle.originals.libraries import is_of
 from bascule.bundle.originals.networks import NetworkProgram, named_outputs
-from bascule.core import Columns, Signature, Untrusted
+from bascule.core import Columns, Signature, Untrusted, library
 
 BACKENDS = ("jax", "tensorflow", "torch")
 

@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bascule.bundle.disk import MAX_SCHEMA_BYTES
-from bascule.bundle.originals.libraries import library
-from bascule.core import BasculeError, Scratch, Untrusted, first_line
+from bascule.core import BasculeError, Scratch, Untrusted, first_line, library
 
 FORMAT = "keras"
 FILE = "original/model.keras"

@@ -5,25 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import cache
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from typing import Any
 
 from bascule.bundle.disk import Manifest
-from bascule.core import MissingExtra, Untrusted
+from bascule.core import Untrusted
 
 _distributions = cache(packages_distributions)  # reads the lists of files of all that is installed
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-def library(name: str, extra: str) -> Any:
-    """An optional library; raises `MissingExtra` with the line that installs it."""
-    try:
-        return import_module(name)
-    except ImportError:
-        raise MissingExtra(
-            f"{name} is not installed", hint=f"pip install 'bascule[{extra}]'"
-        ) from None
 
 
 def distribution_of(package: str) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from bascule.bundle.disk import Manifest
-from bascule.bundle.originals.libraries import library
 from bascule.core import (
     BasculeError,
     Columns,
@@ -29,6 +28,7 @@ from bascule.core import (
     Scratch,
     Untrusted,
     first_line,
+    library,
 )
 
 FORMAT = "transformers"

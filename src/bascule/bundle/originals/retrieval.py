@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import Manifest, from_parquet, reading
-from bascule.bundle.originals.libraries import library
 from bascule.bundle.programs import open_tokenized
-from bascule.core import Columns, Field, Invalid, Program, Signature, Untrusted
+from bascule.core import Columns, Field, Invalid, Program, Signature, Untrusted, library
 
 FORMAT = "vector-index"
 FILE = "original/index.zip"
@@ -79,8 +78,8 @@ def normalized(vectors: NDArray[Any], what: str) -> NDArray[np.float32]:
     bad = ~(np.isfinite(lengths) & (lengths > 0)).ravel()
     if bad.any():
         row = int(bad.argmax())
-        said = f"{what}: the vector in row {row} is zero or not finite"
-        raise Invalid(said, hint="leave the row out", field=what, row=row)
+        message = f"{what}: the vector in row {row} is zero or not finite"
+        raise Invalid(message, hint="leave the row out", field=what, row=row)
     return np.asarray(vectors / lengths, np.float32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bascule.bundle.disk import Manifest, OriginalEntry, reading
+from bascule.bundle.disk import GENERATION, Manifest, OriginalEntry, reading
 from bascule.bundle.originals.boosted import BOOSTED_FORMATS, inputs_read
 from bascule.bundle.originals.libraries import installed_version
 from bascule.core import Field, Program, Untrusted, load_named
@@ -30,7 +30,7 @@ _BOOSTED = ("catboost", "lightgbm", "xgboost", "xgboost-cpu")
 
 def is_isolated(original_format: str) -> bool:
     """Whether an original of that format holds code, and always opens in a process of its own."""
-    return original_format in ("generation", "python", "sklearn-pickle")
+    return original_format in (GENERATION, "python", "sklearn-pickle")
 
 
 def is_as_saved(original: OriginalEntry) -> bool:

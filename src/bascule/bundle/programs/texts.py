@@ -9,22 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.texts import STEPS, Texts
-from bascule.core import Columns, ModelFailed, Program
+from bascule.core import AroundProgram, Columns, ModelFailed, Program
 
 MAX_CHARACTERS = 1 << 20
 """Rows times the longest text of one run: words are cut into a matrix as wide as the longest."""
 
 
-class TextProgram(Program):
+class TextProgram(AroundProgram):
     """A program whose graph is given prepared texts, a bounded number of rows at a time."""
 
-    __slots__ = ("_inner", "_texts", "inputs", "name", "outputs")
-
-    def __init__(self, inner: Program, texts: Texts) -> None:
-        self.name = inner.name
-        self.inputs = inner.inputs
-        self.outputs = inner.outputs
-        self._inner = inner
+    def __init__(self, program: Program, texts: Texts) -> None:
+        super().__init__(program)
         self._texts = texts
 
     def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
@@ -38,16 +33,12 @@ class TextProgram(Program):
         longest = [fed[one.name] for one in self._texts.prepared]
         slices = list(slices_of(longest, self._texts.rows_at_once))
         if len(slices) == 1:
-            return self._inner.run(fed, outputs)
+            return self._program.run(fed, outputs)
         pieces = [
-            self._inner.run({name: values[piece] for name, values in fed.items()}, outputs)
+            self._program.run({name: values[piece] for name, values in fed.items()}, outputs)
             for piece in slices
         ]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-
-    def interrupt(self) -> None:
-        """See `core.programs.Program`."""
-        self._inner.interrupt()
 
 
 def _prepared(texts: NDArray[Any], steps: Sequence[str]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bascule.core import Columns, DType, Field, Invalid, MissingExtra, Program, Untrusted
+from bascule.core import AroundProgram, Columns, DType, Field, Invalid, Program, Untrusted, library
 
 METADATA = "bascule.texts"
 """The key of the metadata. Its JSON: `columns`, one text or a pair; `tokenizer`, which truncates
@@ -27,13 +27,11 @@ _RUN_TOKENS = 10
 """What it costs to start a run, in tokens; measured with MiniLM."""
 
 
-class TokenizedProgram(Program):
+class TokenizedProgram(AroundProgram):
     """A program of one column of texts, or of two whose texts are read as pairs."""
 
-    __slots__ = ("_inner", "_pad_id", "_tokenizer", "inputs", "name", "outputs")
-
-    def __init__(self, inner: Program, tokenizer: Any, columns: Sequence[str]) -> None:
-        self.name, self.outputs, self._inner = inner.name, inner.outputs, inner
+    def __init__(self, program: Program, tokenizer: Any, columns: Sequence[str]) -> None:
+        super().__init__(program)
         self.inputs = tuple(Field(name, DType.BYTES) for name in columns)
         self._pad_id = tokenizer.padding["pad_id"]
         tokenizer.no_padding()
@@ -51,15 +49,11 @@ class TokenizedProgram(Program):
         lengths = np.array([len(row.ids) for row in rows], np.int64)
         order = np.argsort(lengths, kind="stable")
         pieces = [
-            self._inner.run(self._padded([rows[place] for place in order[run]]), outputs)
+            self._program.run(self._padded([rows[place] for place in order[run]]), outputs)
             for run in runs_of(lengths[order])
         ]
         back = np.argsort(order)
         return {name: np.concatenate([piece[name] for piece in pieces])[back] for name in pieces[0]}
-
-    def interrupt(self) -> None:
-        """See `core.programs.Program`."""
-        self._inner.interrupt()
 
     def _padded(self, rows: Sequence[Any]) -> Columns:
         """The inputs of the graph, each of shape (rows, tokens of the longest)."""
@@ -68,7 +62,7 @@ class TokenizedProgram(Program):
             row.pad(width, pad_id=self._pad_id)
         return {
             read.name: np.array([getattr(row, TOKENS[read.name]) for row in rows], read.dtype.numpy)
-            for read in self._inner.inputs
+            for read in self._program.inputs
         }
 
 
@@ -99,15 +93,13 @@ def texts_of(session: Any, file: str) -> tuple[tuple[str, ...], Any] | None:
     held = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if held is None:
         return None
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise MissingExtra(
-            "tokenizers is not installed", hint="pip install 'bascule[embeddings]'"
-        ) from None
+    tokenizers = library("tokenizers", "embeddings")
     try:
         parts = json.loads(held)
-        columns, tokenizer = tuple(parts["columns"]), Tokenizer.from_str(parts["tokenizer"])
+        columns, tokenizer = (
+            tuple(parts["columns"]),
+            tokenizers.Tokenizer.from_str(parts["tokenizer"]),
+        )
         longest = (tokenizer.truncation or {}).get("max_length", 0)
         is_known = {node.name for node in session.get_inputs()} <= {*TOKENS}
         if not (is_known and 1 <= len(columns) <= 2 and tokenizer.padding):
@@ -115,6 +107,6 @@ def texts_of(session: Any, file: str) -> tuple[tuple[str, ...], Any] | None:
         if not 1 <= longest <= _MAX_TOKENS:
             raise ValueError(f"it takes {longest or 'any number of'} tokens")
     except Exception as problem:  # the library raises plain exceptions
-        said = f"{file} has a tokenizer that cannot be used: {problem}"
-        raise Untrusted(said, hint="pack it again", file=file) from None
+        message = f"{file} has a tokenizer that cannot be used: {problem}"
+        raise Untrusted(message, hint="pack it again", file=file) from None
     return columns, tokenizer

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bascule.bundle.originals import library
 from bascule.bundle.programs import METADATA, TOKENS, open_session
-from bascule.core import DType, Field, Invalid, Unconvertible, first_line
+from bascule.core import DType, Field, Invalid, Unconvertible, first_line, library
 from bascule.packing.compilers.torch import gist, quietly, to_onnx
 
 _GRAPHS = ("model.onnx", "onnx/model.onnx")
@@ -68,8 +67,8 @@ def text_graph(folder: Path) -> bytes:
     try:
         model = onnx.load(graphs[0]) if graphs else onnx.load_from_string(_exported(folder))
     except (OSError, ValueError, onnx.onnx_cpp2py_export.checker.ValidationError) as problem:
-        said = f"{folder} cannot be read: {first_line(problem)}"
-        raise Invalid(said, hint="save the model there again") from None
+        message = f"{folder} cannot be read: {first_line(problem)}"
+        raise Invalid(message, hint="save the model there again") from None
     config, graph = _json(folder / "config.json"), model.graph
     is_pair = str(config.get("architectures")).endswith("ForSequenceClassification']")
     width = 1 if is_pair else config.get("hidden_size", 0)
@@ -163,32 +162,32 @@ def _exported(folder: Path) -> bytes:
             super().__init__()
             self.network = network
 
-        def forward(self, *given: Any) -> Any:
-            return self.network(**dict(zip(few, given, strict=True))).last_hidden_state
+        def forward(self, *tensors: Any) -> Any:
+            return self.network(**dict(zip(few, tensors, strict=True))).last_hidden_state
 
     # Of different lengths: a mask without zeros is taken out of what is traced.
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
     taken = inspect.signature(network.forward).parameters
-    made = zip(TOKENS, (torch.arange(14).reshape(2, 7), mask, mask * 0), strict=True)
-    few = {name: values for name, values in made if name in taken}
+    examples = zip(TOKENS, (torch.arange(14).reshape(2, 7), mask, mask * 0), strict=True)
+    few = {name: values for name, values in examples if name in taken}
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
         with quietly(), torch.no_grad():
             expected = Wrapper()(*few.values())
             shapes = (tuple(free for _ in few),)
-            wrapper, given = Wrapper().eval(), tuple(few.values())
-            traced = torch.export.export(wrapper, given, dynamic_shapes=shapes, strict=False)
+            wrapper, tensors = Wrapper().eval(), tuple(few.values())
+            traced = torch.export.export(wrapper, tensors, dynamic_shapes=shapes, strict=False)
     except Exception as problem:  # the network and the tracer may raise anything
-        said = f"PyTorch cannot export the network: {gist(problem)}"
-        raise Unconvertible(said, hint="export it as model.onnx in its folder") from problem
+        message = f"PyTorch cannot export the network: {gist(problem)}"
+        raise Unconvertible(message, hint="export it as model.onnx in its folder") from problem
     inputs = tuple(Field(name, DType.INT64, (-1,)) for name in few)
     output = Field("last_hidden_state", DType.FP32, (-1, expected.shape[2]))
     graph = to_onnx(traced, inputs, (output,))
     (answer,) = open_session(graph, "the graph").run(None, {k: v.numpy() for k, v in few.items()})
     difference = float(np.abs(answer - expected.numpy())[mask.numpy() == 1].max())
     if not difference <= _TOLERANCE:
-        said = f"the exported graph differs from the network by {difference:.2g}"
-        raise Unconvertible(said, hint="export it as model.onnx in its folder")
+        message = f"the exported graph differs from the network by {difference:.2g}"
+        raise Unconvertible(message, hint="export it as model.onnx in its folder")
     return graph
 
 

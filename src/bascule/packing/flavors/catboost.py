@@ -13,11 +13,10 @@ from bascule.bundle.originals import (
     ask_catboost,
     catboost_kind,
     is_of,
-    library,
     load_catboost,
     own_methods,
 )
-from bascule.core import DType, Invalid, Scratch
+from bascule.core import DType, Invalid, Scratch, library
 from bascule.packing.compilers import (
     as_json,
     catboost_threshold,

@@ -12,13 +12,7 @@ from typing import Any
 import numpy as np
 from msgspec import structs, to_builtins
 
-from bascule.bundle import (
-    PARTS,
-    Bundle,
-    as_dtype,
-    open_program,
-    pinned_program,
-)
+from bascule.bundle import PARTS, Bundle, as_dtype, open_program, pinned_program
 from bascule.bundle.compositions import CompositionProgram, Model, make_plan, read_document
 from bascule.bundle.disk import (
     EXAMPLE,
@@ -45,13 +39,13 @@ class Composition:
     """A model for `pack`: what a composition says, and the bundles that it names."""
 
     def __init__(
-        self, said: str | Path | Mapping[str, Any], open_model: Callable[[str], Bundle],
+        self, source: str | Path | Mapping[str, Any], open_model: Callable[[str], Bundle],
         ran: Mapping[str, str] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         """Read a composition, and open its models.
 
         Args:
-            said: A TOML file, or the mapping that it would hold.
+            source: A TOML file, or the mapping that it would hold.
             open_model: Opens the bundle of a reference. A path of a folder is relative to the file.
             ran: By part, the program that runs; without, that which serves requests here.
 
@@ -59,13 +53,13 @@ class Composition:
             Invalid: It says what no composition may; the message names the place.
             NotFound: There is no such model.
         """
-        value, home = said, None
-        if not isinstance(said, Mapping):
-            home = Path(said).parent
+        value, home = source, None
+        if not isinstance(source, Mapping):
+            home = Path(source).parent
             try:
-                value = tomllib.loads(Path(said).read_text(encoding="utf-8"))
+                value = tomllib.loads(Path(source).read_text(encoding="utf-8"))
             except (OSError, ValueError) as problem:
-                raise Invalid(f"{said} is no TOML: {problem}", hint="check the file") from None
+                raise Invalid(f"{source} is no TOML: {problem}", hint="check the file") from None
         document = read_document(value)
         self.parts = [part for part in document.parts if isinstance(part, Model)]
         self.bundles = {part.name: _opened(part, home, open_model) for part in self.parts}
@@ -101,7 +95,7 @@ class Compositions:
             programs[name] = open_program(bundle.path, bundle.manifest, name=ran, isolated=True)
             are_invariant &= entry is not None and entry.batch_invariant
             # A device may run another program of a part.
-            tolerance = max(tolerance, *(one.tolerance for one in bundle.manifest.programs), 0.0)
+            tolerance = max([tolerance, *(each.tolerance for each in bundle.manifest.programs)])
             if entry is None:
                 requires |= bundle.manifest.original.requires
         digests = {name: bundle.digest for name, bundle in bundles.items()}
@@ -161,45 +155,46 @@ def _opened(part: Model, home: Path | None, open_model: Callable[[str], Bundle])
     try:
         return open_model(reference)
     except BasculeError as problem:
-        said = f"parts.{part.name}.model: {problem.message}"
-        raise type(problem)(said, hint=problem.hint, **problem.facts) from None
+        message = f"parts.{part.name}.model: {problem.message}"
+        raise type(problem)(message, hint=problem.hint, **problem.facts) from None
 
 
 def _files(model: Composition) -> dict[str, Path]:
     """Of each part what its programs need; of one that its original answers, all."""
-    made: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for name, bundle in model.bundles.items():
         if digest_of(bundle.path) != bundle.digest:
             raise Untrusted(f"the bundle at {bundle.path} is another one now", hint="pack again")
-        made[f"{PARTS}/{name}/{MANIFEST}"] = bundle.path / MANIFEST
+        files[f"{PARTS}/{name}/{MANIFEST}"] = bundle.path / MANIFEST
         for file in bundle.manifest.files:
             if model.ran[name] == ORIGINAL or _is_needed(file, bundle.manifest):
                 check_file(bundle.path, bundle.manifest, file)
-                made[f"{PARTS}/{name}/{file}"] = bundle.path / file
-    return made
+                files[f"{PARTS}/{name}/{file}"] = bundle.path / file
+    return files
 
 
 def _is_needed(file: str, manifest: Manifest) -> bool:
     """Whether compiled programs need it: not the rows, nor the original, unless steps of it run."""
     if file == manifest.original.file:
-        return any(one.file == file or one.features is not None for one in manifest.programs)
+        programs = manifest.programs
+        return any(program.file == file or program.features is not None for program in programs)
     return not file.startswith(("data/", "environment.txt"))
 
 
 def _example(model: Composition) -> Columns:
     """Rows of the examples of the parts; what no model reads is made up."""
-    found: Columns = {}
+    columns: Columns = {}
     for part in model.parts:
         bundle = model.bundles[part.name]
         body = read_file(bundle.path, bundle.manifest, EXAMPLE)
         for field, column in columns_of(body, bundle.signature.inputs).items():
             if field not in part.inputs:
-                found.setdefault(field, column)
-    count = min((len(column) for column in found.values()), default=1)
+                columns.setdefault(field, column)
+    count = min((len(column) for column in columns.values()), default=1)
     random = np.random.default_rng(0)
     return {
-        field.name: as_dtype(found[field.name][:count], field.dtype)
-        if field.name in found
+        field.name: as_dtype(columns[field.name][:count], field.dtype)
+        if field.name in columns
         else drawn(field, count, 1, random)
         for field in model.plan.signature.inputs
     }

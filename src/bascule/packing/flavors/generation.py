@@ -17,7 +17,6 @@ from bascule.bundle.disk import GENERATION, Manifest, check_file
 from bascule.bundle.generation import (
     EXAMPLE,
     FILE,
-    FORMAT,
     INPUTS,
     OUTPUTS,
     Spec,
@@ -82,7 +81,7 @@ class TextGeneration:
 class Generation:
     """See `packing.imported.Flavor`."""
 
-    name = "generation"
+    name = GENERATION
 
     def recognises(self, model: Any) -> bool:
         return isinstance(model, TextGeneration) or _is_gguf(model) or _is_genai(model)
@@ -106,7 +105,7 @@ class Generation:
             original=original,
             saved=saved,
             saved_file=FILE,
-            saved_format=FORMAT,
+            saved_format=GENERATION,
             files=files,
             requires={name: installed_version(name) for name in _REQUIRED[spec.engine]},
             train=None,
@@ -124,12 +123,12 @@ def _example(model: Program, spec: Spec) -> Columns:
 
     Weights without a chat template continue prompts alone.
     """
-    for said in (EXAMPLE, _PROMPT):
-        columns: Columns = {"request": np.array([said], object)}
+    for request in (EXAMPLE, _PROMPT):
+        columns: Columns = {"request": np.array([request], object)}
         try:
             model.run(columns)
         except Invalid as refused:
-            if said == _PROMPT or spec.template:
+            if request == _PROMPT or spec.template:
                 raise Invalid(refused.message, hint=refused.hint, field="template") from None
         else:
             return columns
@@ -197,18 +196,13 @@ def _spec(model: TextGeneration) -> tuple[Spec, dict[str, Path]]:
                 "adapter: a GGUF file over weights of llama.cpp", field="adapter", hint=hint
             )
         files[_ADAPTER] = adapter
-    given = {
-        name: getattr(model, name)
-        for name in ("template", "system", "context_tokens", "memory_bytes", "model", "timeout_s")
-    }
-    told = {
-        **given, "engine": engine, "defaults": dict(model.defaults), "upstream": model.upstream,
+    fields = {
+        **vars(model), "engine": engine, "adapter": _ADAPTER if model.adapter else "",
         "weights": {"llama.cpp": _WEIGHTS, "genai": _FOLDER}.get(engine, ""),
-        "adapter": _ADAPTER if model.adapter else "", "licence": model.licence,
-        "extra": dict(model.extra),
+        "defaults": dict(model.defaults), "extra": dict(model.extra),
     }  # fmt: skip
     try:
-        return msgspec.convert(told, Spec), files
+        return msgspec.convert(fields, Spec), files
     except msgspec.ValidationError as problem:
         field = str(problem).rpartition("$.")[2].rstrip("`")
         hint = "see the fields of bascule.TextGeneration"

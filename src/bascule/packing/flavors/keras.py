@@ -26,7 +26,6 @@ from bascule.bundle.originals import (
     keras_archive as archive,
     keras_inputs,
     keras_program,
-    library,
     outputs_by_name,
     outputs_in_order,
     own_methods,
@@ -42,6 +41,7 @@ from bascule.core import (
     Signature,
     Unconvertible,
     first_line,
+    library,
 )
 from bascule.packing.compilers import ROWS, export, tidy, to_onnx
 from bascule.packing.flavors.networks import (

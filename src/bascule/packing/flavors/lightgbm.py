@@ -12,8 +12,8 @@ import numpy as np
 
 from bascule.bundle import MATRIX, Table
 from bascule.bundle.disk import RANKING, Manifest
-from bascule.bundle.originals import is_of, library, lightgbm_objective, own_methods
-from bascule.core import DType, Invalid
+from bascule.bundle.originals import is_of, lightgbm_objective, own_methods
+from bascule.core import DType, Invalid, library
 from bascule.packing.compilers import compile_ensemble, read_lightgbm
 from bascule.packing.flavors.boosting import (
     Boosted,

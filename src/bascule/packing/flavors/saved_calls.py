@@ -15,9 +15,8 @@ from bascule.bundle.originals import (
     CallList,
     Result,
     checked_call,
-    library,
 )
-from bascule.core import Unconvertible
+from bascule.core import Unconvertible, library
 
 _FORGOTTEN = ("aten._assert", "aten.sym_constrain")
 """Checks of lengths, which say nothing about the answer."""

@@ -16,8 +16,8 @@ import numpy as np
 
 from bascule.bundle import MATRIX, read_table
 from bascule.bundle.disk import RANKING, SURVIVAL, Manifest
-from bascule.bundle.originals import distribution_of, is_of, library, own_methods
-from bascule.core import DType, Invalid
+from bascule.bundle.originals import distribution_of, is_of, own_methods
+from bascule.core import DType, Invalid, library
 from bascule.packing.compilers import booster_of, compile_ensemble, read_xgboost
 from bascule.packing.flavors.boosting import (
     Boosted,

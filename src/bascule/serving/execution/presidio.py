@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from bascule.bundle.originals import installed_version, library
-from bascule.core import MissingExtra, Refused
+from bascule.bundle.originals import installed_version
+from bascule.core import MissingExtra, Refused, library
 
 _ENTITIES = {"phone": "PHONE_NUMBER", "place": "LOCATION", "date": "DATE_TIME"}
 """Of our names, those that are not Presidio's in lower case."""

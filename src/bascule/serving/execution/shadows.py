@@ -89,8 +89,11 @@ class ShadowRunner:
         by = self._model.by
         if (answer.by.model, answer.by.version) == (by.model, by.version):
             return  # the arm that answered is the shadow's version
+        self._ask_later(call, answer)
+
+    def _ask_later(self, call: Call, answer: Answer) -> None:
         if self.waiting >= MAX_WAITING or held_bytes(call.columns) > MAX_CALL_BYTES:
-            self._series.count_dropped()
+            self._drop()
             return
         self.waiting += 1
         self._loop.call_soon(self._run, call, answer.original or answer.outputs)
@@ -179,9 +182,9 @@ class ShadowRunner:
             if isinstance(outcome, BasculeError):
                 count(math.nan)
                 return
-            one, other = outcome.outputs[output].astype(np.float64)
-            lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-            count(1 - float(one @ other) / lengths if lengths else math.nan)
+            first, other = outcome.outputs[output].astype(np.float64)
+            lengths = float(np.linalg.norm(first) * np.linalg.norm(other))
+            count(1 - float(first @ other) / lengths if lengths else math.nan)
 
         vector = None if model is None else embedding_of(model)
         if model is None or model.engine is None or vector is None:
@@ -259,9 +262,7 @@ class PairRunner(ShadowRunner):
         answers = self._series.answers
         if isinstance(answer, BasculeError) or answers is None or answer.by is not answers.by:
             return  # the answer is a fallback's
-        if self.waiting < MAX_WAITING and held_bytes(call.columns) <= MAX_CALL_BYTES:
-            self.waiting += 1
-            self._loop.call_soon(self._run, call, answer.original or answer.outputs)
+        self._ask_later(call, answer)
 
     def _drop(self) -> None:
         """Of the current version nothing is counted here."""
@@ -303,9 +304,9 @@ def agree(outputs: Columns, expected: Columns, tolerance: float) -> bool:
     )
 
 
-def _equal(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
-    if one.shape != other.shape:
+def _equal(first: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
+    if first.shape != other.shape:
         return False
-    if one.dtype.kind == other.dtype.kind == "f":
-        return bool(np.allclose(one, other, rtol=0.0, atol=tolerance, equal_nan=True))
-    return bool(np.array_equal(one, other))
+    if first.dtype.kind == other.dtype.kind == "f":
+        return bool(np.allclose(first, other, rtol=0.0, atol=tolerance, equal_nan=True))
+    return bool(np.array_equal(first, other))

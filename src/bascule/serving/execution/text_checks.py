@@ -118,10 +118,10 @@ class TextFilter:
     """
 
     def __init__(self, checks: Sequence[TextCheck], hold: int, note: Note) -> None:
-        self._whole = [one for one in checks if one.json_schema or one.action == "flag"]
-        self.spans = [one for one in checks if one not in self._whole]
-        holds_all = any(one.json_schema and one.action == "refuse" for one in checks)
-        self._step = _JUDGED_STEP if any(one.judged for one in self.spans) else 0
+        self._whole = [check for check in checks if check.json_schema or check.action == "flag"]
+        self.spans = [check for check in checks if check not in self._whole]
+        holds_all = any(check.json_schema and check.action == "refuse" for check in checks)
+        self._step = _JUDGED_STEP if any(check.judged for check in self.spans) else 0
         self._hold = sys.maxsize if holds_all else (self._step or hold) * bool(self.spans)
         self.note = note
         self._acted: set[TextCheck] = set()

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from bascule.bundle.disk import generates_text
-from bascule.bundle.generation import Chunk, Usage, joined
+from bascule.bundle.generation import Chunk, Usage, chunk_of, joined
 from bascule.core import BasculeError, Columns, Invalid, ModelFailed, Refused
 from bascule.serving.calls import (
     Answer,
@@ -61,7 +61,6 @@ _REFUSALS = (
     "i am sorry, but i can", "i'm unable to", "i am unable to", "i won't be able to",
     "as an ai language model", "i must decline",
 )  # fmt: skip
-_chunk_of = msgspec.json.Decoder(Chunk).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,20 +248,20 @@ class _Text:
 
     def _read(self, request: str) -> None:
         try:
-            asked = msgspec.json.decode(request)
+            fields = msgspec.json.decode(request)
         except msgspec.DecodeError:
-            asked = None
-        if not isinstance(asked, dict):
+            fields = None
+        if not isinstance(fields, dict):
             self.prompt = self._of.checked(request)
             return
-        before = dict(asked)
-        self._is_kept &= asked.pop("store", None) is not False
-        users = [asked.pop(name, None) for name in ("safety_identifier", "user")]
+        before = dict(fields)
+        self._is_kept &= fields.pop("store", None) is not False
+        users = [fields.pop(name, None) for name in ("safety_identifier", "user")]
         self.subject = self.subject or next((str(user) for user in users if user), None)
-        asked |= self._of.checked({name: asked[name] for name in _CHECKED if name in asked})
-        self._is_valid = _asked_schema(asked.get("response_format"))
-        if asked != before:
-            self.prompt = msgspec.json.encode(asked).decode()
+        fields |= self._of.checked({name: fields[name] for name in _CHECKED if name in fields})
+        self._is_valid = _asked_schema(fields.get("response_format"))
+        if fields != before:
+            self.prompt = msgspec.json.encode(fields).decode()
 
     def kept(self, text: str) -> str | None:
         """The text, where the ledger may keep it."""
@@ -271,8 +270,8 @@ class _Text:
     def take(self, columns: Columns, *, in_parts: bool = False) -> Columns | None:
         """What of a part may be handed on; None where that is nothing yet. Raises `ModelFailed`."""
         try:
-            return self._taken(columns[TEXT][0] or "", _chunk_of(columns[CHUNK][0]), columns,
-                               in_parts=in_parts)  # fmt: skip
+            chunk = chunk_of(columns)
+            return self._taken(columns[TEXT][0] or "", chunk, columns, in_parts=in_parts)
         except (msgspec.MsgspecError, TypeError, AttributeError, LookupError) as problem:
             raise ModelFailed(
                 f"{self._of.name} has answered with no chunk: {problem}", hint="mend the model"
@@ -311,8 +310,8 @@ class _Text:
             return None
         # Log probabilities spell what is held back.
         usage = self._usage if self._usage != Usage() else Usage(0, self._pieces)
-        made = msgspec.json.encode(Chunk(text, calls, None, finish, usage if finish else None))
-        return {TEXT: _column([text]), CHUNK: _column([made.decode()])}
+        encoded = msgspec.json.encode(Chunk(text, calls, None, finish, usage if finish else None))
+        return {TEXT: _column([text]), CHUNK: _column([encoded.decode()])}
 
     def _checked_calls(self, calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Whole calls of tools, with their arguments as they may be handed on."""
@@ -342,8 +341,8 @@ class _Text:
         """Count the answer; `finish` where the model has not said. Returns what is recorded."""
         self._is_ended = True
         finish, text = self._finish or finish, "".join(self._texts)
-        said = msgspec.structs.astuple(self._usage)
-        prompt, completion, cached = (min(max(count, 0), _MOST_TOKENS) for count in said)
+        counts = msgspec.structs.astuple(self._usage)
+        prompt, completion, cached = (min(max(count, 0), _MOST_TOKENS) for count in counts)
         if not prompt:  # the model has not told, or not yet
             prompt = tokens_in(self.prompt)
             completion = max(completion, self._pieces, tokens_in(text))
@@ -374,12 +373,10 @@ class TextParts:
         self.by, self.resume, self.queue_ns = parts.by, parts.resume, parts.queue_ns
 
     def start(self, receiver: Receiver) -> None:
-        """See `calls.Parts`."""
         self._receiver = receiver
         self._parts.start(self)
 
     def take(self, part: Answer) -> bool:
-        """See `calls.Receiver`."""
         try:
             has_room = self._hand_on(self.text.take(part.outputs, in_parts=True))
         except ModelFailed as error:
@@ -393,7 +390,6 @@ class TextParts:
         return False
 
     def finish(self, error: BasculeError | None) -> None:
-        """See `calls.Receiver`."""
         if error is None:
             try:
                 self._hand_on(self.text.rest())
@@ -431,21 +427,19 @@ def _mapped(value: Any, change: Callable[[str], Any]) -> Any:
     return value
 
 
-def _asked_schema(asked: Any) -> Callable[[str], bool] | None:
+def _asked_schema(wanted: Any) -> Callable[[str], bool] | None:
     """Whether a text is what `response_format` asks for; None where nothing can be said."""
-    kind = asked.get("type") if isinstance(asked, dict) else None
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
     if kind == "json_object":
         return schema_check('{"type": "object"}', is_trusted=False)
-    schema = asked.get("json_schema") if kind == "json_schema" else None
+    schema = wanted.get("json_schema") if kind == "json_schema" else None
     if not (isinstance(schema, dict) and "schema" in schema):
         return None
     return schema_check(msgspec.json.encode(schema["schema"]).decode(), is_trusted=False)
 
 
 def _column(values: Sequence[str | None]) -> Any:
-    column = np.empty(len(values), object)
-    column[:] = values
-    return column
+    return np.array(values, object)
 
 
 def _stacked(rows: Sequence[Columns]) -> Columns:

@@ -79,11 +79,11 @@ class TokenLimitedPredictor(LimitedPredictor):
     def _tokens_of(self, text: str) -> int:
         prompt = tokens_in(text)
         try:
-            asked = msgspec.json.decode(text, type=_Lengths)
+            lengths = msgspec.json.decode(text, type=_Lengths)
         except (msgspec.MsgspecError, RecursionError):
-            asked = _Lengths()
-        told = asked.max_completion_tokens or asked.max_tokens
-        return prompt + told if told else min(prompt + _USUAL_TOKENS, max(self._most, prompt))
+            lengths = _Lengths()
+        most = lengths.max_completion_tokens or lengths.max_tokens
+        return prompt + most if most else min(prompt + _USUAL_TOKENS, max(self._most, prompt))
 
     def ask(
         self, ask: Callable[..., Any], caller: Caller, rows: int, call: Call, context: Context,
@@ -100,10 +100,10 @@ class TokenLimitedPredictor(LimitedPredictor):
 
         def take(outcome: Any) -> None:
             if isinstance(outcome, TextParts):
-                outcome.text.on_end = lambda asked, said: settle(asked + said)
+                outcome.text.on_end = lambda prompt, answer: settle(prompt + answer)
             elif isinstance(outcome, Answer):
-                said = outcome.original or {}
-                settle(int(said["prompt_tokens"].sum() + said["completion_tokens"].sum()))
+                counts = outcome.original or {}
+                settle(int(counts["prompt_tokens"].sum() + counts["completion_tokens"].sum()))
             elif isinstance(outcome, BasculeError):
                 settle(0)
             deliver(outcome)

@@ -4,7 +4,7 @@ The paths are those of OpenAI, and the same below `/openai`, where KServe has th
 the model, so a route asks for the right to predict at all, and `Exchange.choose` for that to
 predict with the model, before anything else is said of it.
 
-A model **generates** if it takes a request as text and gives texts and chunks (`generates`). It is
+A model **generates** if it takes requests and gives texts and chunks (`generates_text`). It is
 always asked in parts, also for a whole answer: so a client that goes away ends it in any case. A
 model **embeds** if it takes one text and gives a vector of floats (`embedding_of`).
 """
@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from bascule.bundle.generation import INPUTS, OUTPUTS, Chunk
+from bascule.bundle.disk import generates_text
+from bascule.bundle.generation import Chunk, Usage, chunk_of, joined
 from bascule.core import BasculeError, Invalid, ModelFailed, NotFound
 from bascule.serving.calls import Answer, AnsweredBy, Call, Outcome
 from bascule.serving.codecs import JsonParser
@@ -70,9 +71,8 @@ _ONLY: dict[str, Any] = {"n": 1, "best_of": 1, "echo": False, "suffix": "", "mod
 """Fields that may have one value, for which nothing is to be done."""
 
 
-def generates(model: Predictor) -> bool:
-    """Whether a model writes texts, as `bundle.generation` has them."""
-    return model.signature.inputs == INPUTS and model.signature.outputs == OUTPUTS
+def _generates(model: Predictor) -> bool:
+    return generates_text(model.signature)
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -82,8 +82,12 @@ def model_card(name: str) -> dict[str, Any]:
 
 def models_list(plane: DataPlane) -> dict[str, Any]:
     """The models that answer requests of OpenAI's clients, by their plain names."""
-    able = (name for name, one in plane.defaults.items() if generates(one) or embedding_of(one))
-    return {"object": "list", "data": [model_card(name) for name in able]}
+    able = [
+        model_card(name)
+        for name, model in plane.defaults.items()
+        if _generates(model) or embedding_of(model)
+    ]
+    return {"object": "list", "data": able}
 
 
 class _Kind(NamedTuple):
@@ -140,20 +144,20 @@ class OpenAi:
 
     def _handler(self, plane: DataPlane, kind: _Kind, able: Predictor) -> Handler:
         deadline_s = able.limits.deadline_s  # that of all models
-        if generates(able):
+        if _generates(able):
             deadline_s = max(deadline_s, _TURN_S)
 
         def read(body: bytes, parser: JsonParser) -> _Body:
             return by_row.an_object(parser.plain(body), '{"model": "NAME", ...}')
 
-        def run(exchange: Exchange, given: _Body, allowed_s: float) -> None:
-            model = _named(plane, given.get("model"))
+        def run(exchange: Exchange, fields: _Body, allowed_s: float) -> None:
+            model = _named(plane, fields.get("model"))
             exchange.choose(model, allowed_s)
             if not kind.fits(model):
                 raise _wrong("model", f"{model.name} is no model that {kind.does}", _MODELS)
             exchange.identify()
             exchange.need_request_id()
-            kind.ask(exchange, model, given, allowed_s)
+            kind.ask(exchange, model, fields, allowed_s)
 
         def handle(exchange: Exchange) -> None:
             exchange.protocol = NAME
@@ -188,10 +192,10 @@ def _wrong(field: str, problem: str, hint: str = "leave it out") -> Invalid:
 # -- text --
 
 
-def _request(given: _Body, taken: Iterable[str]) -> dict[str, Any]:
+def _request(fields: _Body, taken: Iterable[str]) -> dict[str, Any]:
     """The fields that a model gets; raises `Invalid` for those that cannot be obeyed."""
     request = {}
-    for field, value in given.items():
+    for field, value in fields.items():
         if field in taken:
             if value is not None:
                 request[field] = value
@@ -204,25 +208,22 @@ def _request(given: _Body, taken: Iterable[str]) -> dict[str, Any]:
     return request
 
 
-def _ask_chat(exchange: Exchange, model: Predictor, given: _Body, allowed_s: float) -> None:
-    request = _request(given, _OF_CHAT)
+def _ask_chat(exchange: Exchange, model: Predictor, fields: _Body, allowed_s: float) -> None:
+    request = _request(fields, _OF_CHAT)
     messages = request.get("messages")
     if type(messages) is not list or not messages or {*map(type, messages)} != {dict}:
         raise _wrong("messages", "not a list of messages", 'send [{"role": "user", ...}]')
-    _Chat(exchange, model, given).ask(request, allowed_s)
+    _Chat(exchange, model, fields).ask(request, allowed_s)
 
 
-def _ask_text(exchange: Exchange, model: Predictor, given: _Body, allowed_s: float) -> None:
-    request = _request(given, _OF_TEXT)
+def _ask_text(exchange: Exchange, model: Predictor, fields: _Body, allowed_s: float) -> None:
+    request = _request(fields, _OF_TEXT)
     prompt = request.get("prompt")
     if type(prompt) is list and len(prompt) == 1:
         (prompt,) = prompt
     if type(prompt) is not str:
         raise _wrong("prompt", "not one text", "send texts one by one, and no tokens")
-    _Text(exchange, model, given).ask(request | {"prompt": prompt}, allowed_s)
-
-
-_chunk_of = msgspec.json.Decoder(Chunk).decode
+    _Text(exchange, model, fields).ask(request | {"prompt": prompt}, allowed_s)
 
 
 class _Completion(ABC):
@@ -230,26 +231,24 @@ class _Completion(ABC):
 
     whole_object, part_object = "", ""
 
-    def __init__(self, exchange: Exchange, model: Predictor, given: _Body) -> None:
+    def __init__(self, exchange: Exchange, model: Predictor, fields: _Body) -> None:
         self._exchange = exchange
         self._model = model
-        self._streams = _flag(given, "stream")
-        options = given.get("stream_options") or {}
+        self._streams = _flag(fields, "stream")
+        options = fields.get("stream_options") or {}
         if type(options) is not dict or (options and not self._streams):
             raise _wrong("stream_options", "not an object beside stream: true", "leave it out")
         self._tells_usage = _flag(options, "include_usage", "stream_options.")
-        self._one_call = not _flag(given, "parallel_tool_calls", usual=True)
+        self._one_call = not _flag(fields, "parallel_tool_calls", usual=True)
         self._head = {
             "id": exchange.prediction_id,
             "object": self.part_object if self._streams else self.whole_object,
             "created": int(time.time()),
-            "model": given["model"],
+            "model": fields["model"],
         }
         self._has_begun = False
-        self._texts: list[str] = []
+        self._chunks: list[Chunk] = []
         self._size_bytes = 0
-        self._logprobs: list[Any] = []
-        self._calls: dict[int, dict[str, Any]] = {}
         self._last = Chunk(finish="stop")
 
     def ask(self, request: dict[str, Any], allowed_s: float) -> None:
@@ -281,7 +280,7 @@ class _Completion(ABC):
 
     def _read(self, answer: Answer) -> Chunk:
         self._head["system_fingerprint"] = answer.by.name
-        chunk = _chunk_of(answer.outputs["chunk"][0])
+        chunk = chunk_of(answer.outputs)
         if self._one_call and chunk.tool_calls:
             first = [call for call in chunk.tool_calls if not call.get("index")]
             chunk = msgspec.structs.replace(chunk, tool_calls=first)
@@ -303,33 +302,23 @@ class _Completion(ABC):
         return (_event(last) if self._tells_usage else b"") + b"data: [DONE]\n\n"
 
     def _collect(self, answer: Answer) -> bytes:
-        chunk = self._read(answer)
+        self._chunks.append(self._read(answer))
         self._size_bytes += len(answer.outputs["chunk"][0])
         if self._size_bytes > _MAX_ANSWER_BYTES:
             raise ModelFailed("the answer has over 16 MiB", hint="set max_tokens", reason="")
-        self._texts.append(chunk.text)
-        self._logprobs += chunk.logprobs or ()
-        for piece in chunk.tool_calls:
-            whole = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-            call = self._calls.setdefault(piece.get("index") or 0, whole)
-            call["id"] = piece.get("id") or call["id"]
-            for name, text in (piece.get("function") or {}).items():
-                call["function"][name] = call["function"].get(name, "") + (text or "")
         return b""
 
     def _end(self, parts: int, error: BasculeError | None) -> bytes:  # noqa: ARG002
         if error is not None:
             return b""
-        text, calls = "".join(self._texts), [*self._calls.values()]
-        choice = self._choice(Chunk(text, calls, self._logprobs, self._last.finish))
+        whole = msgspec.structs.replace(joined(self._chunks), finish=self._last.finish)
+        choice = self._choice(whole)
         return msgspec.json.encode(
             self._head | {"choices": [choice], "usage": _usage(self._last.usage)}
         )
 
 
 class _Chat(_Completion):
-    """A completion of a chat."""
-
     whole_object, part_object = "chat.completion", "chat.completion.chunk"
 
     def _choices(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
@@ -347,7 +336,9 @@ class _Chat(_Completion):
     def _choice(self, whole: Chunk) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
         if whole.tool_calls:
-            message |= {"content": whole.text or None, "tool_calls": whole.tool_calls}
+            names = ("id", "type", "function")
+            calls = [{name: call[name] for name in names} for call in whole.tool_calls]
+            message |= {"content": whole.text or None, "tool_calls": calls}
         return {
             "index": 0, "message": message, "logprobs": _logprobs(whole.logprobs),
             "finish_reason": whole.finish,
@@ -355,8 +346,6 @@ class _Chat(_Completion):
 
 
 class _Text(_Completion):
-    """A completion of a text."""
-
     whole_object = part_object = "text_completion"
 
     def _choices(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
@@ -366,10 +355,10 @@ class _Text(_Completion):
     def _choice(self, whole: Chunk) -> dict[str, Any]:
         tokens = whole.logprobs or []
         logprobs = {
-            "tokens": [one.token for one in tokens],
-            "token_logprobs": [one.logprob for one in tokens],
+            "tokens": [token.token for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [
-                {other.token: other.logprob for other in one.top_logprobs} for one in tokens
+                {other.token: other.logprob for other in token.top_logprobs} for token in tokens
             ],
         }
         return {
@@ -378,8 +367,8 @@ class _Text(_Completion):
         }  # fmt: skip
 
 
-def _flag(given: _Body, field: str, place: str = "", *, usual: bool = False) -> bool:
-    value = given.get(field)
+def _flag(fields: _Body, field: str, place: str = "", *, usual: bool = False) -> bool:
+    value = fields.get(field)
     if value is not None and type(value) is not bool:
         raise _wrong(place + field, "neither true nor false")
     return usual if value is None else value
@@ -405,34 +394,33 @@ def _logprobs(tokens: Sequence[Any] | None) -> dict[str, Any] | None:
     return {"content": tokens, "refusal": None} if tokens else None
 
 
-def _usage(said: Any) -> dict[str, Any]:
-    if said is None:
-        return dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
+def _usage(usage: Usage | None) -> dict[str, Any]:
+    usage = usage or Usage()
     return {
-        "prompt_tokens": said.prompt_tokens,
-        "completion_tokens": said.completion_tokens,
-        "total_tokens": said.prompt_tokens + said.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": said.cached_tokens},
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
 
 
 # -- embeddings --
 
 
-def _ask_embeddings(exchange: Exchange, model: Predictor, given: _Body, allowed_s: float) -> None:
+def _ask_embeddings(exchange: Exchange, model: Predictor, fields: _Body, allowed_s: float) -> None:
     field = embedding_of(model)
     assert field is not None
-    for name, value in given.items():
+    for name, value in fields.items():
         if name not in ("model", "input", "encoding_format", "dimensions", "user") and value:
             raise _wrong(name[:64], "not supported here")
-    texts, coding = given.get("input"), given.get("encoding_format") or "float"
+    texts, coding = fields.get("input"), fields.get("encoding_format") or "float"
     if type(texts) is str:
         texts = [texts]
     if type(texts) is not list or not texts or {*map(type, texts)} != {str}:
         raise _wrong("input", "not a text or a list of texts", "send texts, and no tokens")
     if coding not in ("float", "base64"):
         raise _wrong("encoding_format", "neither float nor base64")
-    if given.get("dimensions") not in (None, *field.shape):
+    if fields.get("dimensions") not in (None, *field.shape):
         raise _wrong("dimensions", f"the vectors of {model.name} have {field.shape[0]}")
     table = by_row.table_reader(model).rows(texts, "input")
 
@@ -449,10 +437,10 @@ def _ask_embeddings(exchange: Exchange, model: Predictor, given: _Body, allowed_
         used = 0 if tokens is None else int(tokens.sum())
         body = {
             "object": "list",
-            "model": given["model"],
+            "model": fields["model"],
             "data": [
-                {"object": "embedding", "index": index, "embedding": one}
-                for index, one in enumerate(data)
+                {"object": "embedding", "index": index, "embedding": vector}
+                for index, vector in enumerate(data)
             ],
             "usage": {"prompt_tokens": used, "total_tokens": used},
         }
@@ -487,14 +475,14 @@ def _about(
 
 _KINDS = (
     _Kind(
-        b"/chat/completions", "generates text", generates, _ask_chat,
+        b"/chat/completions", "generates text", _generates, _ask_chat,
         partial(
             _about, "messages", [{"role": "user", "content": "Hello"}],
             {"type": "array", "minItems": 1, "items": {"type": "object"}}, _OF_CHAT,
         ),
     ),
     _Kind(
-        b"/completions", "generates text", generates, _ask_text,
+        b"/completions", "generates text", _generates, _ask_text,
         partial(_about, "prompt", "Hello", _TEXT, _OF_TEXT),
     ),
     _Kind(

@@ -32,8 +32,8 @@ class PartCounters:
 
     def totals(self, place: int) -> dict[str, PartCounts]:
         """By part of the label at a place, over all workers; nothing for a model without parts."""
-        made: dict[str, PartCounts] = {}
+        totals: dict[str, PartCounts] = {}
         for parts in self._parts[:, place].T:
             if name := max(parts["name"], default=b""):  # by no worker, where there is no server
-                made[name.decode("ascii")] = PartCounts(*parts["counts"].sum(axis=0).tolist())
-        return made
+                totals[name.decode("ascii")] = PartCounts(*parts["counts"].sum(axis=0).tolist())
+        return totals

@@ -49,7 +49,7 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
         if callback and callback not in callbacks:
             raise Refused(f"{callback} is not in deferred.callbacks", hint="poll for the answer")
         place = quote(model, safe="") + (f"/versions/{quote(version, safe='')}" if version else "")
-        asked = {
+        fields = {
             "model": model, "path": f"/v2/models/{place}/infer", "callback": callback,
             "bytes": len(body),
             "headers": {
@@ -67,7 +67,7 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
                 raise Overloaded("too many callbacks wait", hint="poll", retry_after_s=60)
             name = payloads().put(body)
             task = Task(
-                kind=INFERENCE, input={**asked, "body": name}, title=f"inference of {model}",
+                kind=INFERENCE, input={**fields, "body": name}, title=f"inference of {model}",
                 by=caller.user, key=caller.key,
             )  # fmt: skip
             try:
@@ -83,11 +83,11 @@ def add_inferences(app: FastAPI, context: ControlContext, submissions: Submissio
     @serves(app, of_jobs.ANSWER, response_class=Response)
     def answer(job: str, request: Request) -> Response:
         """The bytes that the request would have been answered with; 409 before."""
-        found = submissions.visible(job, request)
-        if found.kind != INFERENCE:
+        inference = submissions.visible(job, request)
+        if inference.kind != INFERENCE:
             raise NotFound(f"job {job} is no inference", hint=f"GET /api/v1/jobs/{job}")
-        content = payloads().answer_of(found, datetime.now(UTC))
-        headers = {**found.result["headers"], "ETag": etag_of(found.result["file"])}
+        content = payloads().answer_of(inference, datetime.now(UTC))
+        headers = {**inference.result["headers"], "ETag": etag_of(inference.result["file"])}
         return Response(content, headers=headers)
 
     @serves(app, of_jobs.END)
