@@ -123,7 +123,7 @@ def freed_s(client: openai.OpenAI) -> float:
 
     plain_s = statistics.median(first_s(topic) for topic in TOPICS[:4])
     stream = client.chat.completions.create(
-        model="chat", messages=messages("everything"), stream=True, max_tokens=1_500
+        model="chat", messages=messages("everything"), stream=True, max_tokens=900
     )
     with stream:
         next(iter(stream))

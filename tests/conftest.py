@@ -224,9 +224,7 @@ class Server:
         return self.process.wait(30)
 
 
-def start_server(
-    *arguments: Any, env: dict[str, str] | None = None, errors: Any = None
-) -> Server:
+def start_server(*arguments: Any, env: dict[str, str] | None = None, errors: Any = None) -> Server:
     started_s = time.monotonic()
     # As a user has it: output that is not flushed does not arrive.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
