@@ -326,8 +326,11 @@ class Conversation:
 
 def _form_of(known: Described) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """What a request depends on: neither the order of inputs, nor the values that they take."""
-    inputs, columns = known.signature.inputs, known.signature.columns
-    return {one.name: (one.dtype, one.shape, one.booleans, one.dates) for one in inputs}, columns
+    inputs = {
+        field.name: (field.dtype, field.shape, field.booleans, field.dates)
+        for field in known.signature.inputs
+    }
+    return inputs, known.signature.columns
 
 
 def _replaced(path: str, when: str) -> Conflict:

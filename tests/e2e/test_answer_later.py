@@ -368,7 +368,7 @@ def test_hosts_that_share_catalogue_and_bucket_run_and_answer_what_either_was_as
 
 
 def test_callers_who_wait_go_before_those_who_do_not(here, caller):
-    """Five answers of 0.4 s wait; a model that ran them side by side answers nobody for 2 s."""
+    """Five deferred runs of 0.4 s wait: all of them at once would block the model for 2 s."""
     until(lambda: caller.plain(rows(0, 0)).status_code == 200)  # what others left has ended
     jobs = [caller.submit(rows(0.4, 50 + number)) for number in range(5)]
     until(lambda: "50" in here[0].called)
@@ -377,7 +377,7 @@ def test_callers_who_wait_go_before_those_who_do_not(here, caller):
         began_s = time.monotonic()
         assert caller.plain(rows(0, 6)).status_code == 200
         took_s.append(time.monotonic() - began_s)
-        time.sleep(0.05)
+        time.sleep(0.05)  # a deferred run begins, behind which the next call waits
     assert max(took_s) < 0.9, took_s  # a run that has begun, and little more
     assert all(caller.ended(job)["state"] == "done" for job in jobs)
 

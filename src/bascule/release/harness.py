@@ -77,6 +77,7 @@ def run_task(bundle: Bundle, place: str, is_chat: bool = False) -> tuple[Any, An
     if any((parent / MANIFEST).exists() for parent in file.resolve().parents):
         raise Untrusted(f"{file} is in a bundle", hint="name a folder of your own tasks")
     # The seeds are those of `simple_evaluate`, which would import PyTorch and run pip and git too.
+    before, numpy_before = random.getstate(), np.random.get_state()
     random.seed(defaults.DEFAULT_RANDOM_SEED)
     np.random.seed(defaults.DEFAULT_OTHER_SEED)
     try:
@@ -90,6 +91,9 @@ def run_task(bundle: Bundle, place: str, is_chat: bool = False) -> tuple[Any, An
             )  # fmt: skip
     except ImportError as error:
         raise Invalid(f"{name}: {first_line(error)}", hint="install the package") from error
+    finally:  # they are the caller's, in whose process this runs
+        random.setstate(before)
+        np.random.set_state(numpy_before)
 
 
 def task_values(run: Callable[[str, bool], tuple[Any, Any]], criterion: Criterion) -> Values:

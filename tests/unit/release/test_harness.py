@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 import shutil
 import sys
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from tests.chat_models import chat_bundle
 from tests.harness_tasks import write_task
@@ -75,6 +77,17 @@ def test_the_end_of_the_interval_is_judged_and_not_the_mean(bundles, capitals):
     error = math.sqrt(0.75 * 0.25 / 39)
     assert f"standard error {error:.3g}; lm-eval 0.4.13, capitals of version 2.0, 0-shot" in reason
     assert "samples sha256:" in reason
+
+
+def test_the_random_numbers_of_the_caller_go_on_as_they_would(bundles, capitals):
+    draws = []
+    for measures in (False, True):
+        random.seed(1)
+        np.random.seed(1)
+        if measures:
+            checked(bundles, "champion", f"lm_eval[{capitals}/exact_match] >= 0.9")
+        draws.append((random.random(), np.random.random()))
+    assert draws[0] == draws[1]
 
 
 def test_a_version_is_compared_with_the_champion_on_the_same_samples(bundles, capitals):

@@ -47,7 +47,7 @@ class Composition:
         Args:
             source: A TOML file, or the mapping that it would hold.
             open_model: Opens the bundle of a reference. A path of a folder is relative to the file.
-            ran: By part, the program that runs; without, that which serves requests here.
+            ran: By part, the name of its program. The others have the program that serves requests.
 
         Raises:
             Invalid: It says what no composition may; the message names the place.

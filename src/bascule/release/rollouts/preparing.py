@@ -110,7 +110,7 @@ def prepare(
     parts = {guard.part for guard in rollout.guards if guard.part or guard.is_on_outcomes}
     versions = (rollout.current, rollout.candidate) if parts else ()
     bundles = {version: load(version) for version in versions}
-    answers = {part: [_answers_of(bundles[one], part, one) for one in versions] for part in parts}
+    answers = {part: [_answers_of(bundles[of], part, of) for of in versions] for part in parts}
     chosen = [guard for guard in rollout.guards if guard.is_on_outcomes]
     if not chosen:
         return rollout

@@ -11,7 +11,8 @@ the same bits in any company run so there; others run each call at once.
 
 The rules:
 - every caller gets its own rows, and the outputs that it asked for;
-- callers who wait go before those who do not (`Exchange.allowed_s`), which run one by one;
+- a call of a deferred job, whose deadline is longer than the model's (`Exchange.allowed_s`), runs
+  alone, and only when no other call waits;
 - the queue is bounded, in calls and, over all models, in bytes (`BufferBudget`); over a bound the
   answer is `Overloaded` at once; so it is where those who wait will keep the thread busy until
   after a call's deadline;
@@ -191,7 +192,7 @@ class Batcher:
         self._by = by
         self._name = by.name
         self._waiting: deque[Job] = deque()
-        self._deferred: deque[Job] = deque()  # answered later: when nobody waits
+        self._deferred: deque[Job] = deque()  # calls of deferred jobs, behind all others
         self._arrived = threading.Event()
         self._thread: threading.Thread | None = None
         self._stopped = False

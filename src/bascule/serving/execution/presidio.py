@@ -35,8 +35,9 @@ def load(kinds: Sequence[str], spacy_model: str) -> None:
     try:
         engine, language = _engine(spacy_model)
     except Exception as problem:  # of the code in the model's package
-        what = f"spacy_model: {spacy_model} cannot be loaded: {problem}"
-        raise Refused(what, hint="install a model that fits the version of spaCy") from None
+        what = f"spacy_model: {spacy_model}" if spacy_model else "pii: Presidio"
+        hint = "install a model that fits the version of spaCy"
+        raise Refused(f"{what} cannot be loaded: {problem}", hint=hint) from None
     known = engine.get_supported_entities(language)
     if unknown := [kind for kind in kinds if _entity(kind) not in known]:
         hint = f"email, iban, card, ip, {', '.join(sorted(known)).lower()}; names by a spacy_model"

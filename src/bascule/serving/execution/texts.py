@@ -259,7 +259,7 @@ class _Text:
         users = [fields.pop(name, None) for name in ("safety_identifier", "user")]
         self.subject = self.subject or next((str(user) for user in users if user), None)
         fields |= self._of.checked({name: fields[name] for name in _CHECKED if name in fields})
-        self._is_valid = _asked_schema(fields.get("response_format"))
+        self._is_valid = _schema_check_of(fields.get("response_format"))
         if fields != before:
             self.prompt = msgspec.json.encode(fields).decode()
 
@@ -427,7 +427,7 @@ def _mapped(value: Any, change: Callable[[str], Any]) -> Any:
     return value
 
 
-def _asked_schema(wanted: Any) -> Callable[[str], bool] | None:
+def _schema_check_of(wanted: Any) -> Callable[[str], bool] | None:
     """Whether a text is what `response_format` asks for; None where nothing can be said."""
     kind = wanted.get("type") if isinstance(wanted, dict) else None
     if kind == "json_object":
