@@ -20,7 +20,8 @@ from bascule.bundle.disk import write_statement
 from bascule.edge import GOLDEN
 from bascule.edge.channels import Channel
 from bascule.edge.fetching import answer
-from bascule.fleet import Keys, Place, Published, TufRepository, key_in, open_place, publish
+from bascule.fleet import Keys, Published, TufRepository, key_in, publish
+from bascule.places import Folder, Place, open_place
 from bascule.registry import Registry, open_registry
 
 
@@ -92,7 +93,11 @@ class Edge:
     def __init__(self, folder: Path, place: str = "") -> None:
         self.folder, self.now = folder, datetime.now(UTC)
         self.registry: Registry = open_registry(folder / "home")
-        self.place = open_place(place, folder / "home")
+        self.place = (
+            open_place(place, "edge.repository")
+            if place
+            else Folder(folder / "home" / "edge" / "repository")
+        )
         self.root_keys = [key_in(folder / "root.pem", create=True)]
         self.repository = self.repository_at(self.place)
         self.server = Server(self.place)

@@ -330,7 +330,7 @@ def upload_to_google(server: str, key: str, content: bytes) -> None:
 def _bucket_of_s3(url: str) -> Bucket:
     import obstore
 
-    from bascule.registry.stores.s3 import connect
+    from bascule.places import connect
 
     store = connect(BUCKET, url.rpartition("/")[2])
     return Bucket(

@@ -549,16 +549,20 @@ def open_repository(settings: Settings, *, is_new: bool = False) -> TufRepositor
         hint = f"bascule edge init, or copy {folder} from the home that has made it"
         raise NotFound("this home knows no repository of devices", hint=hint)
     try:
-        from bascule.fleet import Keys, TufRepository, open_place
+        from bascule.fleet import Keys, TufRepository
     except ModuleNotFoundError:
         hint = "pip install 'bascule[edge]'"
         raise MissingExtra("publishing to devices needs tuf", hint=hint) from None
 
+    from bascule.places import Folder, open_place
+
     chosen = settings.edge
-    return TufRepository(
-        open_place(chosen.repository, settings.home), Keys(folder / "keys"),
-        root, timestamp_days=chosen.timestamp_days,
-    )  # fmt: skip
+    place = (
+        open_place(chosen.repository, "edge.repository")
+        if chosen.repository
+        else Folder(folder / "repository")
+    )
+    return TufRepository(place, Keys(folder / "keys"), root, timestamp_days=chosen.timestamp_days)
 
 
 def open_fleet(settings: Settings) -> Fleet:

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from bascule.core.errors import TooLarge, Unavailable
-from bascule.registry.stores import listing
+from bascule.places import listing
 from bascule.registry.stores.s3 import open_objects
 from bascule.remotes import fetch
 

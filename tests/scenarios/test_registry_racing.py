@@ -36,7 +36,7 @@ BEGINNER = """
 import json, os, random, signal, sys, time, traceback
 from pathlib import Path
 import alembic.command, obstore, psycopg
-import bascule.catalogue.migrations, bascule.registry.stores.s3
+import bascule.catalogue.migrations, bascule.places.s3
 import bascule.catalogue.postgresql
 from bascule.core.errors import NotFound
 from tests.stores import open_stores

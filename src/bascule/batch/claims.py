@@ -162,7 +162,7 @@ class ObjectCell:
         return msgspec.json.decode(bytes(got.bytes()), type=Claim), version
 
     def read(self) -> Claim | None:
-        from bascule.registry.stores import explaining
+        from bascule.places import explaining
 
         with explaining(self._place):
             return self._got()[0]
@@ -171,7 +171,7 @@ class ObjectCell:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        from bascule.registry.stores import explaining
+        from bascule.places import explaining
 
         with explaining(self._place):
             now, version = self._got()

@@ -6,7 +6,6 @@ from .operations import (
     SampledRows as SampledRows,
     StoredDeviceRollout as StoredDeviceRollout,
 )
-from .places import Place as Place, open_place as open_place, place_beside as place_beside
 from .publishing import (
     Published as Published,
     RepositoryChannels as RepositoryChannels,

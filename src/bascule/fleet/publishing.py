@@ -22,7 +22,7 @@ from bascule.edge import (
     hex_of,
     pack,
 )
-from bascule.fleet.places import CHANNEL, place_of
+from bascule.fleet.repository import CHANNEL, place_of
 
 if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile

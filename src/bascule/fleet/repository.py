@@ -40,14 +40,22 @@ from tuf.api.metadata import (
 
 from bascule.core import Conflict, Invalid, NotFound, Refused, Untrusted, replacing
 from bascule.fleet.keys import Keys
-from bascule.fleet.places import CHANNEL, Place, place_of
+from bascule.places import Place
 
 _ONLINE = (Targets.type, Snapshot.type, Timestamp.type)
 _TIMESTAMP, _FIRST_ROOT = "metadata/timestamp.json", "metadata/1.root.json"
 _TRIES, _DAYS = 5, 365.0
 KEPT = timedelta(days=30)
 _AGAIN = "try again"
+CHANNEL = "channel-"
+"""What the name of a channel's role begins with."""
 Part = TypeVar("Part", Root, Timestamp, Snapshot, Targets)
+
+
+def place_of(target: TargetFile) -> str:
+    """Where a target lies: its hash is in its name (specification 6.2)."""
+    folder, _, name = target.path.rpartition("/")
+    return f"targets/{folder}/{target.hashes['sha256']}.{name}"
 
 
 @dataclass(frozen=True, slots=True)

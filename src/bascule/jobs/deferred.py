@@ -9,10 +9,13 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bascule.core import Conflict, Gone
 from bascule.jobs.records import DONE, Job
+
+if TYPE_CHECKING:
+    from bascule.places import Place
 
 MB = 1 << 20
 MAX_REQUEST_BYTES = MAX_ANSWER_BYTES = 16 * MB
@@ -22,13 +25,9 @@ ROW_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payloads:
-    """The files, each `kept` after it was written; what they may take is in `[deferred]`.
+    """The files, each `kept` after it was written; what they may take is in `[deferred]`."""
 
-    Attributes:
-        files: A `fleet.Place`, which is of a room above.
-    """
-
-    files: Any
+    files: Place
     kept: timedelta
     max_mb: int = 4_096
     max_key_mb: int = 1_024
@@ -52,7 +51,7 @@ class Payloads:
         """
         is_old = job.ended_at is not None and now >= job.ended_at + self.kept
         name = (job.result or {}).get("file")
-        content: bytes | None = self.files.read(name) if name and not is_old else None
+        content = self.files.read(name) if name and not is_old else None
         if is_old or (job.state == DONE and content is None):
             raise Gone(
                 f"the answer of {job.id} is kept no more, or in the folder of another host",

@@ -21,8 +21,8 @@ from bascule.core import (
     Unavailable,
     secret_in,
 )
-from bascule.fleet import place_beside
 from bascule.jobs import CALLBACK, INFERENCE, MAX_ANSWER_BYTES, Job, Kind, Payloads
+from bascule.places import place_beside
 from bascule.security import ON_BEHALF
 from bascule_client.deadlines import DeadlineConnection
 from bascule_client.kinds import error_of

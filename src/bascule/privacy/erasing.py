@@ -26,7 +26,6 @@ import msgspec
 from bascule.backups import rewrite
 from bascule.catalogue import Catalogue, events
 from bascule.core import VERSION, Conflict, replacing, sha256_file, sweep, synced
-from bascule.fleet import place_beside
 from bascule.jobs import Jobs
 from bascule.monitoring.ledger import (
     ANY_MODEL,
@@ -41,6 +40,7 @@ from bascule.monitoring.ledger import (
     put_tombstone,
     shared_of,
 )
+from bascule.places import place_beside
 from bascule.privacy.catalogue_rows import CatalogueRows
 from bascule.privacy.files import erase_in
 from bascule.privacy.persons import Person

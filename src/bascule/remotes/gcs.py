@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bascule.core import BasculeError, MissingExtra, Unavailable
-from bascule.registry.stores import bounded
+from bascule.places import bounded
 from bascule.remotes.objects import Remote, Writer, changed, gone, no_bucket
 
 _RETRY_FOR_S = 120.0

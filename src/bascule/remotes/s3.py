@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bascule.registry.stores import bounded_stream, connect, explaining, is_missing
+from bascule.places import bounded_stream, connect, explaining, is_missing
 from bascule.remotes.objects import Remote, Writer, changed, gone, no_bucket
 
 if TYPE_CHECKING:

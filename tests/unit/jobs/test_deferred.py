@@ -15,9 +15,9 @@ from tests.stores import open_database
 from tests.waiting import until
 
 from bascule.core import Conflict, Gone, Invalid, ModelFailed, NotFound, Overloaded, Unavailable
-from bascule.fleet import place_beside
 from bascule.jobs import CALLBACK, INFERENCE, JobRunner, Jobs, Kind, Kinds, Payloads, Task
 from bascule.kinds.deferred import Asking
+from bascule.places import place_beside
 from bascule.settings import load_settings
 
 NOW = datetime.now(UTC)

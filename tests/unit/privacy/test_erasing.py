@@ -42,13 +42,12 @@ from bascule.backups.archive import unpack
 from bascule.catalogue import events, sealing
 from bascule.catalogue.schema import audit_keys
 from bascule.core import Invalid, NotFound, Untrusted, sha256_file
-from bascule.fleet import place_beside
-from bascule.fleet.places import Folder
 from bascule.jobs import INFERENCE, Jobs, Task
 from bascule.kinds import KINDS
 from bascule.kinds.deferred import Asking, payloads_of
 from bascule.monitoring.ledger import Deletions, Ledger, Outcomes, write_segment
 from bascule.monitoring.ledger.manifest import commit, read_manifest
+from bascule.places import Folder, place_beside
 from bascule.privacy import Erasure, Person, export_about, verify_proof
 from bascule.settings import load_settings
 

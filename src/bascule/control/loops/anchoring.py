@@ -44,9 +44,10 @@ def write(place: str, anchor: Anchor) -> None:
             file.write(content + b"\n")
             os.fsync(file.fileno())
         return
-    from bascule.fleet import open_place
+    from bascule.places import open_place
 
-    bucket, name = open_place(place, Path()), f"{anchor.chain[:16]}/{anchor.sequence:012d}.json"
+    bucket = open_place(place, "audit.anchors")
+    name = f"{anchor.chain[:16]}/{anchor.sequence:012d}.json"
     if not bucket.create(name, content):
         (there,) = _parsed([bucket.read(name) or b""])
         if there.digest != anchor.digest:
@@ -61,9 +62,9 @@ def read_anchors(place: str) -> list[Anchor]:
     if not place.startswith("s3://"):
         with Path(place).open("rb") as file:
             return _parsed(file)
-    from bascule.fleet import open_place
+    from bascule.places import open_place
 
-    bucket = open_place(place, Path())
+    bucket = open_place(place, "audit.anchors")
     return _parsed(bucket.read(name) or b"" for name, _ in bucket.files(""))
 
 

@@ -31,7 +31,7 @@ from bascule.monitoring.ledger.manifest import LEDGER, Deleted, Gap, Request, Se
 from bascule.monitoring.ledger.outcome_spool import OUTCOMES, key_of
 from bascule.monitoring.ledger.subjects import TOMBSTONES, Tombstone
 from bascule.monitoring.profiles import ProfileFile
-from bascule.registry.stores import bounded_stream, connect, explaining
+from bascule.places import bounded_stream, connect, explaining
 
 MERGED = "merged.json"
 _CONNECTED = "shared"

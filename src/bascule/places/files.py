@@ -1,9 +1,6 @@
-"""Where a repository lies: a folder or a bucket of S3, with any web server or CDN in front.
+"""A place of files: a folder, or a bucket of S3.
 
-Requests that are answered later lie in such a place too, beside the registry's objects.
-
-A name gets its content once, whole. One name is changed again and again, each time on the condition
-that it is still the same.
+`create` gives a name its content once, whole; `swap` changes it where it is still the same.
 """
 
 from __future__ import annotations
@@ -18,22 +15,14 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 from bascule.core import Conflict, Invalid, replacing, sync_folder, synced, writing
-from bascule.registry.stores import connect, explaining
+from bascule.places.listing import bounded_stream
+from bascule.places.s3 import connect, explaining
 
 if TYPE_CHECKING:
     from obstore import PutMode
-    from tuf.api.metadata import TargetFile
 
-_MOST_REMOVED = 1_000
+_MANY = 1_000
 """In one request to a bucket."""
-CHANNEL = "channel-"
-"""What the name of a channel's role begins with."""
-
-
-def place_of(target: TargetFile) -> str:
-    """Where a target lies: its hash is in its name (specification 6.2)."""
-    folder, _, name = target.path.rpartition("/")
-    return f"targets/{folder}/{target.hashes['sha256']}.{name}"
 
 
 class Place(Protocol):
@@ -58,32 +47,30 @@ class Place(Protocol):
         """Remove files; fine where there are none."""
 
 
-def open_place(url: str, home: Path) -> Place:
-    """The place at `files:///FOLDER` or `s3://BUCKET/PREFIX`; of no address a folder of the home.
+def open_place(url: str, setting: str) -> Place:
+    """The place at `files:///FOLDER` or `s3://BUCKET/PREFIX`, an address that a setting holds.
 
     Raises:
         Invalid: The address is of another kind.
     """
     parts = urlsplit(url)
-    if not url:
-        return Folder(home / "edge" / "repository")
     if parts.scheme == "files" and parts.path and not parts.netloc:
         return Folder(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc:
         return Bucket(parts.netloc, parts.path.strip("/"))
     hint = "write files:///FOLDER or s3://BUCKET/PREFIX"
-    raise Invalid("edge.repository is no place", hint=hint)
+    raise Invalid(f"{setting} is not a place", hint=hint)
 
 
 def place_beside(objects: str, home: Path, name: str) -> Place:
     """The place of private files in the bucket of `registry.objects`, or in the home."""
     if not objects.startswith("s3://"):
         return Folder(home / name, mode=0o700)
-    return open_place(f"{objects.rstrip('/')}/{name}", home)
+    return open_place(f"{objects.rstrip('/')}/{name}", "registry.objects")
 
 
 class Folder:
-    """A folder that a web server serves; `mode` of the folders that are made in it."""
+    """A folder; `mode` of the folders that are made in it."""
 
     def __init__(self, folder: Path, mode: int = 0o777) -> None:
         self._folder, self._mode = folder, mode
@@ -140,7 +127,8 @@ class Bucket:
         self._store = connect(bucket, prefix)
         import obstore
 
-        self._api, self._explaining = obstore, partial(explaining, f"s3://{bucket}/{prefix}")
+        self._api, self._url = obstore, f"s3://{bucket}/{prefix}"
+        self._explaining = partial(explaining, self._url)
 
     def read(self, name: str) -> bytes | None:
         return self._got(name)[0]
@@ -158,13 +146,14 @@ class Bucket:
 
     def files(self, folder: str) -> Iterator[tuple[str, datetime]]:
         with self._explaining():
-            for batch in self._api.list(self._store, folder):
-                yield from ((item["path"], item["last_modified"]) for item in batch)
+            pages = self._api.list(self._store, folder, chunk_size=_MANY)
+            for item in bounded_stream(self._url, pages):
+                yield item["path"], item["last_modified"]
 
     def remove(self, *names: str) -> None:
-        for start in range(0, len(names), _MOST_REMOVED):
+        for start in range(0, len(names), _MANY):
             with self._explaining(), suppress(FileNotFoundError):
-                self._api.delete(self._store, names[start : start + _MOST_REMOVED])
+                self._api.delete(self._store, names[start : start + _MANY])
 
     def _got(self, name: str) -> tuple[bytes | None, PutMode]:
         with self._explaining():
