@@ -30,7 +30,7 @@ from bascule.serving.workers.supervised import (
     Command,
     Heartbeat,
     Supervised,
-    _is_stopped,
+    _activity_of,
     keep_alive,
 )
 from bascule.serving.workers.supervisor import Supervisor
@@ -168,13 +168,14 @@ def silent():
     """`silent(heartbeat)`: a process that waits for its end, kept by a beat that a test moves."""
     spawning, processes = ThreadPoolExecutor(1), []
 
-    def start(**times):
+    def start(code="import time; time.sleep(600)", state="S", **times):
         beat, kills = [5], []
         heartbeat = Heartbeat(lambda: beat[0], on_silent=lambda: kills.append(1), **times)
-        command = Command([sys.executable, "-c", "import time; time.sleep(600)"])
+        command = Command([sys.executable, "-c", code])
         process = Supervised(lambda: command, "worker 0", spawning, heartbeat=heartbeat)
         processes.append(process)
         process.start()
+        until(lambda: _activity_of(process.pid)[0] == state)
         return process, beat, kills
 
     yield start
@@ -199,6 +200,22 @@ def test_a_process_is_killed_once_its_beat_has_stayed_the_same_for_too_long(sile
     assert kills == [1]
     assert f"worker 0 (process {process.pid}) stood still for 2 s and is killed" in caplog.text
     until(lambda: not process.runs)
+
+
+def test_a_process_is_not_silent_while_it_waits_for_a_processor(silent):
+    """On a machine with more to do than it has processors for."""
+    process, _, kills = silent("while True: pass", "R", silent_s=0.3, first_s=0.3)
+
+    def had_s():
+        return _activity_of(process.pid)[1]
+
+    before_s = had_s()
+    for watched_s in (0.0, 10.0, 20.0):  # within milliseconds, in which it cannot have had so much
+        process.look_after(watched_s)
+    assert had_s() - before_s > 0.3 or kills == []
+    until(lambda: had_s() - before_s > 0.4)
+    process.look_after(30.0)
+    assert kills == [1]
 
 
 def test_a_process_that_never_beats_is_killed_after_its_first_time(silent):
@@ -385,23 +402,23 @@ def test_a_change_that_waited_too_long_for_another_one_is_not_begun(loading):
 
 def test_a_process_that_a_signal_has_stopped_is_known_from_one_that_works_or_waits():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert not _is_stopped(process.pid)
+        assert _activity_of(process.pid)[0] != "T"
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        assert _is_stopped(process.pid)
+        assert _activity_of(process.pid)[0] == "T"
         process.send_signal(signal.SIGCONT)
         os.waitid(os.P_PID, process.pid, os.WCONTINUED)
-        assert not _is_stopped(process.pid)
+        assert _activity_of(process.pid)[0] != "T"
         process.kill()
-    assert not _is_stopped(process.pid)
+    assert _activity_of(process.pid) == ("", 0.0)
 
 
 def test_a_stopped_process_is_killed_when_enough_looks_in_a_row_have_found_it_so(
     silent, monkeypatch
 ):
     process, _, kills = silent(silent_s=10.0, first_s=10.0)
-    is_stopped = True
-    monkeypatch.setattr("bascule.serving.workers.supervised._is_stopped", lambda _: is_stopped)
+    state = "T"
+    monkeypatch.setattr("bascule.serving.workers.supervised._activity_of", lambda _: (state, 0.0))
 
     def looks(times):
         # The time passes by as much as it may; a suspended server makes no looks.
@@ -410,9 +427,9 @@ def test_a_stopped_process_is_killed_when_enough_looks_in_a_row_have_found_it_so
 
     looks(1)  # the first sees the beat
     looks(_STOPPED_LOOKS - 1)
-    is_stopped = False
+    state = "S"
     looks(1)
-    is_stopped = True
+    state = "T"
     looks(_STOPPED_LOOKS - 1)
     assert kills == []
     looks(1)

@@ -2,8 +2,8 @@
 
 One form for the workers, the control process and the scribe. A process that has ended is started
 again, at once or after a pause that grows while it keeps dying (`Backoff`). One whose beat in the
-shared counters stays the same is killed, and so replaced. It is asked over a socket pair (`Peer`),
-where it answers at all.
+shared counters stays the same is killed, and so replaced; while it waits for a processor, that
+time does not count. It is asked over a socket pair (`Peer`), where it answers at all.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from bascule.serving.workers.peer import AnswerFor, Peer
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.05
-_LONGEST_TURN_S = 1.0
+_LONGEST_TURN_S = 0.1
 """More than this between two looks means that the supervisor itself stood still."""
 _START_AGAIN_S = 1.0
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STOPPED_LOOKS = 20
 """A process that a signal has stopped is killed when so many looks in a row have found it stopped.
 Looks, and no time: a suspended server looks at nothing meanwhile."""
@@ -129,7 +130,8 @@ class Supervised:
         self._restart_at_s: float | None = None
         self._backoff = Backoff()
         self._beat_ns, self._has_beaten, self._stopped_looks = 0, False, 0
-        self._silent_from_s: float | None = None
+        self._looked_s: float | None = None
+        self._silent_s = self._cpu_s = 0.0
 
     @property
     def pid(self) -> int:
@@ -163,7 +165,7 @@ class Supervised:
                 raise
         self._started_s, self._restart_at_s = time.monotonic(), None
         self._beat_ns = 0 if self._heartbeat is None else self._heartbeat.last_ns()
-        self._has_beaten, self._silent_from_s = False, None
+        self._has_beaten, self._looked_s = False, None
         self._process, self.peer = process, peer
 
     def ask(self, what: str, within_s: float, **arguments: Any) -> Any:
@@ -207,22 +209,26 @@ class Supervised:
 
         One that a signal has stopped is killed sooner: no load of the machine looks like that.
         """
-        beat_ns = heartbeat.last_ns()
-        if self._silent_from_s is None or beat_ns != self._beat_ns:
+        beat_ns, (state, cpu_s) = heartbeat.last_ns(), _activity_of(process.pid)
+        if self._looked_s is None or beat_ns != self._beat_ns:
             self._has_beaten |= beat_ns != self._beat_ns
-            self._beat_ns, self._silent_from_s, self._stopped_looks = beat_ns, watched_s, 0
-            return
-        self._stopped_looks = self._stopped_looks + 1 if _is_stopped(process.pid) else 0
+            self._silent_s, self._stopped_looks = 0.0, 0
+        else:
+            passed_s = watched_s - self._looked_s
+            # On a busy machine a process that is ready to run may wait for longer than it may hang.
+            self._silent_s += min(passed_s, cpu_s - self._cpu_s) if state == "R" else passed_s
+            self._stopped_looks = self._stopped_looks + 1 if state == "T" else 0
+        self._beat_ns, self._looked_s, self._cpu_s = beat_ns, watched_s, cpu_s
         silent_s = heartbeat.silent_s if self._has_beaten else heartbeat.first_s
         if self._stopped_looks >= _STOPPED_LOOKS:
             why = "was stopped by a signal"
-        elif watched_s - self._silent_from_s > silent_s:
+        elif self._silent_s > silent_s:
             why = f"stood still for {silent_s:g} s"
         else:
             return
         log.error("%s (process %d) %s and is killed", self.name, process.pid, why)
         process.kill()
-        self._silent_from_s, self._stopped_looks = watched_s, 0
+        self._silent_s, self._stopped_looks = 0.0, 0
         heartbeat.on_silent()
 
     def terminate(self) -> None:
@@ -285,13 +291,15 @@ def _spawn(command: Command, end: socket.socket | None) -> subprocess.Popen[byte
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _is_stopped(pid: int) -> bool:
-    """Whether a signal, and no debugger, has stopped a process; false where there is no `/proc`.
+def _activity_of(pid: int) -> tuple[str, float]:
+    """The state of a process, and the seconds of processor time that it has had.
 
-    See proc_pid_stat(5): the state follows the command's name, which may hold any character.
+    The state is `R` if its main thread runs or waits for a processor, `T` if a signal, and no
+    debugger, has stopped it; empty where there is no `/proc`. See proc_pid_stat(5): the state
+    follows the command's name, which may hold any character.
     """
     try:
-        content = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = Path(f"/proc/{pid}/stat").read_text("latin-1").rpartition(") ")[2].split()
     except OSError:
-        return False
-    return content.rpartition(b") ")[2].startswith(b"T")
+        return "", 0.0
+    return fields[0], (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
