@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import psutil
@@ -81,6 +82,34 @@ def test_a_server_that_was_suspended_as_a_whole_kills_no_worker(
     time.sleep(0.5)
     assert server.worker_pids() == [worker]
     assert ask(connect, server, "gb", body) == 200
+
+
+@pytest.mark.slow
+def test_a_server_that_was_suspended_as_a_whole_answers_what_came_meanwhile(
+    serve, connect, body, cancer_bundle
+):
+    """For longer than a new connection may be silent, or a request may take to arrive."""
+    server = serve(cancer_bundle)
+    processes = [server.process.pid, *server.worker_pids()]
+    path = "/v2/models/gb/infer"
+    with ExitStack() as stack:
+        used, begun, silent = (stack.enter_context(connect(server.port)) for _ in range(3))
+        assert used.request("POST", path, body).answer().status == 200
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        begun.send(head.encode() + body[:9])
+        time.sleep(0.5)
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        new = [stack.enter_context(connect(server.port)) for _ in range(4)]
+        begun.send(body[9:-1])
+        for client in (used, silent, *new):
+            client.request("POST", path, body)
+        time.sleep(22)
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.5)
+        begun.send(body[-1:])
+        assert [client.answer().status for client in (used, begun, silent, *new)] == [200] * 7
 
 
 def test_a_run_on_the_loop_that_does_not_end_holds_up_nobody_for_long(

@@ -108,10 +108,10 @@ class Running:
         self.loop.call_soon_threadsafe(run)
         return done.result(WAIT_S)
 
-    def after(self, seconds: float) -> None:
-        """Move the clock on, and tick."""
+    def after(self, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Move the clock on, and tick; what happens meanwhile the loop has not seen by then."""
         self._offset_s += seconds
-        self.on_loop(self.site.tick)
+        self.on_loop(lambda: [meanwhile(), self.site.tick()])
         if hasattr(self, "grpc"):
             self.on_loop(self.grpc.tick)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from bascule.serving.limits import Limits
-from bascule.serving.transports.sites import unacknowledged_bytes
+from bascule.serving.transports.sites import LoopClock, unacknowledged_bytes
 
 GET = b"GET /here HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
@@ -1046,6 +1046,43 @@ def test_an_idle_connection_is_ended_after_its_time_and_not_before(serve):
         assert client.send(GET).answer().status == 200
         server.after(61)
         assert client.is_ended()
+
+
+def test_a_connection_whose_next_request_has_come_is_not_ended_as_idle(serve):
+    server = serve(idle_timeout_s=60)
+    with server.client() as client:
+        client.send(GET).answer()
+        server.after(61, lambda: client.send(GET))
+        assert client.answer().status == 200
+
+
+@pytest.mark.parametrize("is_stopping", [False, True])
+def test_a_connection_whose_request_waits_for_its_turn_is_not_idle(serve, is_stopping):
+    server = serve(idle_timeout_s=60)
+    with server.client() as client:
+        client.send(GET).answer()
+        (connection,) = server.site.connections
+
+        def receive():
+            server.site.backlog.later(lambda: None)  # another one has the turn
+            connection.data_received(GET[:-2] + b"X-Long: %b\r\n\r\n" % (b"x" * 20_000))
+            if is_stopping:
+                connection.go_on_draining(61.0)
+
+        server.after(61, receive)
+        assert client.answer().status == 200
+
+
+def test_a_client_is_not_slow_while_the_loop_stands_still(serve):
+    server = serve(first_request_timeout_s=10, receive_timeout_s=20, idle_timeout_s=60)
+    server.site.clock = LoopClock(server.site.clock)
+    with server.client() as silent, server.client() as slow:
+        slow.send(GET[:10])
+        server.until(lambda: len(server.site.connections) == 2)
+        server.until(lambda: any(c._reader.receiving_since for c in server.site.connections))
+        server.after(600)
+        assert slow.send(GET[10:]).answer().status == 200
+        assert silent.send(GET).answer().status == 200
 
 
 def test_a_connection_without_a_request_is_ended_after_a_time_of_its_own(serve):

@@ -39,7 +39,12 @@ from bascule.serving.transports.http1_requests import HTTP_1_0, RequestReader, S
 from bascule.serving.transports.known_heads import MAX_BYTES
 from bascule.serving.transports.parts import PartWire
 from bascule.serving.transports.routes import Route, not_allowed
-from bascule.serving.transports.sites import Taking, address_of, unacknowledged_bytes
+from bascule.serving.transports.sites import (
+    Taking,
+    address_of,
+    unacknowledged_bytes,
+    unread_bytes,
+)
 from bascule.serving.transports.statuses import HttpError, status_of
 
 log = logging.getLogger(__name__)
@@ -673,9 +678,15 @@ class Connection(asyncio.Protocol):
             self.close_if_idle(_DRAIN_IDLE_S)
 
     def close_if_idle(self, idle_s: float) -> None:
-        """Close if nothing has been asked for `idle_s` and nothing is under way."""
-        idle = not (self._current or self._pipeline or self._reader.receiving_since or self._unsent)
-        if idle and self._site.now - self._since > idle_s:
+        """Close if nothing has been asked for `idle_s`, and nothing is under way or waits."""
+        idle = not (
+            self._current
+            or self._pipeline
+            or self._rest
+            or self._reader.receiving_since
+            or self._unsent
+        )
+        if idle and self._site.now - self._since > idle_s and not unread_bytes(self._transport):
             self._transport.close()
 
     def is_closing(self) -> bool:

@@ -17,6 +17,8 @@ from bascule.serving.transports.authenticator import Authenticator
 from bascule.serving.transports.hosts import HostPolicy
 from bascule.serving.transports.parts import stop_all
 
+_LONGEST_TURN_S = 2.0
+"""More than this between two looks at the clock means that the event loop stood still."""
 _LAST_WORDS_S = 0.5
 """How long clients may take to read that their answers in parts were ended."""
 
@@ -45,6 +47,23 @@ class OfWorker(TypedDict):
 _Connection = TypeVar("_Connection", bound=Drained)
 
 
+class LoopClock:
+    """Seconds, of which those that the event loop stood still do not count.
+
+    What clients sent meanwhile waits in the kernel, so none of them was slow. Looked at once a
+    second, or more often.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._now_s = self._looked_s = monotonic()
+
+    def __call__(self) -> float:
+        before_s, self._looked_s = self._looked_s, self._monotonic()
+        self._now_s += min(self._looked_s - before_s, _LONGEST_TURN_S)
+        return self._now_s
+
+
 class Shared(Generic[_Connection]):
     """What the connections of one protocol share in one worker."""
 
@@ -52,13 +71,12 @@ class Shared(Generic[_Connection]):
         self,
         limits: Limits,
         other_series: MetricSeries,
-        clock: Callable[[], float] = time.monotonic,
         **of: Unpack[OfWorker],
     ) -> None:
         self.limits = limits
         self.other_series = other_series
-        self.clock = clock
-        self.now = clock()
+        self.clock: Callable[[], float] = LoopClock()
+        self.now = self.clock()
         self.backlog = of["backlog"]
         self.held = of["held"]
         self.guard = of.get("guard")
@@ -90,8 +108,17 @@ class Shared(Generic[_Connection]):
 
 def unacknowledged_bytes(transport: asyncio.Transport) -> int:
     """What the kernel has been given and the client has not taken: it may be megabytes."""
+    return _bytes_in_kernel(transport, termios.TIOCOUTQ)
+
+
+def unread_bytes(transport: asyncio.Transport) -> int:
+    """What the client has sent, and the kernel still holds."""
+    return _bytes_in_kernel(transport, termios.FIONREAD)
+
+
+def _bytes_in_kernel(transport: asyncio.Transport, question: int) -> int:
     try:
-        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"0000")
+        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), question, b"0000")
     except OSError:
         return 0
     return int.from_bytes(answer, sys.byteorder)
