@@ -6,39 +6,26 @@ is tried is seen, a connection as well as a question to a name server, also of t
 
 from __future__ import annotations
 
-import ctypes
 import select
 import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from tests.skips import REASONS, skip
+from tests.own_networks import in_a_network_of_its_own, skip_without_networks
 from tests.tiers import first_of
 
 WITHIN_S = 10.0
-CLONE_NEWNET = 0x4000_0000
 ETH_P_ALL = 3
 IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
 TCP, UDP = 6, 17
 SYN, ACK = 0x02, 0x10
-OUTWARD = (
-    "link set lo up",
-    "link add out0 type veth peer name out1",
-    "addr add 192.0.2.1/24 dev out0",
-    "link set out0 up",
-    "link set out1 up",
-    "route add default via 192.0.2.254 dev out0",
-    # Nobody need be found before a packet leaves.
-    "neigh add 192.0.2.254 lladdr 02:00:00:00:00:01 dev out0",
-)
 ROWS = np.random.default_rng(5).normal(size=(2, 30)) * 100 + 200
 BODY = {
     "inputs": [
@@ -67,35 +54,9 @@ if "bascule.serving.workers.worker" in " ".join(sys.orig_argv):
 """
 
 
-def in_a_network_of_its_own(work: Callable[[], None]) -> None:
-    """Run `work` on a thread that has a network of its own, as have the processes it starts."""
-    problems: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-                raise PermissionError(ctypes.get_errno(), "a network namespace cannot be made")
-            for words in OUTWARD:
-                subprocess.run(["ip", *words.split()], check=True, timeout=WITHIN_S)
-            work()
-        except BaseException as problem:
-            problems.append(problem)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if problems:
-        raise problems[0]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _may_make_networks():
-    try:
-        in_a_network_of_its_own(lambda: None)
-    except (PermissionError, FileNotFoundError, subprocess.CalledProcessError):
-        if not REASONS["networks"].is_true():
-            raise
-        skip("networks")
+    skip_without_networks()
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,33 @@ def test_clients_that_wait_together_are_accepted_together(tmp_path, family):
     assert len(made) == CLIENTS
 
 
+def test_a_client_that_connects_at_the_last_moment_is_accepted():
+    """As does one whose part of the handshake was under way when the server was to stop."""
+    made = []
+
+    class Counting(asyncio.Protocol):
+        def connection_made(self, transport):
+            made.append(transport)
+
+    async def closed():
+        listener = socket.create_server(("127.0.0.1", 0))
+        address = listener.getsockname()
+        site = SimpleNamespace(limits=Limits(), connections=())
+        door = Listener(listener.detach(), site, Counting, None)
+        loop = asyncio.get_running_loop()
+        await door.open(loop)
+        closing = loop.create_task(door.close(loop))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        with socket.create_connection(address):
+            await closing
+            for transport in made:
+                transport.abort()
+
+    uvloop.run(closed())
+    assert len(made) == 1
+
+
 def test_a_body_in_tiny_chunks_is_read_in_parts_between_which_others_have_their_turns(
     serve_routes, monkeypatch
 ):

@@ -21,6 +21,9 @@ _PAUSE_S = 0.1
 _CLOSING_ALERT_S = 5.0
 """How long a client within TLS may take, once the server has closed, to read the rest of its answer
 and to send close_notify. Few clients send it, and uvloop would keep each connection for 30 s."""
+_LAST_CONNECTIONS_S = 0.1
+"""How long a server that stops lets in clients to whom the kernel has said that they are connected:
+a round trip. No other reaches it then; see `workers.sockets`."""
 _LAST_HANDSHAKES_S = 0.5
 """How long a server that stops waits for handshakes in progress."""
 
@@ -90,7 +93,7 @@ class Listener:
 
         Closing at once would reset them.
         """
-        await asyncio.sleep(0)
+        await asyncio.sleep(_LAST_CONNECTIONS_S)
         if self._server is None:
             loop.remove_reader(self._listener)
             while self._accept_one(loop):

@@ -14,7 +14,13 @@ from bascule.core import BasculeError, Conflict, Invalid
 from bascule.serving.transports import BACKLOG
 
 _SO_ATTACH_FILTER = 26
-_BPF_RETURN = 0x06
+_DROP_SYN = struct.pack(
+    "HBBI" * 4,
+    0x30, 0, 0, 13,  # load the byte of the flags of TCP
+    0x45, 0, 1, 0x02,  # go on with the next if it has SYN, else with the one after it
+    0x06, 0, 0, 0,  # drop
+    0x06, 0, 0, 0xFFFF_FFFF,  # let in
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +176,15 @@ def _take_no_more(listener: socket.socket) -> None:
 
     Closing a listening socket resets the connections that wait to be accepted; with many clients
     one always waits. A client whose attempt is dropped tries again within a second, is refused, and
-    knows that the server has begun none of its requests.
+    knows that the server has begun none of its requests. One that the kernel has answered already
+    takes itself for connected, and is let in.
     """
     if sys.platform != "linux":
         return
-    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+    program = ctypes.create_string_buffer(_DROP_SYN)
     with suppress(OSError):
         listener.setsockopt(
             socket.SOL_SOCKET,
             _SO_ATTACH_FILTER,
-            struct.pack("HP", 1, ctypes.addressof(drop_all)),
+            struct.pack("HP", len(_DROP_SYN) // 8, ctypes.addressof(program)),
         )
