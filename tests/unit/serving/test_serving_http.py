@@ -1383,16 +1383,22 @@ def test_a_connection_that_was_just_used_is_not_idle_because_the_clock_is_coarse
         drained.result(10)
 
 
-def test_a_server_that_stops_does_not_wait_for_ever(serve, waiting):
+def test_a_server_that_stops_does_not_wait_for_ever_and_says_so(serve, waiting, gone):
     import asyncio
 
     server = serve(drain_s=0.1)
-    with server.client() as client:
+    with server.client() as client, server.client() as slow:
         client.request("POST", "/later", b"x")
+        slow.send(GET[:10])
         server.until(lambda: len(waiting) == 1)
-        asyncio.run_coroutine_threadsafe(server.site.drain(), server.loop).result(10)
+        server.until(lambda: any(c._reader.receiving_since for c in server.site.connections))
+        drained = asyncio.run_coroutine_threadsafe(server.site.drain(), server.loop)
+        assert "the server is stopping" in is_refused(client, 503)
+        assert "the server is stopping" in is_refused(slow, 503)
+        drained.result(10)
         server.until(lambda: not server.site.connections)
-    assert server.counted() == {499: 1}
+    assert gone == [b"x"], "nothing runs on for nobody"
+    assert server.counted() == {503: 2}
 
 
 def test_nothing_is_logged_of_what_clients_do_wrong(server, caplog):

@@ -1105,6 +1105,26 @@ def test_a_server_that_leaves_answers_what_it_was_sent_before_clients_heard_of_i
     assert running.counted() == {200: 3}
 
 
+def test_a_server_that_leaves_ends_calls_at_its_limit_and_says_so(
+    serve_models, program, thread, connect_raw, ask_grpc
+):
+    running = serve_models(("fake", program, thread), drain_s=0.1)
+    raw = connect_raw(running).send(GREETING)
+    message = ask_grpc([1, 2]).SerializeToString()
+    program.gate.clear()
+    raw.send(raw.call(1, INFER, message))
+    raw.send(raw.call(3, INFER, message).removesuffix(message[-1:]))
+    assert program.running.wait(WAIT_S)
+    draining = asyncio.run_coroutine_threadsafe(running.grpc.drain(), running.loop)
+    for stream in (1, 3):
+        trailers = raw.trailers(stream)
+        assert trailers["grpc-status"] == "14"
+        assert "the%20server%20is%20stopping" in trailers["grpc-message"].replace(" ", "%20")
+    draining.result(WAIT_S)
+    program.gate.set()
+    assert running.counted() == {503: 1}  # the other one has not come
+
+
 def test_a_server_that_leaves_does_not_wait_for_a_client_that_does_not_listen(raw, served):
     raw.send(raw.call(1)).trailers(1)
     draining = asyncio.run_coroutine_threadsafe(served.grpc.drain(), served.loop)

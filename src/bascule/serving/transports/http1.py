@@ -677,6 +677,17 @@ class Connection(asyncio.Protocol):
         if since_s > _DRAIN_IDLE_S:
             self.close_if_idle(_DRAIN_IDLE_S)
 
+    def stop(self, error: BasculeError) -> None:
+        """See `sites.Drained`."""
+        current = self._current
+        if current is not None:
+            on_gone = current.on_gone
+            current.fail(error)
+            if on_gone is not None:
+                on_gone()
+        elif self._reader.receiving_since and not self._closing:
+            self.refuse(error)
+
     def close_if_idle(self, idle_s: float) -> None:
         """Close if nothing has been asked for `idle_s`, and nothing is under way or waits."""
         idle = not (

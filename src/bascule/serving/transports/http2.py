@@ -674,6 +674,14 @@ class Http2Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
+    def stop(self, error: BasculeError) -> None:
+        """See `sites.Drained`."""
+        for stream in tuple(self.flow.streams.values()):
+            on_gone = None if stream.answered else stream.on_gone
+            stream.fail(error)
+            if on_gone is not None:
+                on_gone()
+
     def abort(self) -> None:
         """Close at once, with calls in progress."""
         self._transport.abort()

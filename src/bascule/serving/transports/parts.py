@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from bascule.core import BasculeError, ModelFailed, TimedOut, Unavailable
+from bascule.core import BasculeError, ModelFailed, TimedOut
 from bascule.security import Action
 from bascule.serving.calls import Answer, AnsweredBy, Call, Cancel, Parts, PartsOutcome
 from bascule.serving.execution import AdmissionQueue, Predictor
@@ -183,10 +183,7 @@ def check_rights(backlog: AdmissionQueue) -> None:
         sender.check_right()
 
 
-def stop_all(backlog: AdmissionQueue) -> bool:
-    """End all answers in parts, if there are any: the worker stops."""
-    stopping = Unavailable("the server is stopping", hint="retry", retry_after_s=1)
-    senders = tuple(backlog.senders)
-    for sender in senders:
-        sender.stop(stopping)
-    return bool(senders)
+def stop_all(backlog: AdmissionQueue, error: BasculeError) -> None:
+    """End all answers in parts: the worker stops."""
+    for sender in tuple(backlog.senders):
+        sender.stop(error)

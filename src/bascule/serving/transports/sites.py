@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, NotRequired, Protocol, TypedDict, TypeVar, Unpack
 
+from bascule.core import BasculeError, Unavailable
 from bascule.serving.execution import AdmissionQueue, BufferBudget
 from bascule.serving.limits import Limits
 from bascule.serving.telemetry import NEVER, MetricSeries, Recorder, RequestLog
@@ -20,7 +21,7 @@ from bascule.serving.transports.parts import stop_all
 _LONGEST_TURN_S = 2.0
 """More than this between two looks at the clock means that the event loop stood still."""
 _LAST_WORDS_S = 0.5
-"""How long clients may take to read that their answers in parts were ended."""
+"""How long clients may take to read that the server has ended what was under way."""
 
 
 class Drained(Protocol):
@@ -28,6 +29,9 @@ class Drained(Protocol):
 
     def go_on_draining(self, since_s: float) -> None:
         """Close it if there is nothing to be answered; it is drained for so long."""
+
+    def stop(self, error: BasculeError) -> None:
+        """Answer what is under way with an error: the worker waits no longer."""
 
     def abort(self) -> None:
         """Close at once, with what is under way."""
@@ -92,7 +96,11 @@ class Shared(Generic[_Connection]):
         """Answer what is under way, then close every connection; bounded by `drain_s`."""
         self.draining = True
         await self._go_on_draining(self.limits.drain_s)
-        if self.connections and stop_all(self.backlog):
+        if self.connections:
+            stopping = Unavailable("the server is stopping", hint="retry", retry_after_s=1)
+            stop_all(self.backlog, stopping)
+            for connection in tuple(self.connections):
+                connection.stop(stopping)
             await self._go_on_draining(_LAST_WORDS_S)
         for connection in tuple(self.connections):
             connection.abort()
