@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -218,6 +219,20 @@ def test_a_run_that_hangs_is_ended(start):
         program.run(rows("hang"))
     assert not psutil.pid_exists(pid)
     assert program.run(rows("a"))["words"].tolist() == ["a"]
+
+
+def test_an_answer_that_has_come_is_taken_though_its_time_is_over(start, monkeypatch):
+    """The server stood still meanwhile, and not the process."""
+    program = start()
+    pid, receive = program.pid, ChildProgram._receive
+
+    def receive_late(self, until_s, what):
+        self._wait(self._process.stdout.fileno(), select.POLLIN, until_s, what)
+        return receive(self, time.monotonic() - 60, what)
+
+    monkeypatch.setattr(ChildProgram, "_receive", receive_late)
+    assert program.run(rows("a"))["words"].tolist() == ["a"]
+    assert program.pid == pid
 
 
 def test_one_that_dies_again_and_again_is_left_alone_for_a_while(start):

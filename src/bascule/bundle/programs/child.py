@@ -341,11 +341,13 @@ class ChildProgram(Program):
                 raise self._gone() from None
 
     def _wait(self, descriptor: int, event: int, until: float, what: str) -> None:
-        """Until something can be done; not `select`, which knows a thousand descriptors only."""
+        """Until something can be done; not `select`, which knows a thousand descriptors only.
+
+        What can be done late is: this process may have stood still.
+        """
         poll = select.poll()
         poll.register(descriptor, event)
-        left_s = until - time.monotonic()
-        if left_s <= 0 or not poll.poll(left_s * 1e3):
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1e3):
             self._died()
             raise TimedOut(
                 f"the process of {self.name} did not {what} in time, and was ended",
