@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -58,6 +59,24 @@ def test_a_port_is_not_shared_though_the_other_would_share_it():
     assert refused.value.facts == {"port": port}
     close(first)
     close(bind("127.0.0.1", port, 1))
+
+
+def test_no_client_is_let_in_while_it_is_looked_whether_a_port_is_free(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = free.getsockname()
+    attempts, plain = [], socket.socket
+
+    class Looking(socket.socket):
+        def close(self):
+            if not attempts:
+                with plain() as client:
+                    attempts.append(client.connect_ex(address))
+            super().close()
+
+    monkeypatch.setattr(socket, "socket", Looking)
+    close(bind(*address, 1))
+    assert attempts == [errno.ECONNREFUSED]
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1"])

@@ -110,8 +110,7 @@ def bind(host: str, port: int, count: int, *, option: str = "--port") -> list[so
         if port:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                probe.listen(1)
+                probe.bind(address)  # and no more: to listen would let clients in, and reset them
         for _ in range(count):
             listener = socket.socket(family, kind, protocol)
             listeners.append(listener)
