@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from tests.own_networks import in_a_network_of_its_own, skip_without_networks
+from tests.own_networks import in_a_network_of_its_own, may_make_networks
+from tests.skips import skip
 from tests.tiers import first_of
 
 WITHIN_S = 10.0
@@ -56,7 +57,8 @@ if "bascule.serving.workers.worker" in " ".join(sys.orig_argv):
 
 @pytest.fixture(scope="module", autouse=True)
 def _may_make_networks():
-    skip_without_networks()
+    if not may_make_networks():
+        skip("networks")
 
 
 @dataclass(frozen=True)
