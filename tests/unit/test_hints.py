@@ -35,7 +35,7 @@ WITHOUT_HINT = {
     "monitoring": 22,
     "operations": 1,
     "packing": 56,
-    "registry": 8,
+    "registry": 7,
     "release": 21,
     "remotes": 3,
     "security": 3,

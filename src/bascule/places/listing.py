@@ -42,7 +42,11 @@ def bounded(place: str, next_page: Callable[[float], Sequence[_Item] | None]) ->
             return
         count += len(page)
         if count > MAX_LISTED:
-            raise TooLarge(f"{place} holds more than {MAX_LISTED:,} objects", limit=MAX_LISTED)
+            raise TooLarge(
+                f"{place} holds more than {MAX_LISTED:,} objects",
+                hint="name a place of its own, below a prefix or in a bucket",
+                limit=MAX_LISTED,
+            )
         yield from page
 
 
