@@ -384,6 +384,11 @@ def rules(rows, **more):
             "gives a = 100001",
         ),
         (rules([{"then": {"a": 10**400}}]), "64 bits"),
+        (rules([{"then": {"a": float("nan")}}]), "parts.decision: NaN or an infinite number"),
+        (
+            rules([{"then": {"a": 1}}], examples=[{"given": {"age": float("nan")}, "then": {}}]),
+            "parts.decision: NaN or an infinite number",
+        ),
         (rules([{"when": "age > 1", "then": {"a": 1}}]), "the last row, and no other"),
         (rules([{"then": {"a": 1}}, {"then": {"a": 1}}]), "the last row, and no other"),
         (rules([{"when": "age > 1", "then": {"a": 1}}, {"then": {"b": 1}}]), "same outputs"),
