@@ -860,7 +860,7 @@ def _described(subject: ImportedModel, flavor: Flavor) -> str:
     taken = f"{width} column{'' if width == 1 else 's'}"
     if width == 1 and len(inputs[0].shape) > 1:
         taken = f"arrays of {' x '.join(map(str, inputs[0].shape))}"
-    kind = "" if subject.task == "other" else f" {subject.task}"
+    kind = "" if subject.task in ("other", flavor.name) else f" {subject.task}"
     return f"read a {flavor.name}{kind} model of {taken}{_unnamed_outputs(subject)}"
 
 
