@@ -60,7 +60,7 @@ class Composition:
                 value = tomllib.loads(Path(source).read_text(encoding="utf-8"))
             except (OSError, ValueError) as problem:
                 raise Invalid(
-                    f"{source} cannot be read: {problem}", hint="check the file"
+                    f"{source} cannot be read as TOML: {problem}", hint="check the file"
                 ) from None
         document = read_document(value)
         self.parts = [part for part in document.parts if isinstance(part, Model)]
