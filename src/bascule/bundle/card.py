@@ -242,8 +242,9 @@ def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         trained += f" and measured on {held_out['rows']:,} others." if held_out else "."
     return (
         Text(
-            f"Takes rows of {width} column{'s' * (width != 1)} and {answers}.{trained} It is "
-            "meant for rows like those: from the same source, with values in the ranges under Inputs."
+            f"Takes rows of {width} column{'s' * (width != 1)} and {answers}.{trained} "
+            "It is meant for rows like those: from the same source, with values in the ranges "
+            "under Inputs."
         ),
     )
 

@@ -570,7 +570,7 @@ def _own_original(
     (compilation,) = compilations
     given = subject.test or subject.train
     own = subject.own_program
-    if own is None:  # parts were asked in company when they were packed; made-up texts take long
+    if own is None:  # parts were checked when they were packed, and made-up texts may take long
         _check_company(subject, subject.original, request)
     invariant = own is not None and own.batch_invariant
     if given is not None and own is None:
