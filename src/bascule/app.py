@@ -346,7 +346,7 @@ def open_rollouts(settings: Settings, approve: Approve | None = None) -> Rollout
 
 def prepare_rollout(settings: Settings, rollout: Rollout) -> Rollout:
     """A rollout with the scales of its guards on outcomes; refused where one cannot be counted."""
-    if not any(guard.is_on_outcomes or guard.part for guard in rollout.guards):
+    if not any(guard.is_on_outcomes or guard.part or guard.alike for guard in rollout.guards):
         return rollout
     from bascule.bundle import load
     from bascule.release.rollouts import Recording, prepare

@@ -221,6 +221,8 @@ def _roles(manifest: Manifest, said: Said) -> Roles:
 
 
 def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
+    if manifest.task == GENERATION:
+        return (Text("Takes a prompt or a conversation, and answers with a text."),)
     inputs = manifest.signature.inputs
     width = inputs[0].shape[0] if manifest.signature.is_matrix else len(inputs)
     answers = {
@@ -232,7 +234,6 @@ def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         REGRESSIONS: f"estimates {len(manifest.targets)} numbers for each",
         RANKING: "orders the rows of a query by a number, the largest first",
         SURVIVAL: "estimates which ends first (risk), or when (time)",
-        GENERATION: "is a prompt or a conversation, and a text answers it",
     }.get(manifest.task, "answers each")
     trained = ""
     if said.training:
@@ -241,8 +242,9 @@ def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
         trained += f" and measured on {held_out['rows']:,} others." if held_out else "."
     return (
         Text(
-            f"Takes rows of {width} columns and {answers}.{trained} It is meant for rows like "
-            "those: from the same source, with values in the ranges under Inputs."
+            f"Takes rows of {width} column{'s' * (width != 1)} and {answers}.{trained} "
+            "It is meant for rows like those: from the same source, with values in the ranges "
+            "under Inputs."
         ),
     )
 

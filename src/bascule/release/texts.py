@@ -105,7 +105,7 @@ def measure_texts(
 
 
 def _measured(values: Values, criterion: Criterion) -> Measured:
-    each, count, total = values.each, len(values.each), values.statistic(values.each)
+    each, count, total = values.each, len(values.each), float(values.statistic(values.each))
     try:
         if values.is_share:
             ends = exact_interval(int(each.sum()), count, confidence=CONFIDENCE)

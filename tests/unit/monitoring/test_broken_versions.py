@@ -149,6 +149,6 @@ def test_a_model_without_any_version_that_opens_still_has_its_health(broken):
     assert overview.total.requests > 0
     assert overview.performance is None
     assert (
-        "no version of late in the ledger has a bundle here: 1, 2; version 1 is not measured"
+        "no version of late in the ledger can be measured: 1, 2; version 1 is not measured"
         in (overview.notes[0])
     )

@@ -384,6 +384,11 @@ def rules(rows, **more):
             "gives a = 100001",
         ),
         (rules([{"then": {"a": 10**400}}]), "64 bits"),
+        (rules([{"then": {"a": float("nan")}}]), "parts.decision: NaN or an infinite number"),
+        (
+            rules([{"then": {"a": 1}}], examples=[{"given": {"age": float("nan")}, "then": {}}]),
+            "parts.decision: NaN or an infinite number",
+        ),
         (rules([{"when": "age > 1", "then": {"a": 1}}]), "the last row, and no other"),
         (rules([{"then": {"a": 1}}, {"then": {"a": 1}}]), "the last row, and no other"),
         (rules([{"when": "age > 1", "then": {"a": 1}}, {"then": {"b": 1}}]), "same outputs"),
@@ -630,3 +635,22 @@ def test_what_a_model_reads_is_private_under_its_own_names(composed):
     assert {"risk.age"} <= sources["age"]
     assert {"price.p_bad", "p_bad"} <= sources["risk.probabilities"]
     assert "risk.amount" not in sources["loss"]
+
+
+def test_a_part_that_may_take_long_is_asked_for_no_rows_that_are_made_up(tmp_path):
+    (tmp_path / "listing.py").write_text(
+        "import numpy as np\n"
+        "class Model:\n"
+        "    def predict(self, columns):\n"
+        f"        with open({str(tmp_path / 'asked')!r}, 'a') as file:\n"
+        "            file.writelines(f'{text}\\n' for text in columns['text'])\n"
+        "        return {'size': np.array([float(len(text)) for text in columns['text']])}\n"
+    )
+    bascule.pack(
+        bascule.PythonModel("listing:Model", code=tmp_path / "listing.py"), name="listing",
+        train=pd.DataFrame({"text": ["one", "two"]}), to=tmp_path / "listing.bundle", measure=False,
+    )  # fmt: skip
+    (tmp_path / "asked").unlink()
+    said = {"parts": {"listing": {"model": str(tmp_path / "listing.bundle")}}}
+    bascule.pack(bascule.compose(said), name="of", to=tmp_path / "of.bundle", measure=False)
+    assert not (tmp_path / "asked").exists()

@@ -232,6 +232,12 @@ def test_a_guard_says_which_texts_of_a_shadow_agree(text, shadow):
         parse_guard("disagreement[2] +5 pp")
 
 
+def test_a_shadow_by_the_embeddings_of_what_embeds_nothing_is_refused(bundles, tmp_path):
+    plan = {"strategy": "shadow", "steps_percent": (10.0,), "outcomes_sample": 1.0}
+    with pytest.raises(Invalid, match=r"disagreement\[chat/1 0.1\]: chat/1 embeds no texts"):
+        prepared(bundles, tmp_path, rollout("disagreement[chat/1 0.1] +5 pp", **plan))
+
+
 # -- the formulas, by hand --
 
 

@@ -91,3 +91,8 @@ def test_the_longest_time_is_extended_by_the_time_that_truths_take():
 def test_how_long_truths_take_is_said_in_a_unit_that_fits(seconds, words):
     """It was "0.0 h" for truths of seconds."""
     assert span_words(seconds) == words
+
+
+def test_a_rollout_with_few_predictions_says_how_many_are_compared():
+    decision = decided([late(2, 30)])
+    assert "predictions are compared by groups of 100, and none is full" in decision.sentence

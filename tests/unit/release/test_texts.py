@@ -63,6 +63,14 @@ def test_an_answer_matches_where_its_words_do_and_the_interval_is_told(bundles):
     assert "on 40 texts, 90% interval [0.6129, 0.8576]" in worse.reason
 
 
+def test_the_verdict_is_recorded_beside_the_bundle_with_plain_numbers(bundles):
+    bundle = bundles["worse"]
+    report = check(bundle, ["exact_match >= 0.7"], test=SUITE, now=NOW, by="me")
+    (kept,) = bundle.statements("gates")[-1].body["results"]
+    assert (kept["value"], kept["passed"]) == (0.75, True)
+    assert report.to_json()["results"] == [kept]
+
+
 def test_the_words_of_a_list_are_found_whole_and_in_any_case(bundles, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("# rude\nIDIOT\nans\n")

@@ -337,3 +337,18 @@ def test_what_was_looked_up_is_kept_and_not_what_was_sent():
     answered, refused = spool.rows()
     assert (answered["input.x"], answered["input.age"]) == (2.0, 1.0)
     assert np.isnan(refused["input.x"])
+
+
+def test_refused_requests_of_other_fields_are_kept_whichever_came_first():
+    texts = {"request": np.array(["hi"], object)}
+    about = texts | {"subject": np.array(["ada"], object)}
+    for order in ((texts, about), (about, texts)):
+        spool = Spool()
+        recorder = LedgerRecorder(spool)
+        for number, fields in enumerate(order):
+            ask(recorder, number, fields=fields, by=None)
+            recorder.flush()
+        assert spool.dropped == 0
+        assert [row.get("input.subject") for row in spool.rows()] == [
+            "ada" if "subject" in fields else None for fields in order
+        ]

@@ -440,6 +440,21 @@ def test_tokens_are_given_back_by_what_fails_is_refused_or_is_given_up(serve, wr
     assert used(tmp_path) == prompt + 2
 
 
+def test_where_a_running_call_holds_the_rest_of_the_budget_the_next_one_comes_again_soon(
+    serve, writer, tmp_path
+):
+    server = serve(tokens_per_day=100)
+    writer.waits_at = 2
+    with Events(server.port, STREAM, body(request(max_tokens=60))) as events:
+        next(iter(events))
+        status, said, headers = post(server, WHOLE, body(request(max_tokens=60)))
+        assert (status, int(headers["retry-after"])) == (429, 5)
+        assert "running calls of address 127.0.0.1 hold the rest of its 100 tokens" in said["error"]
+    writer.waits_at = None
+    server.until(lambda: used(tmp_path) < 40)
+    assert post(server, WHOLE, body(request(max_tokens=60)))[0] == 200
+
+
 def test_a_negative_length_buys_no_tokens(serve, tmp_path):
     server = serve(tokens_per_day=100)
     for _ in range(30):

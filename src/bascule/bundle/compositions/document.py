@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from bascule.core import DType, Invalid
+from bascule.core import DType, Invalid, canonical_json
 
 MAX_PARTS = 16
 
@@ -155,6 +155,10 @@ def _part(fields: Any) -> Part:
         total = sum(part.weights)
         if len(part.weights) != len(part.ensemble) or not 0 < total < math.inf:
             raise wrong(f"{at}.weights: there is one of 0 or more for each part")
+    try:
+        canonical_json(msgspec.to_builtins(part))
+    except ValueError:
+        raise wrong(f"{at}: NaN or an infinite number stands in it") from None
     return part
 
 

@@ -189,7 +189,7 @@ def _from_ledger(
     found = read_ledger(home, name, reference_of, since=since, columns=plan.slices)
     if not found:
         raise Invalid(
-            f"no version of {name} in the ledger has a bundle here: {', '.join(known)}; "
+            f"no version of {name} in the ledger can be measured: {', '.join(known)}; "
             f"{'; '.join(notes[:_SHOWN_NOTES])}",
             hint="bascule performance reads the classes and the record of a version from it",
         )

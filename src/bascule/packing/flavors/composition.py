@@ -59,7 +59,9 @@ class Composition:
             try:
                 value = tomllib.loads(Path(source).read_text(encoding="utf-8"))
             except (OSError, ValueError) as problem:
-                raise Invalid(f"{source} is no TOML: {problem}", hint="check the file") from None
+                raise Invalid(
+                    f"{source} cannot be read as TOML: {problem}", hint="check the file"
+                ) from None
         document = read_document(value)
         self.parts = [part for part in document.parts if isinstance(part, Model)]
         self.bundles = {part.name: _opened(part, home, open_model) for part in self.parts}

@@ -19,7 +19,10 @@ from bascule.documents import Block, Document, Quote, Section, Span, Table, Text
 
 Facts = Mapping[str, tuple[Block, ...]]
 """What is known, by name, as blocks of a document."""
-_TASKS = {"classification": "tabular-classification", "regression": "tabular-regression"}
+_TASKS = {
+    "classification": "tabular-classification", "regression": "tabular-regression",
+    "generation": "text-generation",
+}  # fmt: skip
 _LISTS = Path(__file__).parent / "lists"
 
 EVIDENCE: Mapping[str, str] = {
@@ -165,7 +168,8 @@ def front_matter(manifest: Manifest, known: Said, version: str, licence: str = "
         {"type": name, "name": name, "value": float(f"{value:.6g}")}
         for name, value in known.quality.get("overall", {}).items() if value is not None
     ]  # fmt: skip
-    data: dict[str, Any] = {"library_name": "bascule", "tags": [manifest.flavor, manifest.task]}
+    tags = list(dict.fromkeys((manifest.flavor, manifest.task)))
+    data: dict[str, Any] = {"library_name": "bascule", "tags": tags}
     if licence:
         data["license"] = licence
     if task:

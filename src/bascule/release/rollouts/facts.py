@@ -29,7 +29,7 @@ from bascule.release.rollouts.guards import Guard, Verdict, judge
 from bascule.release.rollouts.keys import REPEATED_STAKE
 from bascule.release.rollouts.losses import is_rate, judge_of
 from bascule.release.rollouts.plan import Rollout
-from bascule.stats import culprits, log_mean, split_log_e
+from bascule.stats import INTERVAL_REQUESTS, culprits, log_mean, split_log_e
 
 Pair = tuple[int, int]
 _MOST_SAID = 1e6
@@ -420,6 +420,8 @@ def odds(log_e: float) -> str:
 def _unknown_said(verdict: Verdict) -> str:
     if verdict.unknown:
         return f"{verdict.unknown:.0%} of {verdict.requests:,} predictions have no truth yet"
+    if not verdict.requests:
+        return f"predictions are compared by groups of {INTERVAL_REQUESTS}, and none is full"
     return f"the truths of all {verdict.requests:,} predictions are in"
 
 

@@ -45,6 +45,7 @@ from bascule.release.rollouts.losses import (
     loss_sql,
 )
 from bascule.release.rollouts.plan import Rollout, check_rollout
+from bascule.serving.execution import embedding_of
 from bascule.stats import calibrate_judge
 
 CUT_SHARE = 0.01
@@ -106,7 +107,14 @@ def prepare(
     Raises:
         Invalid: A guard cannot be counted; the hint has those that can. Or truths take longer than
             the rollout may last.
+        NotFound: There is no version by whose embeddings a guard compares texts.
     """
+    for alike in filter(None, (guard.alike for guard in rollout.guards)):
+        if alike.embedding and embedding_of(load(alike.embedding)) is None:
+            raise Invalid(
+                f"disagreement[{alike}]: {alike.embedding} embeds no texts",
+                hint="name a version that takes one text and gives one vector",
+            )
     parts = {guard.part for guard in rollout.guards if guard.part or guard.is_on_outcomes}
     versions = (rollout.current, rollout.candidate) if parts else ()
     bundles = {version: load(version) for version in versions}

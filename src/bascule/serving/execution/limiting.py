@@ -40,6 +40,8 @@ from bascule.serving.execution.predictors import AroundPredictor, Predictor
 GRANT_S = 0.02
 """How often a call that waits for its budget looks whether that is reserved."""
 _MAX_WAITING = 64
+_HELD_S = 5
+"""When to retry where running calls hold what is lacking: answers take seconds."""
 _MAX_KNOWN = 4_096
 _MOST_FREE_ROWS, _FREE_PARTS, _FREE_NS = 64, 64, 100_000_000
 """What a worker may admit and not note: that part of what is left, for so long."""
@@ -151,13 +153,17 @@ class Caller:
         counted: Its own counter and those of its groups; those without a limit are left out.
         free_rows: What may be admitted unnoted until `free_until_ns`.
         since_ns: When the first of the `calls` that are not noted may have come, of so many `rows`.
+        held_rows: What calls that run here have taken, of which they may give some back.
     """
 
-    __slots__ = ("calls", "counted", "free_rows", "free_until_ns", "rows", "since_ns")
+    __slots__ = (
+        "calls", "counted", "free_rows", "free_until_ns", "held_rows", "rows", "since_ns",
+    )  # fmt: skip
 
     def __init__(self, counted: tuple[_Metered, ...]) -> None:
         self.counted = counted
         self.free_rows = self.free_until_ns = self.since_ns = self.calls = self.rows = 0
+        self.held_rows = 0
 
 
 class LimitedPredictor(AroundPredictor):
@@ -317,7 +323,7 @@ class LimitedPredictor(AroundPredictor):
                     used = meter.words[ROWS]
                     may_have = meter.words[GRANTED] if self._shares else of.rows
                     if used + rows > may_have:
-                        self._want(metered, used, rows)
+                        self._want(metered, used, rows, caller.held_rows)
                         return False
                     free_rows = min(free_rows, (may_have - used) // _FREE_PARTS)
             for meter, of, _ in counted:
@@ -341,7 +347,7 @@ class LimitedPredictor(AroundPredictor):
                 meter.take(of.cost_ns(caller.rows, caller.calls), caller.rows, caller.since_ns)
         caller.free_rows = caller.calls = caller.rows = 0
 
-    def _want(self, metered: _Metered, used: int, rows: int) -> None:
+    def _want(self, metered: _Metered, used: int, rows: int, held_rows: int) -> None:
         """Ask for more of a budget; raises where there is no more."""
         meter, of, who = metered
         budget = f"policies.{self._section}.{self.budget_key.format(of.of)}"
@@ -355,6 +361,12 @@ class LimitedPredictor(AroundPredictor):
         if not is_over:
             meter.words[WANTED] = max(meter.words[WANTED], used + rows)
         if is_over or meter.words[STATE] == EXHAUSTED:
+            if held_rows and used + rows - held_rows <= of.rows:
+                raise self._refusal("budget", Overloaded(
+                    f"running calls of {who} hold the rest of its {of.rows} {self.unit} of a day "
+                    f"of {self._section} ({budget})",
+                    hint="retry when they have ended", retry_after_s=_HELD_S,
+                ))  # fmt: skip
             raise self._refusal("budget", Overloaded(
                 f"{who} has used its {of.rows} {self.unit} of a day of {self._section} ({budget})",
                 hint="retry after 00:00 UTC, or have the budget raised",

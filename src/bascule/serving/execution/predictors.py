@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from bascule.bundle import Places
+from bascule.bundle import Bundle, Places
 from bascule.core import Columns, DType, Field, Signature
 from bascule.security import Action
 from bascule.serving.calls import (
@@ -161,7 +161,7 @@ class AroundPredictor:
         return self.model.answer_in_parts(call, context, allowed_s, deliver)
 
 
-def embedding_of(model: Predictor) -> Field | None:
+def embedding_of(model: Predictor | Bundle) -> Field | None:
     """The vector of floats that a model gives for a text; None of a model that does not.
 
     It may also tell the `tokens` of each text. A classifier, which has labels, is no such model.

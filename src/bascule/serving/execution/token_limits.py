@@ -94,8 +94,11 @@ class TokenLimitedPredictor(LimitedPredictor):
         day = max((meter.words[DAY] for meter, *_ in caller.counted), default=today())
         left, prompt = [rows], sum(map(tokens_in, call.columns[REQUEST].tolist()))
 
+        caller.held_rows += rows
+
         def settle(used: int) -> None:
             if left:
+                caller.held_rows -= rows
                 self.take_back(caller, left.pop() - used, day)
 
         def take(outcome: Any) -> None:
@@ -108,7 +111,11 @@ class TokenLimitedPredictor(LimitedPredictor):
                 settle(0)
             deliver(outcome)
 
-        cancel_run = super().ask(ask, caller, rows, call, context, allowed_s, take)
+        try:
+            cancel_run = ask(call, context, allowed_s, take)
+        except BasculeError:
+            settle(0)
+            raise
 
         def cancel() -> None:
             cancel_run()

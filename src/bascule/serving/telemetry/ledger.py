@@ -342,14 +342,14 @@ class LedgerRecorder:
     ) -> _Group:
         """The group that a request belongs to."""
         inputs = None if call is None else call.columns
-        key = by, inputs is None, tuple(outputs)
+        key = by, None if inputs is None else tuple(inputs), tuple(outputs)
         group = of.groups.get(key)
         if group is None:
             if len(of.groups) >= _MAX_GROUPS:
                 self.flush()
                 of.groups.clear()
             group = of.groups[key] = self._group(of, by, inputs, outputs)
-        if call is not None and call.outputs is None and not call.extras:
+        if by is not None and call is not None and call.outputs is None and not call.extras:
             group.is_usual = True
             of.group = group
         return group
