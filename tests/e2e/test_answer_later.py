@@ -297,6 +297,7 @@ def test_a_request_ends_with_the_key_that_submitted_it(here, caller):
     assert caller.answer(job).status_code == 401
 
 
+@pytest.mark.slow
 def test_an_answer_is_gone_after_its_time(serve, slow, tmp_path):
     with ExitStack() as stack:
         kept_s = 2.0

@@ -386,6 +386,7 @@ def test_a_server_that_is_told_to_stop_loses_no_grpc_call_within_tls(
     assert tally["gone"] == len(threads)
 
 
+@pytest.mark.slow
 def test_what_is_served_is_changed_over_tls_by_who_has_the_key(
     serve, cancer_bundle, regressor_bundle, authority, home
 ):

@@ -176,6 +176,7 @@ def test_a_worker_that_dies_comes_back_with_what_was_loaded(container, models, c
     assert len(server.everywhere("POST", "/models/0a1b/invoke", body)) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_told_with_its_reason_and_changes_nothing(
     container, models, tmp_path, costly_bundle
 ):
@@ -201,6 +202,7 @@ def test_what_cannot_be_loaded_is_told_with_its_reason_and_changes_nothing(
     assert server.load("small", models[1])[0] == 200
 
 
+@pytest.mark.slow
 def test_sagemaker_alone_has_a_folder_that_others_could_have_filled_and_a_range_of_ports(
     container, tmp_path, models, cancer_bundle
 ):
@@ -237,7 +239,9 @@ def test_sagemaker_alone_has_a_folder_that_others_could_have_filled_and_a_range_
             "/invocations",
             marks=pytest.mark.slow,
         ),
-        ("AIP_HTTP_PORT", "AIP_STORAGE_URI", "", "/vertex/predict"),
+        pytest.param(
+            "AIP_HTTP_PORT", "AIP_STORAGE_URI", "", "/vertex/predict", marks=pytest.mark.slow
+        ),
         ("BASCULE_SERVING__PORT", "AZUREML_MODEL_DIR", "gb", "/score"),
     ],
 )
