@@ -264,6 +264,7 @@ def grpc_code(channel, message, token=None, method=INFER):
 ALONE = [("grpc.use_local_subchannel_pool", 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_a_key_that_is_revoked_opens_no_grpc_connection_within_a_second(
     serve, cancer_bundle, home, message
