@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import stat
 import sys
@@ -30,9 +29,6 @@ from bascule.core import BasculeError, Invalid, Unavailable
 def main() -> None:
     """The `bascule` command."""
     _open_standard_streams()
-    # Modules that load leave no rings of references: with the default of 700 objects the collector,
-    # which finds nothing, takes a seventh of the time of a short command.
-    gc.set_threshold(10_000)
     from bascule.cli.commands import app
     from bascule.cli.screen import show_warnings
 
