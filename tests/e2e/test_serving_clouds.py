@@ -23,6 +23,7 @@ from tests.tiers import first_of
 WAIT_S = 60.0
 ROWS = 20
 WORKER = "bascule.serving.workers.worker"
+ANY_PORT = {"BASCULE_SERVING__PORT": "0", "BASCULE_SERVING__CONTROL_PORT": "0"}
 
 
 def free_ports(count):
@@ -318,7 +319,7 @@ def test_a_bundle_that_was_altered_in_its_bucket_is_not_served(gs_bucket, cancer
     done = subprocess.run(
         [sys.executable, "-m", "bascule.cli", "serve"],
         cwd=copies.parent,
-        env={**os.environ, "AIP_STORAGE_URI": gs_bucket.url, "TMPDIR": str(copies)},
+        env={**os.environ, **ANY_PORT, "AIP_STORAGE_URI": gs_bucket.url, "TMPDIR": str(copies)},
         capture_output=True, text=True, check=False, timeout=WAIT_S,
     )  # fmt: skip
     assert done.returncode not in (0, 1)
@@ -337,7 +338,7 @@ def test_a_server_that_is_stopped_while_it_fetches_leaves_nothing(
         environ = {"STORAGE_EMULATOR_HOST": front.url, "TMPDIR": str(copies)}
         with subprocess.Popen(
             [sys.executable, "-m", "bascule.cli", "serve", gs_bucket.url],
-            cwd=copies.parent, env={**os.environ, **environ},
+            cwd=copies.parent, env={**os.environ, **ANY_PORT, **environ},
         ) as process:  # fmt: skip
             try:
                 assert front.stalled.wait(WAIT_S)
