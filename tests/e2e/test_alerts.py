@@ -96,6 +96,7 @@ def prometheus(server, tmp_path_factory):
         process.wait()
 
 
+@pytest.mark.slow
 def test_prometheus_scrapes_a_server_and_evaluates_the_rules(server, prometheus, connect):
     with connect(server.port) as client:
         client.request("POST", "/v2/models/gb/infer", BODY)

@@ -35,6 +35,8 @@ from pathlib import Path
 class Model:
     def predict(self, columns):
         pause_s, value = columns["input"][0]
+        if not Path({calls!r}).with_name("is packed").exists():  # packing asks hundreds of times
+            return columns["input"][:, 1] * 2
         with Path({calls!r}).open("a") as file:
             file.write(f"{{value:g}}\\n")
         each = columns["input"][:, 0] == 0.4  # also in one run with others
@@ -124,6 +126,7 @@ def slow(tmp_path_factory):
     model = bascule.PythonModel("slow:Model", code=folder / "slow.py")
     data = np.array([[0.0, 1.0], [0.0, 2.0]])
     made = bascule.pack(model, name="slow", train=data, to=folder / "slow", measure=False)
+    (folder / "is packed").touch()
     return made.path
 
 
@@ -297,6 +300,7 @@ def test_a_request_ends_with_the_key_that_submitted_it(here, caller):
     assert caller.answer(job).status_code == 401
 
 
+@pytest.mark.slow
 def test_an_answer_is_gone_after_its_time(serve, slow, tmp_path):
     with ExitStack() as stack:
         kept_s = 2.0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import pytest
 from tests.homes import jobs_in, runs_in
 from tests.unit.batch.conftest import flights
 from tests.waiting import until
@@ -57,6 +58,7 @@ def test_a_server_runs_a_job_that_is_due_and_raises_an_alert_for_a_run_that_fail
     assert "rows >= 301 is not met: it is 300" in alert["sentence"]
 
 
+@pytest.mark.slow
 def test_the_commands_work_on_the_runs_and_schedules_of_a_server(
     serve, table_bundle, tmp_path, monkeypatch
 ):

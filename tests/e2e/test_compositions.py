@@ -136,9 +136,12 @@ def test_a_canary_between_two_compositions_records_the_parts_of_each_answer(
         assert row["input.price.ms"] > 0
         assert row["input.price.digest"].startswith("sha256:")
         assert row["input.decision.rule"] == (2 if number == 1 else 1)
-    code, out, said = command("replay", next(iter(answers)), "--json")
+    asked_once, (version, _) = next(iter(answers.items()))
+    code, out, said = command("replay", asked_once, "--json")
     assert code == 0, said
     assert json.loads(out)["is_same"]
+    (other,) = {"credit/1", "credit/2"} - {version}
+    assert command("replay", asked_once, "--on", other)[0] == 1, "it has other answers"
 
 
 def test_a_batch_run_and_the_document_of_a_server_know_a_composition(
@@ -161,6 +164,7 @@ def test_a_batch_run_and_the_document_of_a_server_know_a_composition(
     assert scored["offer"].tolist() == bascule.load(trained[1]).predict(table)["offer"].tolist()
 
 
+@pytest.mark.slow
 def test_grpc_and_a_shadow_are_answered_and_private_columns_stay_out_of_the_ledger(
     serve, home, connect, monkeypatch
 ):

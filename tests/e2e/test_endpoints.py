@@ -100,6 +100,7 @@ def serves(connect, body):
 # -- the commands --
 
 
+@pytest.mark.slow
 def test_a_command_holds_back_keys_of_a_running_server_and_lets_them_go(
     started, home, body, connect, command, monkeypatch
 ):
@@ -169,6 +170,7 @@ def test_a_version_is_deployed_rolled_back_and_listed_by_commands(
     assert control(server, "POST", "/v2/repository/models/gb/unload")[0] == 409
 
 
+@pytest.mark.slow
 def test_a_first_deployment_to_the_catalogue_knows_what_servers_serve_who_go_on_while_it_is_away(
     started, book, home, command, monkeypatch, serves
 ):

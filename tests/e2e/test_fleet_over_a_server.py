@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tests.devices import Edge, weights
 from tests.scenarios.commands import bascule
 from tests.unit.fleet.fleets import CANDIDATE, report
@@ -11,6 +12,8 @@ from tests.waiting import until
 
 from bascule.core import BasculeError
 from bascule_client.control import ControlClient
+
+pytestmark = pytest.mark.slow
 
 
 def test_devices_are_enrolled_updated_and_revoked_through_a_server(

@@ -6,6 +6,8 @@ import pytest
 from tests.scenarios.commands import run
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("--strategy", "canary", "--steps", "50,100", "--step-for", "1h", "-g", "errors +2 pp")
 
 
@@ -85,7 +87,6 @@ def test_a_move_rolls_out_and_a_move_back_aborts_and_each_is_done_once(command, 
     assert len(book.rollouts()) == 1, "later turns have begun nothing"
 
 
-@pytest.mark.slow
 def test_a_refused_move_is_in_the_history_once_and_another_version_replaces_a_rollout(
     command, registry, book
 ):

@@ -54,6 +54,7 @@ def server(start, bundles, tmp_path_factory):
     running.end()
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_client_that_leaves_frees_the_model_within_200_ms(server, closed, streams):
@@ -76,6 +77,7 @@ def test_a_client_that_leaves_frees_the_model_within_200_ms(server, closed, stre
     assert sorted(waits_s)[2] < 0.2, waits_s
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_a_client_that_does_not_read_keeps_memory_bounded(server):
     (worker,) = map(psutil.Process, server.worker_pids())

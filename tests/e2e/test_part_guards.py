@@ -13,6 +13,8 @@ from tests.scenarios.commands import bascule as run, run as run_any
 import bascule
 from bascule.packing import Composition, PythonModel
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 90.0
 CODE = """
 import time
@@ -104,7 +106,6 @@ def test_a_part_that_got_slow_rolls_back_while_the_whole_is_within_its_guard(rol
     assert "p95 +60 %" not in sentence
 
 
-@pytest.mark.slow
 def test_a_part_that_is_wrong_more_often_rolls_back_while_decisions_are_the_same(rolled_out):
     state, sentence = rolled_out("p95 +60 %", "answers +20 pp", "accuracy[risk] -5 pp")
     assert state == "aborted"
@@ -112,7 +113,6 @@ def test_a_part_that_is_wrong_more_often_rolls_back_while_decisions_are_the_same
     assert "allowed accuracy[risk] -5 pp" in sentence
 
 
-@pytest.mark.slow  # preparing it is tested by units
 def test_a_guard_on_a_part_that_a_version_lacks_is_refused_with_its_parts(serve, home):
     env = {"BASCULE_HOME": str(home)}
     server = serve("credit/1", env=env)

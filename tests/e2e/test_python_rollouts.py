@@ -30,7 +30,7 @@ def home(bundles, tmp_path, monkeypatch):
 PLACES = ["settings", "server"]
 
 
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=first_of(PLACES))
 def control(request, home, serve, tmp_path, monkeypatch):
     """The same functions on the registry of the settings and over a control API."""
     if request.param == "server":
@@ -67,7 +67,6 @@ def test_a_rollout_is_begun_shown_commanded_and_replayed(control):
     assert "wrong data" in live._repr_html_()
 
 
-@pytest.mark.parametrize("control", first_of(PLACES), indirect=True)
 def test_endpoints_are_listed_rolled_back_and_deleted(control):
     control.deploy("rain/1", to="wet")
     control.deploy("rain/2", to="wet", strategy="blue-green")

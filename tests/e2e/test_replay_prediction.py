@@ -12,6 +12,8 @@ from tests.waiting import until
 import bascule
 from bascule.monitoring import Ledger
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):

@@ -264,6 +264,7 @@ def grpc_code(channel, message, token=None, method=INFER):
 ALONE = [("grpc.use_local_subchannel_pool", 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_a_key_that_is_revoked_opens_no_grpc_connection_within_a_second(
     serve, cancer_bundle, home, message
@@ -386,6 +387,7 @@ def test_a_server_that_is_told_to_stop_loses_no_grpc_call_within_tls(
     assert tally["gone"] == len(threads)
 
 
+@pytest.mark.slow
 def test_what_is_served_is_changed_over_tls_by_who_has_the_key(
     serve, cancer_bundle, regressor_bundle, authority, home
 ):

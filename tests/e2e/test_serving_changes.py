@@ -315,7 +315,7 @@ def test_a_worker_that_dies_while_it_loads_fails_the_change_and_not_the_next(
 @pytest.mark.serial
 @pytest.mark.parametrize(
     ("rounds", "workers"),
-    [pytest.param(12, 2), pytest.param(250, 2, marks=pytest.mark.slow)],
+    [pytest.param(4, 2), pytest.param(250, 2, marks=pytest.mark.slow)],
 )
 def test_no_request_is_lost_while_versions_come_and_go(serve, connect, home, body, rounds, workers):
     server = serve("gb/1", f"--workers={workers}", env={"BASCULE_HOME": str(home)})

@@ -23,6 +23,7 @@ from tests.tiers import first_of
 WAIT_S = 60.0
 ROWS = 20
 WORKER = "bascule.serving.workers.worker"
+ANY_PORT = {"BASCULE_SERVING__PORT": "0", "BASCULE_SERVING__CONTROL_PORT": "0"}
 
 
 def free_ports(count):
@@ -176,6 +177,7 @@ def test_a_worker_that_dies_comes_back_with_what_was_loaded(container, models, c
     assert len(server.everywhere("POST", "/models/0a1b/invoke", body)) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_told_with_its_reason_and_changes_nothing(
     container, models, tmp_path, costly_bundle
 ):
@@ -201,6 +203,7 @@ def test_what_cannot_be_loaded_is_told_with_its_reason_and_changes_nothing(
     assert server.load("small", models[1])[0] == 200
 
 
+@pytest.mark.slow
 def test_sagemaker_alone_has_a_folder_that_others_could_have_filled_and_a_range_of_ports(
     container, tmp_path, models, cancer_bundle
 ):
@@ -237,7 +240,9 @@ def test_sagemaker_alone_has_a_folder_that_others_could_have_filled_and_a_range_
             "/invocations",
             marks=pytest.mark.slow,
         ),
-        ("AIP_HTTP_PORT", "AIP_STORAGE_URI", "", "/vertex/predict"),
+        pytest.param(
+            "AIP_HTTP_PORT", "AIP_STORAGE_URI", "", "/vertex/predict", marks=pytest.mark.slow
+        ),
         ("BASCULE_SERVING__PORT", "AZUREML_MODEL_DIR", "gb", "/score"),
     ],
 )
@@ -314,7 +319,7 @@ def test_a_bundle_that_was_altered_in_its_bucket_is_not_served(gs_bucket, cancer
     done = subprocess.run(
         [sys.executable, "-m", "bascule.cli", "serve"],
         cwd=copies.parent,
-        env={**os.environ, "AIP_STORAGE_URI": gs_bucket.url, "TMPDIR": str(copies)},
+        env={**os.environ, **ANY_PORT, "AIP_STORAGE_URI": gs_bucket.url, "TMPDIR": str(copies)},
         capture_output=True, text=True, check=False, timeout=WAIT_S,
     )  # fmt: skip
     assert done.returncode not in (0, 1)
@@ -333,7 +338,7 @@ def test_a_server_that_is_stopped_while_it_fetches_leaves_nothing(
         environ = {"STORAGE_EMULATOR_HOST": front.url, "TMPDIR": str(copies)}
         with subprocess.Popen(
             [sys.executable, "-m", "bascule.cli", "serve", gs_bucket.url],
-            cwd=copies.parent, env={**os.environ, **environ},
+            cwd=copies.parent, env={**os.environ, **ANY_PORT, **environ},
         ) as process:  # fmt: skip
             try:
                 assert front.stalled.wait(WAIT_S)

@@ -71,6 +71,7 @@ def test_the_original_answers_from_its_own_process_which_ends_with_its_server(
     until(lambda: is_gone(worker.pid) and is_gone(child.pid))
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_a_child_that_is_killed_under_load_fails_what_it_was_answering_and_is_back(
     serve, connect, binned

@@ -17,6 +17,7 @@ import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 from tests.events import Events
 from tests.pace import is_within
+from tests.tiers import first_of
 from tests.waiting import until
 
 import bascule
@@ -101,11 +102,12 @@ def ended(server, how):
     )
 
 
-def test_sixteen_clients_each_get_their_own_thousand_parts(server):
+@pytest.mark.parametrize("parts", first_of([200, 1_000]))
+def test_sixteen_clients_each_get_their_own_parts(server, parts):
     received = {}
 
     def read(client):
-        with Events(server.port, STREAM, ask(1_000, client * 10_000)) as events:
+        with Events(server.port, STREAM, ask(parts, client * 10_000)) as events:
             received[client] = [*events]
 
     threads = [threading.Thread(target=read, args=(client,)) for client in range(16)]
@@ -115,8 +117,8 @@ def test_sixteen_clients_each_get_their_own_thousand_parts(server):
         thread.join(60)
     for client in range(16):
         begin = client * 10_000
-        assert first_values(received[client]) == list(range(begin, begin + 1_000))
-        assert received[client][-1] == ("end", {"parts": 1_000})
+        assert first_values(received[client]) == list(range(begin, begin + parts))
+        assert received[client][-1] == ("end", {"parts": parts})
     assert ended(server, "complete") >= 16
 
 
@@ -221,6 +223,7 @@ def test_a_worker_that_stops_waits_for_an_answer_in_parts(own_server):
     assert server.process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_stops_waits_no_longer_than_its_limit(own_server):
     server = own_server(BASCULE_SERVING__DRAIN_S="1")
     with Events(server.port, STREAM, {**ask(100_000, pause_ms=10), "id": "long"}) as events:

@@ -192,6 +192,7 @@ def test_a_model_that_prints_does_not_disturb_its_worker(server):
 # -- several workers --
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_two_workers_share_the_connections_and_the_counters(serve, connect, body, cancer_bundle):
     server = serve(cancer_bundle, "--workers=2")
@@ -307,7 +308,7 @@ def test_a_batched_request_that_waits_is_answered_before_the_server_stops(
 ):
     example = json.loads((costly_bundle / "data/example.json").read_bytes())
     (tensor,) = example["inputs"]
-    rows = 15_000
+    rows = 6_000
     width = tensor["shape"][1]
     tensor |= {"shape": [rows, width], "data": [0.5] * (rows * width)}
     server = serve(costly_bundle)

@@ -100,6 +100,7 @@ def test_spans_of_sampled_requests_reach_a_collector_in_their_callers_trace(
     assert asked_ns - 10**6 < span.start_time_unix_nano < span.end_time_unix_nano < time.time_ns()
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_a_collector_that_is_away_costs_no_answer_and_no_time_to_stop(
     serve, connect, cancer_bundle

@@ -16,11 +16,12 @@ import numpy as np
 import psutil
 import pytest
 from tests.scenarios.commands import run
-from tests.tiers import first_of
 from tests.waiting import until
 
 import bascule
 from bascule.core import BasculeError
+
+pytestmark = pytest.mark.slow
 
 WAIT_S = 60.0
 CANARY = ("--strategy=canary", "--guard=errors +2 pp", "--steps=50,100", "--step-for=1s")
@@ -152,7 +153,6 @@ BROKEN = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("of_own_code")
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
@@ -185,7 +185,6 @@ def test_a_candidate_that_cannot_be_loaded_says_so_and_is_rolled_back(
         assert client.predict(np.zeros((1, 4))).version == "1"
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("of_own_code")
 def test_one_of_two_hosts_that_cannot_load_the_candidate_ends_the_rollout(started, command):
     command("deploy", "gb/1")
@@ -215,7 +214,7 @@ def control_of(server):
     return next(c.pid for c in children if "bascule.processes.control" in " ".join(c.cmdline()))
 
 
-@pytest.mark.parametrize("by", first_of(["command", "alias"]))
+@pytest.mark.parametrize("by", ["command", "alias"])
 def test_a_version_deployed_at_once_that_cannot_be_loaded_is_told(by, started, command, registry):
     if by == "alias":
         registry.set_alias("gb", "champion", 1, by="ada")
@@ -240,7 +239,6 @@ def test_a_version_deployed_at_once_that_cannot_be_loaded_is_told(by, started, c
     until(lambda: not alerts(command), WAIT_S)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("of_own_code")
 @pytest.mark.parametrize("how", ["removed", "altered", "raising"])
 def test_a_server_starts_beside_a_candidate_that_cannot_be_loaded_any_more(
@@ -261,7 +259,6 @@ def test_a_server_starts_beside_a_candidate_that_cannot_be_loaded_any_more(
     assert error in story["latest"]["sentence"]
 
 
-@pytest.mark.slow
 def test_a_worker_is_replaced_beside_a_candidate_that_cannot_be_loaded_any_more(
     started, command, registry
 ):

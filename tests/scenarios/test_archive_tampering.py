@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from tests.conformance.test_catalogue_and_objects import write_bundle
 from tests.stores import open_stores
+from tests.tiers import examples
 
 from bascule.bundle.disk.folder import digest_of, read_manifest, read_statements, write_statement
 from bascule.core.digests import canonical_json, sha256_bytes
@@ -328,7 +329,9 @@ def test_an_index_that_leads_nowhere_is_refused(other, archive, name, content):
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())
 def test_an_archive_with_any_byte_changed_is_refused_or_the_same(archive, tmp_path, data):

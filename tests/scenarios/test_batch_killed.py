@@ -83,7 +83,7 @@ LONG = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "kills"), [*first_of((kind, "error", 2) for kind in EACH_COMMIT), *LONG]
+    ("kind", "mode", "kills"), [*first_of((kind, "error", 1) for kind in EACH_COMMIT), *LONG]
 )
 def test_a_killed_job_ends_as_one_that_nothing_disturbed(
     table_bundle, tmp_path, request, kind, mode, kills

@@ -617,12 +617,18 @@ BLOWN = struct.pack("<i", 100_000_000)
 
 APART = [
     pytest.param("catboost", "gates", of_its_trees(-14, b"\x01"), "", marks=pytest.mark.slow),
-    ("catboost", "served", of_its_trees(16, BLOWN), "model.cbm could not be opened: .* before it"),
+    pytest.param(
+        "catboost", "served", of_its_trees(16, BLOWN),
+        "model.cbm could not be opened: .* before it", marks=pytest.mark.slow,
+    ),
     pytest.param(
         "catboost", "batch", of_its_trees(4, BLOWN), "ended .* and is started again",
         marks=pytest.mark.slow,
     ),
-    ("lightgbm", "batch", swap(rb"leaf_value=-0.9", b"leaf_value=-0.8"), ""),
+    pytest.param(
+        "lightgbm", "batch", swap(rb"leaf_value=-0.9", b"leaf_value=-0.8"), "",
+        marks=pytest.mark.slow,
+    ),
     pytest.param(
         "lightgbm", "served", of_many_classes,
         "model.txt cannot be read: it answers other classes", marks=pytest.mark.slow,
@@ -635,7 +641,7 @@ APART = [
      "ended .* and is started again"),
 ]  # fmt: skip
 """Library, way, change, and a pattern of the error message; the pattern is empty where the mutated
-bundle answers. The first tier has one way into such a bundle of each library."""
+bundle answers. The first tier has the file that ends the process which reads it."""
 
 
 @pytest.mark.parametrize(("library", "way", "change", "told"), APART)

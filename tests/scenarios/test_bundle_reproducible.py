@@ -283,7 +283,8 @@ print(rebuilt.rebuilt, rebuilt.same, len(rebuilt.differences))
 """
 
 
-@pytest.mark.parametrize("name", first_of(["same", "module"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["same", "module"])
 def test_another_process_rebuilds_it_elsewhere_on_another_day(
     packed_twice, name, tmp_path, on_another_day
 ):

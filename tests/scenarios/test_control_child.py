@@ -255,6 +255,7 @@ def test_up_serves_the_models_that_have_the_alias(
             assert client.request("POST", INFER, body).answer().status == 200
 
 
+@pytest.mark.slow
 def test_up_without_an_alias_begins_with_no_model(connect, home):
     with running(home, "-m", "bascule.cli", "up", "--port=0", "--control-port=0") as (_, said):
         assert said["serving"] == []

@@ -94,7 +94,7 @@ def body(cancer_bundle):
 def test_a_server_that_stops_in_order_loses_no_answer(recording, body):
     server, home = recording
     asking = Asking(server.port, body)
-    time.sleep(1.0)
+    until(lambda: len(asking.answered) > 100)
     asking.stop()
     server.end()
     found = ids_in(home)
@@ -139,7 +139,7 @@ def test_killed_at_random_moments_the_ledger_has_each_answer_once_or_names_it(
 def test_a_whole_server_that_is_killed_leaves_each_answer_once_or_its_id(recording, body):
     server, home = recording
     asking = Asking(server.port, body)
-    time.sleep(1.0)
+    until(lambda: len(asking.answered) > 100)
     scribes = children_of(server.process.pid, SCRIBE)
     server.end(signal.SIGKILL)
     asking.stop()

@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from tests.tiers import examples
 
 TENSOR = {
     "type": "object",
@@ -128,7 +129,7 @@ def server(start, cancer_bundle):
 
 @schema.parametrize()
 @settings(
-    max_examples=60,
+    max_examples=examples(60),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

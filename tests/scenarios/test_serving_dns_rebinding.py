@@ -206,6 +206,7 @@ def test_allowed_hosts_restrict_listeners_beyond_the_loopback_address_and_open_t
             )
 
 
+@pytest.mark.slow
 def test_beyond_the_loopback_address_and_behind_keys_every_name_is_answered(
     serve, connect, cancer_bundle, tmp_path
 ):

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.tiers import examples
 
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n(?:[^\r]+\r\n)*?Content-Length: (\d+)\r\n")
 ALLOWED = {200, 400, 403, 404, 405, 408, 413, 417, 431, 501, 505}
@@ -81,14 +82,14 @@ def still_serves(server, valid):
     assert server.process.poll() is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(pieces=st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=4))
 def test_random_bytes_are_refused(server, valid, pieces):
     assert set(statuses(server.port, *pieces)) <= ALLOWED - {200}
     still_serves(server, valid)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(data=st.data())
 def test_damaged_requests_are_answered_or_refused(server, valid, data):
     request = bytearray(data.draw(st.sampled_from(valid)))

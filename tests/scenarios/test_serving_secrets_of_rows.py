@@ -46,7 +46,8 @@ def own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     (folder / "own_model.py").write_text(CODE)
     model = bascule.PythonModel("own_model:Model", code=folder / "own_model.py")
-    return bascule.pack(model, name="own", train=np.ones((4, 2)), to=folder / "bundle").path
+    rows, to = np.ones((4, 2)), folder / "bundle"
+    return bascule.pack(model, name="own", train=rows, to=to, measure=False).path
 
 
 @pytest.fixture(scope="module")

@@ -212,6 +212,13 @@ def test_a_requirement_is_a_name_with_a_version_and_nothing_else(requirement):
         lock((requirement,))
 
 
+@pytest.mark.slow
+def test_a_python_that_has_no_pip_locks_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("BASCULE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(python_environment, "find_spec", lambda name: None)
+    assert lock.__wrapped__(("numpy",)) == lock(("numpy",))
+
+
 @pytest.mark.parametrize("line", ["numpy", "numpy==1", "--pre", "numpy==1 --hash=md5:00", ""])
 def test_a_lock_holds_versions_with_hashes_and_nothing_else(line, tmp_path, monkeypatch):
     monkeypatch.setenv("BASCULE_CACHE_DIR", str(tmp_path))
