@@ -634,6 +634,25 @@ class Settings:
     upstreams: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+@cache
+def _as_json() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Settings)
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """The settings for another process, which keeps them if files or variables change."""
+    plain: dict[str, Any] = _as_json().dump_python(settings, mode="json")
+    return plain
+
+
+def from_json(plain: Mapping[str, Any]) -> Settings:
+    """What `to_json` was given."""
+    settings: Settings = _as_json().validate_python(plain)
+    return settings
+
+
 def load_settings(
     folder: Path | None = None,
     environ: Mapping[str, str] | None = None,

@@ -342,6 +342,7 @@ def _name(page: Path) -> str:
 
 
 LONG = {
+    "docs/explanation/which-program-runs.md",
     "docs/how-to/ask-for-confidence.md",
     "docs/how-to/back-up.md",
     "docs/how-to/call-a-server.md",
@@ -351,6 +352,7 @@ LONG = {
     "docs/how-to/connect-a-client.md",
     "docs/how-to/deploy-a-version.md",
     "docs/how-to/explain-answers.md",
+    "docs/how-to/export-a-model.md",
     "docs/how-to/follow-lineage.md",
     "docs/how-to/guard-a-model.md",
     "docs/how-to/let-callers-in.md",
@@ -358,6 +360,7 @@ LONG = {
     "docs/how-to/pack-a-model.md",
     "docs/how-to/pack-your-own-code.md",
     "docs/how-to/publish-to-devices.md",
+    "docs/how-to/review-outliers.md",
     "docs/how-to/roll-out-a-version.md",
     "docs/how-to/roll-out-to-devices.md",
     "docs/how-to/run-in-production.md",
@@ -373,6 +376,7 @@ LONG = {
     "docs/how-to/use-a-feature-store.md",
     "docs/how-to/watch-for-drift.md",
     "docs/how-to/work-in-a-notebook.md",
+    "docs/how-to/write-compliance-documents.md",
     "docs/how-to/write-gates.md",
     "docs/reference/control-api.md",
     "docs/tutorial.md",

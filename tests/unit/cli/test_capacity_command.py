@@ -14,12 +14,13 @@ import bascule
 from bascule.planning import service_of
 
 
-@pytest.fixture
-def bundle(run, tmp_path):
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
     X = np.random.default_rng(0).standard_normal((200, 3))
     model = LogisticRegression().fit(X, X[:, 0] > 0)
     options = {"outliers": False, "explain": False}
-    return bascule.pack(model, name="late", train=X, to=tmp_path / "late", **options)
+    to = tmp_path_factory.mktemp("bundles") / "late"
+    return bascule.pack(model, name="late", train=X, to=to, **options)
 
 
 @pytest.fixture

@@ -278,6 +278,7 @@ def test_a_derived_class_is_its_librarys_model(pack):
     assert bundle.manifest.flavor == "xgboost"
 
 
+@pytest.mark.slow
 def test_boosted_trees_may_be_members_of_a_committee(pack):
     model = VotingRegressor(
         [
@@ -423,6 +424,7 @@ def test_trees_that_stop_growing_are_compiled(pack, model):
     is_compiled_and_equal_on_fresh_rows(pack, model, *load_iris(return_X_y=True))
 
 
+@pytest.mark.slow
 def test_histogram_boosting_of_many_rounds_is_equal_on_fresh_rows(pack):
     X, y = datasets.make_classification(1_000, 10, random_state=0)
     model = HistGradientBoostingClassifier(max_iter=200, random_state=0)

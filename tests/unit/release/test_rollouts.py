@@ -301,7 +301,7 @@ def test_good_versions_are_rolled_back_at_most_one_time_in_twenty():
 
 
 @given(parts=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=30))
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_groups_depend_on_numbers_of_requests_alone_and_lose_only_the_last(parts):
     intervals = [
         Interval(

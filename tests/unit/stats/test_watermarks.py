@@ -14,7 +14,7 @@ from bascule.stats.membership import guesses_p_value
 def test_a_p_value_of_shares_is_uniform_whatever_an_innocent_model_answers() -> None:
     draw = np.random.default_rng(1)
     for answers in (draw.random(8), np.zeros(8), np.full(8, 0.5)):
-        values = [shares_p_value(answers, draw.integers(0, 71, 8), 70) for _ in range(200)]
+        values = [shares_p_value(answers, draw.integers(0, 71, 8), 70) for _ in range(80)]
         assert stats.kstest(values, "uniform").pvalue > 0.001
 
 
