@@ -1,12 +1,11 @@
-"""Pipelines of transformers with random weights: a classifier and an extractor of a few neurons."""
+"""Pipelines of transformers with random weights: a classifier and an extractor of a few neurons.
+
+The library is imported when one is made: it takes a second, and many files of tests read `TEXTS`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
-
-import torch
-import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WORDS = ("the", "flight", "was", "late", "in", "time", "again", "gate", "closed", "never", "nice")
 TEXTS = [
@@ -17,6 +16,9 @@ TEXTS = [
 
 
 def tokenizer() -> Any:
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
     vocabulary = {word: place for place, word in enumerate(("[PAD]", "[UNK]", "[CLS]", *WORDS))}
     fast = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     fast.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -29,6 +31,9 @@ def tokenizer() -> Any:
 
 def pipeline(task: str = "text-classification", *, config: Any = (), **call: Any) -> Any:
     """A pipeline on the CPU; `config` of its BERT, `call` as of `transformers.pipeline`."""
+    import torch
+    import transformers
+
     torch.manual_seed(0)
     small = transformers.BertConfig(
         vocab_size=3 + len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,

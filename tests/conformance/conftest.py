@@ -61,22 +61,20 @@ def pack(made: Any, to: Path) -> bascule.Bundle:
 
 
 _MAKERS = dict(samples())
-LONG = {
-    "catboost-pipeline",
-    "keras-images",
-    "lightgbm-pipeline",
-    "onnx-file-types",
-    "python-own-class",
-    "sklearn-calibrated-by-steps",
-    "sklearn-local-outlier-factor",
-    "sklearn-stacked-classifier",
-    "sklearn-steps-of-ones-own",
-    "sklearn-voting-classifier",
-    "torch-images",
-    "torch-two-in-two-out",
-    "transformers-extractor",
-}
-"""Samples that take seconds, of the second tier: others of their kind are of the first."""
+FIRST_TIER = {
+    "catboost-binary", "catboost-categories",
+    "composition-chain",
+    "derived-the-same-trees",
+    "keras-two-in-two-out",
+    "lightgbm-binary", "lightgbm-categories", "lightgbm-missing-is-nan",
+    "onnx-turned-text", "onnx-two-in-two-out",
+    "sklearn-elliptic-envelope", "sklearn-pipeline-on-a-table", "sklearn-several-labels",
+    "sklearn-texts-alone",
+    "torch-classifier",
+    "transformers-classifier",
+    "xgboost-categories", "xgboost-native-binary", "xgboost-pipeline",
+}  # fmt: skip
+"""Samples of each kind of model that take the least; the second tier packs all."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -89,7 +87,9 @@ def own_environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in _MAKERS],
+    params=[
+        pytest.param(name, marks=() if name in FIRST_TIER else pytest.mark.slow) for name in _MAKERS
+    ],
 )
 def sample(request: pytest.FixtureRequest) -> Any:
     return _MAKERS[request.param]()

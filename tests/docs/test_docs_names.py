@@ -28,15 +28,17 @@ _PLACEHOLDERS = {"FIELD", "NAME"}
 
 
 @cache
-def docstrings(path: Path) -> tuple[str, ...]:
-    """Every text that stands alone: of modules, classes and functions, and below values."""
-    return tuple(
+def read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of a file: every text that stands alone, also below values; and the names it defines."""
+    tree = tree_of(path)
+    texts = (
         node.value.value
-        for node in ast.walk(tree_of(path))
+        for node in ast.walk(tree)
         if isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     )
+    return tuple(texts), tuple(names_in(tree.body))
 
 
 def names_in(body: list[ast.stmt]) -> Iterator[str]:
@@ -77,7 +79,7 @@ def known() -> frozenset[str]:
     for path in [*SRC.rglob("*.py"), *SRC.rglob("*.pyi")]:
         module = ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
         full.add(module)
-        full |= {f"{module}.{name}" for name in names_in(tree_of(path).body)}
+        full |= {f"{module}.{name}" for name in read(path)[1]}
     ends = set()
     for name in full:
         parts = name.split(".")
@@ -96,7 +98,7 @@ def test_every_dotted_name_in_a_docstring_is_the_name_of_something():
     lost = [
         f"{path.relative_to(SRC)}: `{name}`"
         for path in sorted(SRC.rglob("*.py"))
-        for text in docstrings(path)
+        for text in read(path)[0]
         for name in _DOTTED.findall(text)
         if not resolves(name)
     ]
@@ -145,7 +147,7 @@ def names_in_pages() -> set[str]:
     for folder in ("docs", "examples", "integrations", "packages"):
         pages += (root / folder).rglob("*.md")
     texts = [page.read_text() for page in pages]
-    texts += (text for path in SRC.rglob("*.py") for text in docstrings(path))
+    texts += (text for path in SRC.rglob("*.py") for text in read(path)[0])
     found = set()
     for text in texts:
         for name, module, imported in _OF_PAGES.findall(text):

@@ -68,13 +68,13 @@ def say_of_cost():
 def pack(tmp_path):
     """Pack a model into a fresh folder.
 
-    Its cost is measured and outliers are scored only where a test says so: that scorer takes
-    half of the time of a small model.
+    Its cost is measured, outliers are scored and answers explained only where a test says so:
+    they take half of the time of a small model.
     """
 
     def packed(model, train, test=None, *, name="model", **settings):
         folder = tmp_path / f"bundle{len(list(tmp_path.iterdir()))}"
-        settings = {"measure": False, "outliers": False, **settings}
+        settings = {"measure": False, "outliers": False, "explain": False, **settings}
         return bascule.pack(model, name=name, train=train, test=test, to=folder, **settings)
 
     return packed

@@ -31,11 +31,9 @@ def asking(settings: Settings, server: ServerLink | None = None) -> AskKind:
 
     `server`: the one beside this process, which kinds on a thread of it ask.
     """
-    from pydantic import TypeAdapter
+    from bascule.settings import to_json
 
-    from bascule.settings import Settings as Shape
-
-    content = TypeAdapter(Shape).dump_python(settings, mode="json")
+    content = to_json(settings)
 
     def ask(place: str, task: Task) -> Any:
         kind: Kind = load_named(place)
@@ -84,11 +82,9 @@ class Told:
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Do a task: `{"result": ...}`. Errors show no place of an upload."""
-    from pydantic import TypeAdapter
+    from bascule.settings import from_json
 
-    from bascule.settings import Settings as Shape
-
-    settings = TypeAdapter(Shape).validate_python(question["settings"])
+    settings = from_json(question["settings"])
     kind, live = load_named(question["kind"]), Told(tell_parent)
     if kind.can_resume:
         signal.signal(signal.SIGTERM, live.stop)

@@ -67,11 +67,9 @@ def command(
     `every_endpoint`: whether the server serves every endpoint of the catalogue. `may_wait`: whether
     it may begin while the catalogue of the keys is away.
     """
-    from pydantic import TypeAdapter
+    from bascule.settings import to_json
 
-    from bascule.settings import Settings as Kind
-
-    plain = TypeAdapter(Kind).dump_python(settings, mode="json")
+    plain = to_json(settings)
     argv = (sys.executable, "-m", "bascule.processes.control")
     question = {
         "settings": plain, "every_endpoint": every_endpoint, "may_wait": may_wait,
@@ -319,11 +317,9 @@ def _parts_of(settings: Settings) -> Parts:
 
 
 def _settings_of(config: dict[str, Any]) -> Settings:
-    from pydantic import TypeAdapter
+    from bascule.settings import from_json
 
-    from bascule.settings import Settings as Kind
-
-    return TypeAdapter(Kind).validate_python(config["settings"])
+    return from_json(config["settings"])
 
 
 def _beat_until_set(counters: Counters) -> threading.Event:

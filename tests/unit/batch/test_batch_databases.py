@@ -254,7 +254,7 @@ DUCKDB_KEYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", first_of(DUCKDB_KEYS, 3))
+@pytest.mark.parametrize("kind", first_of(DUCKDB_KEYS))
 def test_a_key_of_duckdb_orders_rows_as_its_type_is_sorted(score, tmp_path, kind):
     with closing(duckdb.connect(str(tmp_path / "f.db"))) as connection:
         connection.register("rows_to_put", flights(100))

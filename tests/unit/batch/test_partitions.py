@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from tests.tiers import first_of
 
 from bascule.batch import job_of
 from bascule.batch.databases.sqlalchemy import _Session
@@ -94,7 +95,7 @@ def test_a_run_whose_partition_was_replaced_since_writes_it_again(score, tmp_pat
     assert ids(tmp_path / "out") == {"d1": [0, 1]}
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
+@pytest.mark.parametrize("killed_at", first_of([1, 2, 3, 4], 2))
 def test_a_kill_at_the_end_is_made_good_by_the_same_command(
     score, tmp_path, monkeypatch, killed_at
 ):

@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from tests.pace import LOOP_US, loop_us
+from tests.tiers import first_of
 
 from bascule.batch import job_of, planned, run_job
 from bascule.bundle import Bundle, load
@@ -50,7 +51,9 @@ def test_only_the_columns_that_a_job_needs_are_read(bundle, tmp_path):
         assert len(plan.source.schema) == WIDE + 6
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "duckdb", "sqlite", "delta"])
+@pytest.mark.parametrize(
+    "kind", first_of(["parquet", "csv", "jsonl", "duckdb", "sqlite", "delta"], 3)
+)
 def test_a_projected_run_writes_the_rows_of_a_whole_one(score, tmp_path, kind):
     rows = flights(300).append_column("unread", pa.array(["x"] * 300))
     source = str(tmp_path / f"in.{kind}")
@@ -309,7 +312,7 @@ def test_a_scored_table_is_scored_again_under_other_names(score, tmp_path):
         score(tmp_path / "once", tmp_path / "third", prefix="b_", names={"speed": "x"})
 
 
-@pytest.mark.parametrize("sink", ["delta", "sqlite", "duckdb"])
+@pytest.mark.parametrize("sink", first_of(["delta", "sqlite", "duckdb"], 2))
 def test_names_with_a_prefix_are_written_to_every_sink(score, tmp_path, sink):
     pq.write_table(flights(50), tmp_path / "in.parquet")
     place = f"delta://{tmp_path}/t" if sink == "delta" else f"{sink}:///{tmp_path}/t.db#t"

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
+from tests.tiers import first_of
 from tests.waiting import until
 
 from bascule.bundle.programs import host
@@ -146,7 +147,7 @@ def test_more_than_a_pipe_holds_goes_both_ways(start):
     assert np.array_equal(start().run(columns)["twice"], columns["x"] * 2)
 
 
-@pytest.mark.parametrize("word", ["raise", "leave", "thread"])
+@pytest.mark.parametrize("word", first_of(["raise", "leave", "thread"]))
 def test_what_code_says_when_it_fails_is_not_written_where_that_is_hidden(
     start, word, monkeypatch, capfd
 ):

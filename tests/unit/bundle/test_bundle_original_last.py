@@ -13,6 +13,7 @@ import xgboost
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tests.tiers import first_of
 
 import bascule
 from bascule.bundle import loaded
@@ -137,7 +138,7 @@ def test_its_time_in_this_process_says_nothing_of_its_time_in_another(boosted_tr
     assert boosted_trees.fastest_program(8) == "onnx"
 
 
-@pytest.mark.parametrize("kind", [ModelFailed, TimedOut, Unavailable])
+@pytest.mark.parametrize("kind", first_of([ModelFailed, TimedOut, Unavailable]))
 def test_an_original_that_cannot_be_started_leaves_the_batch_to_the_programs(
     boosted_trees, cancer, monkeypatch, caplog, kind
 ):

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 
-import jsonschema
 import pytest
 from tests.language_models import asking
 from tests.own_environments import files_of
@@ -118,6 +117,8 @@ def test_special_tokens_in_a_message_are_text(bundle):
 
 
 def test_a_schema_holds_for_random_weights_too(bundle):
+    import jsonschema
+
     schema = {
         "type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
         "required": ["n"], "additionalProperties": False,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.language_models import asking
 from tests.pace import is_within
+from tests.tiers import first_of
 
 from bascule.bundle import read_manifest
 from bascule.bundle.generation import chunk_of, open_generation
@@ -23,7 +24,7 @@ def program(chat):
     opened.close()
 
 
-@pytest.mark.parametrize("said", ["a long prompt", "a long answer"])
+@pytest.mark.parametrize("said", first_of(["a long prompt", "a long answer"]))
 def test_the_turn_is_free_soon_after_the_caller_has_gone(program, said):
     said = {
         "a long prompt": asking("river mountain " * 450, max_tokens=1),

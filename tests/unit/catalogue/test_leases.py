@@ -9,6 +9,7 @@ import time
 from itertools import pairwise
 
 import pytest
+from tests.tiers import first_of
 
 from bascule.catalogue import Lease, Leases, check_held, schema
 from bascule.core import Conflict, Invalid
@@ -219,6 +220,7 @@ def leases_of(log):
     return held
 
 
+@pytest.mark.parametrize("current", first_of(["new_file", "new_server_database"]), indirect=True)
 def test_of_competing_processes_that_are_killed_too_never_two_hold_it(tmp_path, current):
     with run(COMPETE, tmp_path, current, TTL_S, 1.5, 3) as processes:
         assert processes.wait(PATIENCE_S * 2) == 0

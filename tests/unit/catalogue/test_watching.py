@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 from tests.stores import open_database
+from tests.tiers import first_of
 
 from bascule.catalogue import events
 from bascule.catalogue.events import Event, Subject
@@ -55,6 +56,7 @@ def until_quiet(watch):
 
 
 @pytest.mark.serial
+@pytest.mark.parametrize("current", first_of(["new_server_database", "new_file"]), indirect=True)
 def test_another_process_learns_of_a_change_within_a_second(tmp_path, current, catalogue):
     late_s = []
     with subprocess.Popen(

@@ -14,29 +14,40 @@ import bascule
 from bascule.planning import service_of
 
 
-@pytest.fixture
-def bundle(run, tmp_path):
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
     X = np.random.default_rng(0).standard_normal((200, 3))
     model = LogisticRegression().fit(X, X[:, 0] > 0)
-    return bascule.pack(model, name="late", train=X, to=tmp_path / "late", explain=False)
+    options = {"outliers": False, "explain": False}
+    to = tmp_path_factory.mktemp("bundles") / "late"
+    return bascule.pack(model, name="late", train=X, to=to, **options)
 
 
-def test_a_plan_names_what_ship_takes(run, bundle, tmp_path):
+@pytest.fixture
+def prices(tmp_path):
+    """Of one kind of machine: the default ones are simulated at two speeds."""
+    instance = "small = { vcpus = 4, memory_gib = 8, price = 0.1, speed = 1.0, available = 0.995 }"
+    words = 'as_of = "2026-11-01"', 'currency = "USD"', "[instances]", instance
+    (tmp_path / "prices.toml").write_text("\n".join(words))
+    return "--prices", "prices.toml"
+
+
+def test_a_plan_names_what_ship_takes(run, bundle, prices, tmp_path):
     (tmp_path / "forecast.csv").write_text("requests_per_s\n10\n200\n")
     options = "--traffic", "forecast.csv", "--goal", "p99 <= 50 ms, availability 99.9 %, cost min"
     code, out, _ = run("capacity", str(bundle.path), *options)
     assert code == 0
     assert "[ship]\nreplicas = 2\nmax_replicas = " in out
-    code, out, _ = run("capacity", str(bundle.path), *options, "--json")
+    code, out, _ = run("capacity", str(bundle.path), *options, *prices, "--json")
     assert json.loads(out)["plans"][0]["way"] == "real time"
 
 
 def test_the_lines_of_a_plan_are_the_autoscaler_of_the_version_that_is_deployed(
-    run, bundle, tmp_path
+    run, bundle, prices, tmp_path
 ):
     bascule.push(bundle.path)
     (tmp_path / "rates.csv").write_text("requests_per_s\n100\n90000\n")
-    words = "capacity", "late/1", "--traffic", "rates.csv", "--goal", "p99 <= 500 ms"
+    words = "capacity", "late/1", "--traffic", "rates.csv", "--goal", "p99 <= 500 ms", *prices
     _, out, _ = run(*words)
     plan = json.loads(run(*words, "--json")[1])["plans"][0]
     assert plan["min_replicas"] < plan["replicas"] < plan["max_replicas"]
@@ -63,8 +74,8 @@ def test_the_lines_of_a_plan_are_the_autoscaler_of_the_version_that_is_deployed(
     assert container["resources"]["requests"]["memory"] == f"{plan['memory_mib']}Mi"
 
 
-def test_a_goal_that_no_instance_meets_ends_with_exit_code_1(run, bundle):
-    goal = "--traffic", "1 per day", "--goal", "p50 <= 0.001 ms"
+def test_a_goal_that_no_instance_meets_ends_with_exit_code_1(run, bundle, prices):
+    goal = "--traffic", "1 per day", "--goal", "p50 <= 0.001 ms", *prices
     code, out, _ = run("capacity", str(bundle.path), *goal, "--json")
     assert (code, json.loads(out)["plans"]) == (1, [])
 

@@ -9,6 +9,7 @@ import sys
 from shutil import copytree
 
 import pytest
+from tests.tiers import first_of
 from tests.unit.cli.test_remote_registry import control
 
 
@@ -34,7 +35,7 @@ def test_the_first_version_of_a_second_model_has_no_champion_to_be_worse_than(
         assert "best" in out + errors
 
 
-@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("is_terminal", first_of([True, False]))
 def test_a_link_to_sign_in_is_shown_on_a_terminal_and_written_to_no_log(tmp_path, is_terminal):
     ours, theirs = pty.openpty() if is_terminal else os.pipe()
     with subprocess.Popen(

@@ -18,6 +18,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading
+from tests.tiers import first_of
 
 from bascule.bundle.disk.folder import read_statements
 from bascule.bundle.originals.sklearn import load_trusted
@@ -90,7 +91,7 @@ def test_json_of_packing_has_the_digest_and_the_parity(run, files, tmp_path):
     assert told["cost"] is None
 
 
-@pytest.mark.parametrize("table", ["test.parquet", "test.csv"])
+@pytest.mark.parametrize("table", first_of(["test.parquet", "test.csv"]))
 def test_a_table_serves_a_model_that_was_fitted_on_a_matrix(run, files, tmp_path, table):
     code, _, messages = run(
         "pack", files / "model.skops", "--name", "gb", "--test", files / table,

@@ -267,6 +267,7 @@ def test_the_name_of_the_key_is_recorded_where_callers_need_keys(
         assert "may not do this: keys" in said
 
 
+@pytest.mark.slow
 def test_outcomes_are_imported_over_the_server_as_they_are_in_its_home(
     filled, served, run, tmp_path
 ):

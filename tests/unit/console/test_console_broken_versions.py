@@ -7,6 +7,7 @@ import shutil
 import pytest
 from markupsafe import escape
 from tests.consoles import browsing, control
+from tests.tiers import first_of
 
 from bascule.app import open_registry
 from bascule.bundle.disk import read_manifest
@@ -43,7 +44,7 @@ def statements_garbled(folder):
 
 
 BREAKS = [removed, without_manifest, garbled, altered, statements_garbled]
-FEW = [*BREAKS[:2], *(pytest.param(each, marks=pytest.mark.slow) for each in BREAKS[2:])]
+FEW = first_of(BREAKS)
 
 
 @pytest.fixture

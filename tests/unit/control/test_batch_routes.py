@@ -361,6 +361,7 @@ def test_runs_of_a_schedule_that_a_key_has_added_are_held_to_the_places_of_then(
     assert done.result["rows"] == 400
 
 
+@pytest.mark.slow
 def test_the_document_of_a_run_has_its_rate(client):
     runs = RemoteRuns(remote(client))
     run = runs.wait(runs.start(job_of(JOB)).run).run

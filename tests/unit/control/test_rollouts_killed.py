@@ -261,6 +261,7 @@ def outcomes(_rollout, stages, _now):
     return [Cohort(number, 0, 5.0 + number, *arms) for number in range(len(stages))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", first_of([11, 1]))
 def test_killed_at_every_statement_a_policy_is_learnt_as_if_it_had_not_been(
     new_home, apart, monkeypatch

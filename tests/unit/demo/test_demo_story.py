@@ -69,6 +69,22 @@ def running_in(folder):
     ]
 
 
+def test_the_story_of_one_version_holds_and_leaves_nothing_behind(small, monkeypatch):
+    """The short form of the whole story: no further version is rolled out."""
+    monkeypatch.setattr(rollouts, "candidates", lambda months: iter(()))
+    output = io.StringIO()
+    code = run_demo(keep=False, as_json=False, console=Console(file=output, width=120))
+    told = output.getvalue()
+
+    assert code == 0, told
+    assert [title in told for title in ("Learn", "Pack", "Check", "Push", "Serve", "Summary")]
+    assert "late@champion -> late/1" in told
+    assert "0 errors" in told
+    assert list(small.iterdir()) == []
+    assert running_in(small) == []
+
+
+@pytest.mark.slow
 def test_the_whole_story_holds_and_leaves_nothing_behind(small):
     output = io.StringIO()
     code = run_demo(keep=False, as_json=False, console=Console(file=output, width=120))

@@ -194,14 +194,20 @@ def test_a_change_that_cannot_be_is_refused_with_its_option(command, words, code
     assert (found, said in " ".join(error.split())) == (code, True), error
 
 
+@pytest.fixture(scope="module")
+def winds(packed):
+    rows = pd.DataFrame({"dry": np.arange(20.0), "wet": np.arange(20.0) % 3})
+    models = LinearRegression(), make_pipeline(SimpleImputer(), LinearRegression())
+    return [packed("wind", model.fit(rows, np.arange(20.0)), rows) for model in models]
+
+
 @pytest.fixture
-def picky(packed, tmp_path, monkeypatch):
+def picky(winds, tmp_path, monkeypatch):
     """Endpoints, and two versions of `wind`: the first needs every value, the second none."""
     monkeypatch.chdir(tmp_path)
     registry = open_registry(settings_of(tmp_path))
-    rows = pd.DataFrame({"dry": np.arange(20.0), "wet": np.arange(20.0) % 3})
-    for model in (LinearRegression(), make_pipeline(SimpleImputer(), LinearRegression())):
-        registry.push(packed("wind", model.fit(rows, np.arange(20.0)), rows), by="ada")
+    for path in winds:
+        registry.push(path, by="ada")
     return open_endpoints(settings_of(tmp_path))
 
 

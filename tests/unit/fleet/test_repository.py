@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from tests.devices import Edge, published_edge, weights  # noqa: F401 - a fixture
+from tests.tiers import first_of
 
 from bascule.core import Conflict, Invalid, NotFound, Refused
 from bascule.fleet import key_in, publish
@@ -239,7 +240,7 @@ def test_what_no_device_can_reach_any_more_is_removed_and_all_else_stays(edge):
     assert 0 < edge.obtain("late/1", have="late/6") < full, "a difference"
 
 
-@pytest.mark.parametrize("role", ["targets", "channel-stable"])
+@pytest.mark.parametrize("role", first_of(["targets", "channel-stable"]))
 def test_a_key_is_rotated_while_devices_go_on_and_the_former_one_counts_no_more(edge, role):
     edge.publish(edge.push(b"one"))
     edge.channel()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 from tests.receivers import dripping, hook
 from tests.stores import open_database
 from tests.tiers import first_of
+from tests.waiting import until
 
 from bascule.catalogue import Leases
 from bascule.core import Conflict
@@ -84,10 +84,7 @@ def test_of_two_processes_one_looks_and_its_successor_goes_on_without_a_repetiti
     rounds(holder)
     rounds(other)
     assert (first.looks, second.looks, len(there.requests)) == (1, 0, 1)
-    ends = time.monotonic() + 5
-    while not second.looks:  # the first is dead: its lease ends by itself
-        assert time.monotonic() < ends
-        rounds(other)
+    until(lambda: rounds(other) or second.looks)  # the first is dead: its lease ends by itself
     assert len(there.requests) == 1
     second.is_wrong = False
     rounds(other)
@@ -99,10 +96,7 @@ def test_what_was_decided_before_a_death_is_sent_by_the_successor(watcher, there
     holder.keep_leases()
     holder.look_for_all()  # and dies before the delivery
     other = watcher(Told())
-    ends = time.monotonic() + 5
-    while not there.requests:
-        assert time.monotonic() < ends
-        rounds(other)
+    until(lambda: rounds(other) or there.requests)
     assert [one["kind"] for one in there.bodies] == ["firing"]
 
 
@@ -119,10 +113,7 @@ def test_the_alerts_of_a_server_that_is_gone_for_good_are_resolved(watcher, ther
     server, other = watcher(Told("health", "one"), local=True), watcher(gone_after_s=0.3)
     server.keep_leases()
     server.look_locally()  # and is never seen again
-    ends = time.monotonic() + 10
-    while len(there.requests) < 2:
-        assert time.monotonic() < ends
-        rounds(other)
+    until(lambda: rounds(other) or len(there.requests) >= 2)
     assert [one["kind"] for one in there.bodies] == ["firing", "resolved"]
 
 

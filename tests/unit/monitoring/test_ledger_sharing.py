@@ -167,7 +167,7 @@ def test_the_leader_merges_segments_of_all_hosts_and_each_row_stays_once(hosts, 
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(SharedStore, "write"), (scribing, "commit"), (Scribe, "_leave")],
+    first_of([(SharedStore, "write"), (scribing, "commit"), (Scribe, "_leave")]),
     ids=["uploaded", "named", "dropped"],
 )
 def test_a_host_that_dies_while_it_adds_leaves_each_row_once(hosts, owner, name):
@@ -183,7 +183,7 @@ def test_a_host_that_dies_while_it_adds_leaves_each_row_once(hosts, owner, name)
         assert counts(home) == (10, 10)
 
 
-@pytest.mark.parametrize("name", ["change_merged", "remove"])
+@pytest.mark.parametrize("name", first_of(["change_merged", "remove"]))
 def test_a_leader_that_dies_leaves_each_row_once(hosts, name):
     a, b, _asking = hosts
     segments(a, 4, 5)

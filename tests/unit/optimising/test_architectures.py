@@ -10,6 +10,7 @@ import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.tiers import first_of
 from tests.unit.optimising.conftest import rows
 
 from bascule.app import open_registry
@@ -168,14 +169,17 @@ def test_what_is_searched_is_no_part_of_a_training_run(home):
 
 @pytest.mark.parametrize(
     ("written", "drawn"),
-    [
-        ("[2, 5]", {2, 3, 4, 5}),
-        ("[2, 4, 8]", {2, 4, 8}),
-        ('["log", 1, 4]', {1, 2, 3, 4}),
-        ('["relu", "tanh"]', {"relu", "tanh"}),
-        ("[true, false]", {True, False}),
-        ('[8, "auto"]', {8, "auto"}),
-    ],
+    first_of(
+        [
+            ("[2, 5]", {2, 3, 4, 5}),
+            ("[2, 4, 8]", {2, 4, 8}),
+            ('["log", 1, 4]', {1, 2, 3, 4}),
+            ('["relu", "tanh"]', {"relu", "tanh"}),
+            ("[true, false]", {True, False}),
+            ('[8, "auto"]', {8, "auto"}),
+        ],
+        3,
+    ),
 )
 def test_a_list_is_a_range_or_choices(home, written, drawn):
     Path("pipeline.toml").write_text(TOML.replace("[2, 5]", written))

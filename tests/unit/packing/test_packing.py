@@ -100,7 +100,7 @@ def test_statements_name_the_digest_and_say_what_was_measured(pack, boosted, can
         boosted, cancer, cancer, author="ada", metrics={"auc": np.float64(0.99)}, description="Lump"
     )
     said = {statement.kind: statement for statement in bundle.statements()}
-    assert set(said) == {"parity", "provenance", "calibration", "explaining", "training"}
+    assert set(said) == {"parity", "provenance", "calibration", "training"}
     assert {statement.subject for statement in said.values()} == {bundle.digest}
     assert {statement.by for statement in said.values()} == {"ada"}
     assert said["provenance"].body["metrics"] == {"auc": 0.99}

@@ -84,7 +84,7 @@ def test_floats_are_scaled_as_floats_before_trees(pack, scaler):
     np.testing.assert_allclose(bundle.predict(rows)["prediction"], model.predict(rows), rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", first_of([np.float32, np.float64]))
 def test_products_of_columns_are_multiplied_in_the_original_s_order(pack, kind):
     steps = (PolynomialFeatures((2, 3)), RandomForestRegressor(5, random_state=0))
     model = make_pipeline(*steps).fit(X.astype(kind), y)
@@ -99,7 +99,9 @@ def test_rows_too_short_to_be_made_unit_rows_stay_as_they_are(pack, norm):
     np.testing.assert_allclose(bundle.predict(rows)["prediction"], model.predict(rows), rtol=1e-9)
 
 
-@pytest.mark.parametrize("model", [SVR(gamma="auto", C=100.0), OneClassSVM(gamma="auto")], ids=repr)
+@pytest.mark.parametrize(
+    "model", first_of([SVR(gamma="auto", C=100.0), OneClassSVM(gamma="auto")]), ids=repr
+)
 def test_kernels_keep_their_digits_near_training_rows_that_are_not_scaled(pack, model):
     random = np.random.default_rng(0)
     wide = random.normal(size=(150, 4)) * [1e6, 1e4, 1.0, 1e2] + [5e6, 0.0, 3.0, 1e3]
@@ -192,11 +194,13 @@ def test_numbers_that_the_original_refuses_are_refused(pack, model, bounds):
 @pytest.mark.parametrize("dtype", first_of([np.int64, np.int32]))
 @pytest.mark.parametrize(
     ("step", "low"),
-    [
-        (FunctionTransformer(np.log1p), np.nextafter(-1.0, 0.0)),
-        (FunctionTransformer(np.sqrt), 0.0),
-        (PowerTransformer("box-cox"), 5e-324),
-    ],
+    first_of(
+        [
+            (FunctionTransformer(np.log1p), np.nextafter(-1.0, 0.0)),
+            (FunctionTransformer(np.sqrt), 0.0),
+            (PowerTransformer("box-cox"), 5e-324),
+        ]
+    ),
     ids=["log1p", "sqrt", "box-cox"],
 )
 def test_counts_behind_an_imputer_have_the_ends_of_doubles(pack, step, low, dtype):

@@ -53,7 +53,7 @@ def is_as_the_model(bundle, model, rows):
 # -- whole numbers that a double cannot tell apart ------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", first_of(["int64", "uint64", "Int64", "category", "object"], 2))
+@pytest.mark.parametrize("dtype", first_of(["int64", "uint64", "Int64", "category", "object"]))
 def test_wide_categories_are_kept_apart(pack, dtype):
     table, late = table_of([_WIDE, _WIDE + 1, _WIDE + 2, _WIDE + 3], dtype)
     model = encoded().fit(table, late)
@@ -154,7 +154,7 @@ def test_held_out_rows_with_another_kind_of_missing_text_are_refused(pack, train
     ("trained", "asked"),
     first_of([(np.nan, None), (None, np.nan), (np.nan, pd.NA), (None, pd.NA)], 2),
 )
-@pytest.mark.parametrize("first", [(), (SimpleImputer(strategy="most_frequent"),)])
+@pytest.mark.parametrize("first", first_of([[], [SimpleImputer(strategy="most_frequent")]]))
 def test_rows_with_another_kind_of_missing_text_are_not_answered(pack, trained, asked, first):
     if first and trained is None:
         first = (SimpleImputer(strategy="most_frequent", missing_values=None),)
@@ -211,11 +211,13 @@ def test_whole_numbers_of_polars_may_be_missing(pack, values):
 
 @pytest.mark.parametrize(
     "model",
-    [
-        XGBClassifier(n_estimators=10),
-        LGBMClassifier(n_estimators=10, verbose=-1, min_child_samples=1),
-        CatBoostClassifier(10, verbose=0, allow_writing_files=False),
-    ],
+    first_of(
+        [
+            XGBClassifier(n_estimators=10),
+            LGBMClassifier(n_estimators=10, verbose=-1, min_child_samples=1),
+            CatBoostClassifier(10, verbose=0, allow_writing_files=False),
+        ]
+    ),
     ids=["xgboost", "lightgbm", "catboost"],
 )
 @pytest.mark.parametrize("kind", first_of(["wide", "nullable", "close doubles"]))

@@ -57,8 +57,7 @@ TWO = pd.DataFrame({"level": y, "slope": y * 2 + X[:, 0] * 300})
             xgboost.XGBRegressor(n_estimators=3, n_jobs=1),
             xgboost.XGBRegressor(n_estimators=3, multi_strategy="multi_output_tree", n_jobs=1),
             catboost.CatBoostRegressor(loss_function="MultiRMSE", **QUIET),
-        ],
-        3,
+        ]
     ),
     ids=["xgboost", "xgboost-vectors", "catboost"],
 )
@@ -75,10 +74,12 @@ def test_several_numbers_are_an_output_each(pack, model):
 
 @pytest.mark.parametrize(
     "model",
-    [
-        xgboost.XGBClassifier(n_estimators=3, n_jobs=1),
-        catboost.CatBoostClassifier(loss_function="MultiLogloss", **QUIET),
-    ],
+    first_of(
+        [
+            xgboost.XGBClassifier(n_estimators=3, n_jobs=1),
+            catboost.CatBoostClassifier(loss_function="MultiLogloss", **QUIET),
+        ]
+    ),
     ids=["xgboost", "catboost"],
 )
 def test_labels_that_do_not_exclude_each_other_are_outputs_each(pack, model):
@@ -95,7 +96,7 @@ def test_labels_that_do_not_exclude_each_other_are_outputs_each(pack, model):
             )
 
 
-@pytest.mark.parametrize("library", ["xgboost", "catboost"])
+@pytest.mark.parametrize("library", first_of(["xgboost", "catboost"]))
 def test_quantiles_are_a_prediction_and_bounds_that_intervals_are_made_of(pack, library):
     if library == "xgboost":
         model = xgboost.XGBRegressor(
@@ -205,11 +206,13 @@ def test_a_library_that_is_not_installed_says_how_to_install_it(monkeypatch, nam
 
 @pytest.mark.parametrize(
     "model",
-    [
-        xgboost.XGBRegressor(n_estimators=2),
-        lightgbm.LGBMRegressor(n_estimators=2, verbose=-1),
-        catboost.CatBoostRegressor(**QUIET),
-    ],
+    first_of(
+        [
+            xgboost.XGBRegressor(n_estimators=2),
+            lightgbm.LGBMRegressor(n_estimators=2, verbose=-1),
+            catboost.CatBoostRegressor(**QUIET),
+        ]
+    ),
     ids=["xgboost", "lightgbm", "catboost"],
 )
 def test_a_saved_model_that_is_damaged_is_not_trusted(pack, model):
@@ -275,6 +278,7 @@ def test_a_derived_class_is_its_librarys_model(pack):
     assert bundle.manifest.flavor == "xgboost"
 
 
+@pytest.mark.slow
 def test_boosted_trees_may_be_members_of_a_committee(pack):
     model = VotingRegressor(
         [
@@ -412,12 +416,15 @@ def test_boosted_regressors_as_they_are_by_default_are_compiled(pack, model, dat
     is_compiled_and_equal_on_fresh_rows(pack, model, *NUMBERS[data](return_X_y=True))
 
 
-@pytest.mark.parametrize("model", boosted_classifiers()[:2], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(
+    "model", first_of(boosted_classifiers()[:2]), ids=lambda model: type(model).__name__
+)
 def test_trees_that_stop_growing_are_compiled(pack, model):
     """After some rounds there is nothing left to split, and the trees are single leaves."""
     is_compiled_and_equal_on_fresh_rows(pack, model, *load_iris(return_X_y=True))
 
 
+@pytest.mark.slow
 def test_histogram_boosting_of_many_rounds_is_equal_on_fresh_rows(pack):
     X, y = datasets.make_classification(1_000, 10, random_state=0)
     model = HistGradientBoostingClassifier(max_iter=200, random_state=0)
@@ -465,8 +472,7 @@ def of_categories(truth=LATE, kind="CatBoostClassifier", **settings):
                 {"simple_ctr": ["Borders:TargetBorderCount=3"], "kind": "CatBoostRegressor"},
                 TRIPS.hour,
             ),
-        ],
-        2,
+        ]
     ),
     ids=["combinations", "flags", "several-classes", "means", "numbers"],
 )

@@ -149,7 +149,7 @@ def test_what_only_trains_otherwise_is_the_library_s(pack, cancer):
     assert bundle.manifest.serves == "onnx"
 
 
-@pytest.mark.parametrize("threshold", [0.9, 0.05, 0.50001])
+@pytest.mark.parametrize("threshold", first_of([0.9, 0.05, 0.50001]))
 @pytest.mark.parametrize("labels", first_of([np.array(["ham", "spam"]), np.array([0, 1])]))
 def test_the_threshold_of_catboost_is_the_bundle_s(pack, cancer, threshold, labels):
     X, y = cancer
@@ -177,7 +177,9 @@ def test_the_threshold_of_catboost_holds_in_its_base_class(pack, cancer):
     assert (bundle.predict(X)["label"] == model.predict(X)).all()
 
 
-@pytest.mark.parametrize("way", ["parameter", "unset afterwards", "callback", "attribute"])
+@pytest.mark.parametrize(
+    "way", first_of(["parameter", "unset afterwards", "callback", "attribute"], 2)
+)
 def test_the_rounds_of_xgboost_are_those_that_predict_uses(pack, cancer, way):
     X, y = cancer
     settings = {"n_estimators": 60}

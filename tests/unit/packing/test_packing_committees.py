@@ -62,7 +62,7 @@ def is_other(pair):
 
 @pytest.mark.parametrize(
     ("base", "method"),
-    first_of(sorted(product(BASES, METHODS), key=is_other), 3),
+    first_of(sorted(product(BASES, METHODS), key=is_other)),
     ids=named,
 )
 @pytest.mark.parametrize("classes", first_of([3, 2]))
@@ -115,7 +115,7 @@ def test_a_line_through_points_is_that_of_numpy_at_each_point_and_beside_it(coun
     ],
     ids=["probabilities", "decisions", "mixed"],
 )
-@pytest.mark.parametrize(("classes", "passthrough"), first_of(product([3, 2], [True, False]), 2))
+@pytest.mark.parametrize(("classes", "passthrough"), first_of(product([3, 2], [True, False])))
 def test_a_stack_of_classifiers_is_compiled(pack, iris, members, classes, passthrough):
     X, y = iris
     y = WORDS[np.minimum(y, classes - 1)]
@@ -170,7 +170,7 @@ def test_a_bag_of_regressors_is_compiled(pack, diabetes):
     ("kernel", "classes"),
     first_of(
         [*zip(("rbf", "linear", "poly", "sigmoid", "rbf"), (2, 3, 3, 3, 3), strict=True),
-         ("linear", 2), ("poly", 2), ("sigmoid", 2)], 4,
+         ("linear", 2), ("poly", 2), ("sigmoid", 2)]
     ),
 )  # fmt: skip
 def test_support_vectors_are_compiled_in_doubles(pack, iris, diabetes, kernel, classes):
@@ -192,13 +192,16 @@ def test_distances_far_from_the_origin_keep_their_digits(pack):
 
 @pytest.mark.parametrize(
     "step",
-    [
-        PowerTransformer(),
-        PowerTransformer(standardize=False),
-        Normalizer("l1"),
-        Normalizer("l2"),
-        Normalizer("max"),
-    ],
+    first_of(
+        [
+            PowerTransformer(),
+            PowerTransformer(standardize=False),
+            Normalizer("l1"),
+            Normalizer("l2"),
+            Normalizer("max"),
+        ],
+        2,
+    ),
     ids=named,
 )
 def test_powers_and_unit_rows_are_compiled(pack, diabetes, step):

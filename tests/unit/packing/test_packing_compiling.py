@@ -154,8 +154,7 @@ def test_histogram_boosting_with_categories_in_a_matrix(pack, iris):
                 OneHotEncoder(handle_unknown="ignore"),
             ),
             TargetEncoder(cv=3),
-        ],
-        2,
+        ]
     ),
     ids=lambda encoder: repr(encoder).replace("\n", "")[:60],
 )
@@ -166,7 +165,8 @@ def test_an_encoder_of_texts_is_compiled(pack, flights, encoder):
 
 
 @pytest.mark.parametrize(
-    "encoder", [OneHotEncoder(handle_unknown="ignore"), OrdinalEncoder(), TargetEncoder(cv=3)]
+    "encoder",
+    first_of([OneHotEncoder(handle_unknown="ignore"), OrdinalEncoder(), TargetEncoder(cv=3)]),
 )
 def test_an_encoder_of_numbers_is_compiled(pack, flights, encoder):
     table, late = flights
@@ -188,17 +188,20 @@ def test_a_target_encoder_of_three_classes_is_compiled(pack, flights):
 
 @pytest.mark.parametrize(
     "step",
-    [
-        MinMaxScaler(clip=True),
-        MaxAbsScaler(),
-        RobustScaler(),
-        StandardScaler(with_mean=False),
-        Binarizer(threshold=0.01),
-        PCA(4, whiten=True),
-        FunctionTransformer(np.exp),
-        SelectKBest(k=4),
-        FeatureUnion([("a", PCA(2)), ("b", StandardScaler())], transformer_weights={"a": 3.0}),
-    ],
+    first_of(
+        [
+            MinMaxScaler(clip=True),
+            MaxAbsScaler(),
+            RobustScaler(),
+            StandardScaler(with_mean=False),
+            Binarizer(threshold=0.01),
+            PCA(4, whiten=True),
+            FunctionTransformer(np.exp),
+            SelectKBest(k=4),
+            FeatureUnion([("a", PCA(2)), ("b", StandardScaler())], transformer_weights={"a": 3.0}),
+        ],
+        3,
+    ),
     ids=lambda step: type(step).__name__,
 )
 def test_arithmetic_on_numbers_is_compiled(pack, diabetes, step):
@@ -244,7 +247,7 @@ def test_a_classifier_gives_its_own_labels(pack, iris, model, labels):
     assert bundle.classes == tuple(model.classes_.tolist())
 
 
-@pytest.mark.parametrize("two", [[False, True], [0.0, 1.0], [-1, 1]])
+@pytest.mark.parametrize("two", first_of([[False, True], [0.0, 1.0], [-1, 1]]))
 @pytest.mark.parametrize(
     "model", first_of([GradientBoostingClassifier(n_estimators=3), RidgeClassifier()])
 )

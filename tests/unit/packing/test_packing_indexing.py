@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 from tests.embeddings import network, sentence_folder
+from tests.tiers import first_of
 from tests.tiny_pipelines import TEXTS
 
 import bascule
@@ -96,7 +97,7 @@ def test_of_equal_scores_the_first_row_of_the_table_is_the_better_one(rows):
         assert np.array_equal(scores[row], own[best])
 
 
-@pytest.mark.parametrize("version", ["sha256:" + "cd" * 32, DIGEST[:18], ""])
+@pytest.mark.parametrize("version", first_of(["sha256:" + "cd" * 32, DIGEST[:18], ""]))
 def test_a_vector_of_another_embedding_is_refused(indexes, version):
     versions = np.array([DIGEST, DIGEST[:19], version], object)
     program = indexes["exact"].program()
@@ -104,7 +105,7 @@ def test_a_vector_of_another_embedding_is_refused(indexes, version):
         program.run({"vector": QUERIES[:3], "embedding": versions})
 
 
-@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+@pytest.mark.parametrize("value", first_of([0.0, np.nan, np.inf]))
 def test_a_query_without_a_direction_is_refused(indexes, value):
     vectors = np.array([[1.0] * 24, [value] * 24], np.float32)
     program = indexes["exact"].program()
@@ -112,7 +113,7 @@ def test_a_query_without_a_direction_is_refused(indexes, value):
         program.run({"vector": vectors, "embedding": np.array([DIGEST] * 2, object)})
 
 
-@pytest.mark.parametrize("search", ["exact", "hnsw"])
+@pytest.mark.parametrize("search", first_of(["exact", "hnsw"]))
 def test_an_index_of_texts_embeds_the_query_itself(build, embedding, search):
     table = {"body": DOCUMENTS, "key": [f"d{place}" for place in range(40)], "year": range(40)}
     index = build(
@@ -163,7 +164,7 @@ def test_a_model_that_is_no_embedding_cannot_answer_texts(build, packed):
         build({"body": DOCUMENTS}, text="body", embedding=other)
 
 
-@pytest.mark.parametrize(("rows", "k"), [(5, 1_000), (1, 700), (3_000, 3_000)])
+@pytest.mark.parametrize(("rows", "k"), first_of([(5, 1_000), (1, 700), (3_000, 3_000)]))
 def test_an_approximate_index_has_k_answers_where_the_graph_leads_to_fewer(rows, k):
     vectors = retrieval.normalized(np.repeat(VECTORS[:rows], 3_000 // rows, axis=0), "v")
     nearest = retrieval.approximate(retrieval.graph_of(vectors), 3_000, 24, 1)
@@ -174,7 +175,7 @@ def test_an_approximate_index_has_k_answers_where_the_graph_leads_to_fewer(rows,
         np.testing.assert_allclose(scores, own, atol=1e-3)
 
 
-@pytest.mark.parametrize("cut", [0, 8, 100, 10_000, -1])
+@pytest.mark.parametrize("cut", first_of([0, 8, 100, 10_000, -1], 2))
 def test_half_a_graph_is_refused(cut):
     vectors = retrieval.normalized(VECTORS, "v")
     graph = retrieval.graph_of(vectors)
@@ -196,7 +197,7 @@ def test_a_changed_byte_of_a_graph_is_noticed_before_it_is_read(indexes, tmp_pat
         ask(bascule.load(folder), QUERIES[:1])
 
 
-@pytest.mark.parametrize("start", [96, 150_000], ids=["its vectors", "its neighbours"])
+@pytest.mark.parametrize("start", first_of([96, 150_000]), ids=["its vectors", "its neighbours"])
 def test_a_damaged_graph_ends_no_process_but_its_own(indexes, tmp_path, start):
     """usearch follows the numbers of a file without a look."""
     index = indexes["hnsw"]

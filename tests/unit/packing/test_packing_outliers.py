@@ -39,7 +39,7 @@ DETECTORS = [
 ]
 
 
-@pytest.mark.parametrize("model", first_of(DETECTORS, 3), ids=lambda model: repr(model)[:50])
+@pytest.mark.parametrize("model", first_of(DETECTORS, 2), ids=lambda model: repr(model)[:50])
 def test_a_detector_answers_a_label_and_the_score_behind_it(pack, rows, model):
     model.fit(rows)
     bundle = pack(model, rows)

@@ -116,9 +116,9 @@ def test_labels_of_clipped_probabilities_are_the_model_s(pack, wrap):
     y = np.column_stack([y, y % 3]) if isinstance(model, MultiOutputClassifier) else y
     model.fit(X[:900], y[:900])
 
-    bundle = pack(model, (X[:900], y[:900]), (X[900:], y[900:]))
+    bundle = pack(model, (X[:900], y[:900]), (X[900:1200], y[900:1200]))
 
-    answer, expected = bundle.predict(X[900:]), model.predict(X[900:])
+    answer, expected = bundle.predict(X[900:1200]), model.predict(X[900:1200])
     names = [name for name in answer if name.startswith("label")]
     assert np.column_stack([answer[name] for name in names]).tolist() == (
         expected.reshape(len(expected), -1).tolist()

@@ -74,11 +74,13 @@ def test_several_numbers_are_compiled_each_under_its_name(pack, several, model):
 
 @pytest.mark.parametrize(
     "model",
-    [
-        MultiOutputClassifier(LogisticRegression()),
-        DecisionTreeClassifier(max_depth=4),
-        make_pipeline(StandardScaler(), ExtraTreesClassifier(6, random_state=0)),
-    ],
+    first_of(
+        [
+            MultiOutputClassifier(LogisticRegression()),
+            DecisionTreeClassifier(max_depth=4),
+            make_pipeline(StandardScaler(), ExtraTreesClassifier(6, random_state=0)),
+        ]
+    ),
     ids=lambda model: type(model).__name__,
 )
 def test_several_labels_are_compiled_each_with_its_own_classes(pack, several, model):

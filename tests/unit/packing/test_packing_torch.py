@@ -65,6 +65,7 @@ def fields(bundle):
 Pair = namedtuple("Pair", "mean spread")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("then", "names"),
     first_of(
@@ -162,6 +163,7 @@ def test_each_part_of_a_module_keeps_the_mode_that_it_was_in(pack):
     assert bundle.parity.passed, "dropout would make each answer another"
 
 
+@pytest.mark.slow
 def test_a_tensor_that_parts_share_is_kept_once(pack):
     class Tied(nn.Module):
         def __init__(self):

@@ -50,6 +50,7 @@ from bascule.packing.compilers.trees import Tree, sums_in_double
 from bascule.packing.statements.parity import are_same_bits
 
 SMALL = {"n_estimators": 8, "random_state": 0}
+QUICK = {"measure": False, "outliers": False, "explain": False}
 
 
 def program_file(bundle):
@@ -266,7 +267,7 @@ def of_doubles(request, tmp_path_factory, cancer):
         model = lightgbm.LGBMClassifier(**LIGHT, **settings).fit(X, y)
     find = histogram_tests if request.param == "histogram" else lightgbm_tests
     to = tmp_path_factory.mktemp("doubles") / "bundle"
-    bundle = bascule.pack(model, name="doubles", train=X, to=to, measure=False)
+    bundle = bascule.pack(model, name="doubles", train=X, to=to, **QUICK)
     return model, X, find(model), bundle
 
 
@@ -350,7 +351,7 @@ def test_a_model_without_trees_has_the_one_program(pack, cancer):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, cancer, boosted):
     to = tmp_path_factory.mktemp("trees") / "bundle"
-    return bascule.pack(boosted, name="gb", train=cancer[0], to=to, measure=False)
+    return bascule.pack(boosted, name="gb", train=cancer[0], to=to, **QUICK)
 
 
 def test_a_server_keeps_to_one_program_and_a_batch_takes_the_fastest(bundle, cancer, say_of_cost):
@@ -729,7 +730,7 @@ def test_calls_from_many_threads_do_not_meet(bundle, cancer):
             assert all(map(are_same_bits, alone, together))
 
 
-@pytest.mark.parametrize("leaves", [64, 65, 512, 513, 900])
+@pytest.mark.parametrize("leaves", first_of([64, 65, 512, 513, 900]))
 def test_trees_with_more_leaves_than_a_word_has_bits_are_cut_and_in_very_large_ones_rows_walk(
     pack, leaves
 ):
@@ -768,7 +769,7 @@ def classes(tmp_path_factory):
     X, y = load_iris(return_X_y=True)
     model = GradientBoostingClassifier(**SMALL).fit(X, y)
     to = tmp_path_factory.mktemp("classes") / "bundle"
-    return bascule.pack(model, name="gb", train=X, to=to, measure=False)
+    return bascule.pack(model, name="gb", train=X, to=to, **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -776,7 +777,7 @@ def missing(tmp_path_factory, cancer):
     X = with_gaps(cancer[0])
     model = HistGradientBoostingClassifier(max_iter=10, max_leaf_nodes=15).fit(X, cancer[1])
     to = tmp_path_factory.mktemp("missing") / "bundle"
-    return bascule.pack(model, name="hist", train=X, to=to, measure=False)
+    return bascule.pack(model, name="hist", train=X, to=to, **QUICK)
 
 
 def test_in_a_tree_that_is_deeper_than_a_word_has_bits_rows_walk():

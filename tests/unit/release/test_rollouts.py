@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from tests.tiers import examples
+from tests.tiers import examples, first_of
 
 from bascule.core import Conflict, Invalid
 from bascule.release.rollouts import (
@@ -267,7 +267,9 @@ def test_blue_green_is_loaded_first_and_then_takes_everything():
     assert isinstance(traffic.run().state, Promoted)
 
 
-@pytest.mark.parametrize(("harm", "strategy"), [(0.0, "canary"), (0.05, "canary"), (0.0, "bandit")])
+@pytest.mark.parametrize(
+    ("harm", "strategy"), first_of([(0.05, "canary"), (0.0, "bandit"), (0.0, "canary")], 2)
+)
 def test_every_stored_decision_is_made_again_from_what_is_stored(harm, strategy):
     guards = (ERRORS, ACCURACY) if strategy == "bandit" else DEFAULT_GUARDS
     traffic = Traffic(rollout(strategy=strategy, guards=guards), harm=harm)
@@ -299,7 +301,7 @@ def test_good_versions_are_rolled_back_at_most_one_time_in_twenty():
 
 
 @given(parts=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=30))
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_groups_depend_on_numbers_of_requests_alone_and_lose_only_the_last(parts):
     intervals = [
         Interval(

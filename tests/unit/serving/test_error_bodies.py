@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import pytest
 from botocore.parsers import create_parser
 from google.api_core.exceptions import GoogleAPICallError, format_http_response_error
-from mlflow.exceptions import RestException
-from mlflow.protos.databricks_pb2 import ErrorCode
 
 from bascule.core.errors import KINDS, Invalid
 from bascule.serving.transports.statuses import error_body, status_of
@@ -19,6 +17,9 @@ TEXT = "it did not work; try another"
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_the_clients_of_google_mlflow_and_aws_read_the_text_of_every_error(kind):
+    from mlflow.exceptions import RestException
+    from mlflow.protos.databricks_pb2 import ErrorCode
+
     error = kind("it did not work", hint="try another")
     status = status_of(error)
     answer = SimpleNamespace(status_code=status)

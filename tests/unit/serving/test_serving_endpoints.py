@@ -476,8 +476,8 @@ def test_places_of_old_plans_are_given_to_new_ones_and_late_answers_are_counted_
     assert [(one.plan_number, one.requests, one.rows) for one in counters.arms.totals()] == [
         (1, 1, 2)
     ]
-    for number in range(2, PLACES + 2):
-        counters.arms.name(label(number), label(number - 1))
+    counters.arms.name([one for number in range(2, PLACES + 1) for one in label(number)], [])
+    counters.arms.name(label(PLACES + 1), label(PLACES))
     found = counters.arms.totals()
     assert [one.plan_number for one in found] == [*range(2, PLACES + 2)]
     first.count(200, 5, 2)

@@ -206,7 +206,9 @@ def test_a_refusal_never_speaks_the_words_of_the_parser(body):
     assert "it cannot be read" not in message
 
 
-@pytest.mark.parametrize("piece", [b"1,", b"[],", b"{},", b'{"a":1},', b'"ab",', b"null,"])
+@pytest.mark.parametrize(
+    "piece", first_of([b"1,", b"[],", b"{},", b'{"a":1},', b'"ab",', b"null,"])
+)
 @pytest.mark.parametrize("count", first_of([33_000_000, 1 << 24]))
 def test_a_list_of_more_elements_than_simdjson_counts_is_refused_unmade(piece, count):
     """pysimdjson 7.0.2 writes what is over 0xFFFFFF elements beyond the end of the list."""

@@ -35,7 +35,7 @@ class Slow(Program):
         return self._program.run(columns, outputs)
 
 
-@pytest.mark.parametrize("inline_rows", [0, 1], ids=["on its thread", "on the loop"])
+@pytest.mark.parametrize("inline_rows", first_of([0, 1]), ids=["on its thread", "on the loop"])
 @pytest.mark.parametrize("seconds", first_of([1.5, 60]))
 def test_three_times_too_many_requests_leave_the_goodput_where_it_was(
     serve_models, fake, ask, seconds, inline_rows

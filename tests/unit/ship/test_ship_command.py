@@ -4,6 +4,7 @@ import json
 
 import pytest
 from tests.shipments import documents
+from tests.tiers import first_of
 from tests.unit.cli.test_remote_registry import control
 
 from bascule.core import Unavailable
@@ -39,7 +40,7 @@ def test_a_diff_names_what_would_change_and_then_that_nothing_does(home, command
     assert command(*words, "--diff") == (0, "", "")
 
 
-@pytest.mark.parametrize("action", ["apply", "remove"])
+@pytest.mark.parametrize("action", first_of(["apply", "remove"]))
 def test_without_kubectl_the_error_names_it_and_the_command_to_run(home, command, action):
     folder = home / "files"
     code, _, errors = command("ship", "istio", "gb@champion", "--out", folder, f"--{action}")
@@ -83,7 +84,7 @@ def test_nothing_is_pruned_where_the_pods_are_not_ready(home, command):
     assert "--prune" not in (folder / "asked").read_text()
 
 
-@pytest.mark.parametrize(("says", "code"), [(0, 0), (1, 1), (2, 6)])
+@pytest.mark.parametrize(("says", "code"), first_of([(0, 0), (1, 1), (2, 6)]))
 def test_a_diff_with_apply_asks_the_cluster_and_writes_nothing(home, command, says, code):
     program(home, "kubectl", f'echo "$@" > {home}/asked; exit {says}')
     folder = home / "files"

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from tests.tiers import first_of
 
 from bascule.stats import WINDOWS, SlowDetector, weekday_test
 from bascule.stats.tails import Atoms
@@ -103,7 +104,7 @@ def autoregressive(phi, length, random):
     return made * 0.05
 
 
-@pytest.mark.parametrize("phi", [0.0, 0.7])
+@pytest.mark.parametrize("phi", first_of([0.0, 0.7]))
 def test_days_that_depend_on_one_another_keep_the_level(phi):
     random, hits, runs = np.random.default_rng(7), 0, 4_000
     for _ in range(runs):

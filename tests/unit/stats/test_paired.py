@@ -259,9 +259,9 @@ def bootstrapped_passing_share(kind, rows, trials, *, better=0.0, resamples=RESA
     ("kind", "rows"), first_of([("few gains", 20), ("heavy tails", 120), ("squared errors", 40)])
 )
 def test_a_bootstrapped_candidate_at_the_margin_passes_once_in_twenty(kind, rows):
-    """The short form of the measurement below, within three standard errors of 400 trials."""
-    share = bootstrapped_passing_share(kind, rows, 400, resamples=300)
-    assert share < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+    """The short form of the measurement below, within three standard errors of 200 trials."""
+    share = bootstrapped_passing_share(kind, rows, 200, resamples=300)
+    assert share < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.tiers import first_of
 
 from bascule.app import open_endpoints, open_registry, open_rollouts
 from bascule.bundle import load
@@ -130,7 +131,7 @@ def test_the_first_winner_goes_out_at_once_by_any_strategy(home, strategy):
     assert _send_out(settings, registry, declared, "loop") == ""
 
 
-@pytest.mark.parametrize("strategy", ["all", "canary"])
+@pytest.mark.parametrize("strategy", first_of(["all", "canary"]))
 def test_what_was_taken_back_is_not_sent_out_again_by_the_same_verdict(home, strategy):
     settings, registry = home
     deploy(settings, "late/1")

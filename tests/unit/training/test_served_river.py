@@ -36,6 +36,7 @@ MODELS = {
     "rules": lambda: rules.AMRules(delta=0.1, n_min=20),
     "trees": lambda: tree.HoeffdingTreeRegressor(grace_period=50),
 }
+DEAR = {"efdt", "knn"}
 
 
 def learn(model, rows):
@@ -47,7 +48,10 @@ def learn(model, rows):
     return answers
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in DEAR)) for name in MODELS],
+)
 def test_a_model_goes_on_as_it_was(name):
     model = MODELS[name]()
     learn(model, ROWS[:300])
