@@ -119,12 +119,12 @@ def _commands_of(module: str) -> Mapping[str, Any]:
     A command is the function of its name, and a group NAME is `NAME_group`.
     """
     ((panel, _, names, groups),) = (row for row in PANELS if row[1] == module)
-    alone, found = typer.Typer(), import_module(f"bascule.cli.{module}")
+    alone, source = typer.Typer(), import_module(f"bascule.cli.{module}")
     for name in names:
         function = "import_" if name == "import" else name.replace("-", "_")
-        alone.command(name, rich_help_panel=panel)(getattr(found, function))
+        alone.command(name, rich_help_panel=panel)(getattr(source, function))
     for name in groups:
-        alone.add_typer(getattr(found, f"{name}_group"), name=name, rich_help_panel=panel)
+        alone.add_typer(getattr(source, f"{name}_group"), name=name, rich_help_panel=panel)
     return typer.main.get_group(alone).commands
 
 

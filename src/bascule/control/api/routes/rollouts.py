@@ -209,8 +209,8 @@ def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
         For Flagger, whose metrics carry a key. `vector(1)`, by which Flagger looks whether a
         provider is there, is answered with 1.
         """
-        said = latest_verdict(endpoint).verdict
-        value = 1 if query == "vector(1)" else {"promote": 1, "hold": 0, "abort": -1}[said]
+        latest = latest_verdict(endpoint).verdict
+        value = 1 if query == "vector(1)" else {"promote": 1, "hold": 0, "abort": -1}[latest]
         sample = {"metric": {"endpoint": endpoint}, "value": [time.time(), str(value)]}
         return {"status": "success", "data": {"resultType": "vector", "result": [sample]}}
 
