@@ -46,7 +46,7 @@ def page() -> str:
 
 def commands_of(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     """Every command with its name, by panel of the help; those of a group by both names."""
-    panels = list(dict.fromkeys(panel for panel, _, _ in commands.PANELS))
+    panels = list(dict.fromkeys(panel for panel, *_ in commands.PANELS))
     by_panel = sorted(
         group.commands.items(),
         key=lambda item: 0 if before else panels.index(item[1].rich_help_panel),

@@ -6,7 +6,6 @@ registry or bounds a worker in its own way.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import os
@@ -25,8 +24,8 @@ from urllib.parse import urlsplit
 from bascule.core import (
     BasculeError,
     Invalid,
-    MissingExtra,
     NotFound,
+    library,
     load_named,
     masked,
     secret_in,
@@ -140,13 +139,9 @@ def callers_need_keys(settings: Settings) -> bool:
 
 def _is_loopback(settings: Settings) -> bool:
     """Whether the server listens on the loopback address alone."""
-    host = settings.serving.host
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name: it may be anything
+    from bascule.serving.transports import is_loopback
+
+    return is_loopback(settings.serving.host)
 
 
 def open_keys(settings: Settings) -> CatalogueKeys:
@@ -161,9 +156,8 @@ def cluster_of(settings: Settings) -> Cluster:
     """What is particular to the cluster that versions are shipped to."""
     from bascule.ship import Cluster
 
-    names = {one.name for one in fields(Cluster)} & {one.name for one in fields(settings.ship)}
     return Cluster(
-        **{name: getattr(settings.ship, name) for name in names},
+        **_shared(Cluster, settings.ship),
         egress_ports=_egress_ports(settings),
         providers=settings.serving.providers,
         has_bucket=_objects_at(settings).startswith("s3:"),
@@ -206,9 +200,13 @@ def limits_of(settings: Settings) -> Limits:
     """The bounds of a worker: the settings of `[serving]` that have the name of a bound."""
     from bascule.serving import Limits
 
-    chosen = settings.serving
-    names = {one.name for one in fields(Limits)} & {one.name for one in fields(ServingSettings)}
-    return Limits(**{name: getattr(chosen, name) for name in names})
+    return Limits(**_shared(Limits, settings.serving))
+
+
+def _shared(kind: Any, section: Any) -> dict[str, Any]:
+    """The settings of a section that have the name of a field of `kind`."""
+    names = {field.name for field in fields(kind)} & {field.name for field in fields(section)}
+    return {name: getattr(section, name) for name in names}
 
 
 def check_signature(settings: Settings, bundle: Path) -> None:
@@ -446,8 +444,7 @@ def policies_of(chosen: ModelSettings) -> Chain:
     """The policies of a model; none where its settings ask for nothing."""
     from bascule.serving.execution import ResiliencePolicy, read_chain
 
-    resilience = {one.name: getattr(chosen, one.name) for one in fields(ResiliencePolicy)}
-    policy = ResiliencePolicy(**resilience)
+    policy = ResiliencePolicy(**_shared(ResiliencePolicy, chosen))
     own = {} if policy == ResiliencePolicy() else {"resilience": policy}
     return own | dict(read_chain(chosen.policies))
 
@@ -548,20 +545,12 @@ def open_repository(settings: Settings, *, is_new: bool = False) -> TufRepositor
     if not is_new and not root.exists():
         hint = f"bascule edge init, or copy {folder} from the home that has made it"
         raise NotFound("this home knows no repository of devices", hint=hint)
-    try:
-        from bascule.fleet import Keys, TufRepository
-    except ModuleNotFoundError:
-        hint = "pip install 'bascule[edge]'"
-        raise MissingExtra("publishing to devices needs tuf", hint=hint) from None
-
+    library("tuf", "edge")
+    from bascule.fleet import Keys, TufRepository
     from bascule.places import Folder, open_place
 
-    chosen = settings.edge
-    place = (
-        open_place(chosen.repository, "edge.repository")
-        if chosen.repository
-        else Folder(folder / "repository")
-    )
+    chosen, own = settings.edge, Folder(folder / "repository")
+    place = open_place(chosen.repository, "edge.repository") if chosen.repository else own
     return TufRepository(place, Keys(folder / "keys"), root, timestamp_days=chosen.timestamp_days)
 
 
@@ -715,7 +704,7 @@ def pack_files(
 
     `open_model` opens the models of a composition, which is refused without it.
     """
-    from bascule.batch import as_trained, read_rows, split_truth
+    from bascule.batch import as_trained
     from bascule.packing import Composition, describes_generation, pack, read_model
 
     is_composition = model.suffix == ".toml" and not describes_generation(model)
@@ -723,18 +712,32 @@ def pack_files(
         fitted: Any = Composition(model, open_model)
     else:
         fitted = read_model(model, allow_pickle=allow_pickle, options=options_of_code, code=code)
-    sets: dict[str, Any] = {}
     # Training rows may come without their truth, if held-out ones show that --target is right.
     is_told = bool(target) and test is None and calibration is None
-    for what, path in (("train", train), ("test", test), ("calibration", calibration)):
-        if path is not None:
-            rows = read_rows(path, f"--{what} table")
-            inputs, truth = split_truth(
-                rows, target, f"--{what} table {path.name}", required=what != "train" or is_told
-            )
-            inputs = as_trained(fitted, inputs)
-            sets[what] = inputs if truth is None else (inputs, truth)
+    files = {"train": train, "test": test, "calibration": calibration}
+    sets = read_sets(
+        files, target, lambda what: what != "train" or is_told, partial(as_trained, fitted)
+    )
     return pack(fitted, code=code, **sets, **options)
+
+
+def read_sets(
+    files: Mapping[str, Path | None], target: list[str] | None, needs_truth: Callable[[str], bool],
+    changed: Callable[[Any], Any] = lambda rows: rows,
+) -> dict[str, Any]:  # fmt: skip
+    """Of the tables that are given, by the names of their options: rows, or rows and their truth.
+
+    `changed` makes the inputs of a model of rows without truth.
+    """
+    from bascule.batch import read_rows, split_truth
+
+    sets: dict[str, Any] = {}
+    for what, path in files.items():
+        if path is not None:
+            rows, place = read_rows(path, f"--{what} table"), f"--{what} table {path.name}"
+            inputs, truth = split_truth(rows, target, place, required=needs_truth(what))
+            sets[what] = changed(inputs) if truth is None else (changed(inputs), truth)
+    return sets
 
 
 def batch_model(
@@ -849,11 +852,15 @@ def callers_by_name(
     """The callers of a version by the names of their keys; None where no rows are kept."""
     from bascule.monitoring.ledger import callers_of
 
-    found = callers_of(settings.home, model, version, since)
-    if not found or not any(one.caller for one in found):
-        return found
-    names = {key.id: key.name for key in open_keys(settings).stored()}
-    return [replace(one, caller=names.get(one.caller, one.caller)) for one in found]
+    counts = callers_of(settings.home, model, version, since)
+    if not counts or not any(count.caller for count in counts):
+        return counts
+    names = _names_of_keys(settings)
+    return [replace(count, caller=names.get(count.caller, count.caller)) for count in counts]
+
+
+def _names_of_keys(settings: Settings) -> dict[str, str]:
+    return {key.id: key.name for key in open_keys(settings).stored()}
 
 
 def usage_of(settings: Settings, version: Version) -> str:
@@ -945,7 +952,7 @@ def queries_source_of(settings: Settings, models: Sequence[str]) -> Source:
     from bascule.monitoring.ledger import Ledger
 
     def name_of(caller: str) -> str:
-        return {key.id: key.name for key in open_keys(settings).stored()}.get(caller, caller)
+        return _names_of_keys(settings).get(caller, caller)
 
     return QueriesSource(
         Ledger(settings.home), models, lambda version: load(open_registry(settings).path(version)),

@@ -982,14 +982,7 @@ def _check_upstreams(upstreams: Mapping[str, str]) -> None:
 
 
 def _check_trace_endpoint(address: str) -> None:
-    if not address:
-        return
-    try:
-        parts = urlsplit(address)
-        is_one = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        is_one = False
-    if not is_one:
+    if address and not _is_web_address(address):
         raise _Wrong(
             ("serving", "trace_endpoint"),
             f"{masked(address)!r} is not the address of a collector",
@@ -1126,7 +1119,7 @@ def _check_provider(console: ConsoleSettings) -> None:
             "register this server with the provider, and write the id that it gives",
         )  # fmt: skip
     secret = console.oidc_client_secret
-    if secret and secret.partition(":")[0] not in ("env", "file", "vault"):
+    if secret and not is_kept_elsewhere(secret):
         raise _Wrong(
             ("console", "oidc_client_secret"), "the secret itself does not belong into settings",
             "write env:VARIABLE, file:PATH or vault:PATH#FIELD",

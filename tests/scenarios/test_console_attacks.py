@@ -78,11 +78,11 @@ def routes_of(site):
         if not isinstance(route, APIRoute):
             continue
         for method in route.methods:
-            of_page = getattr(route, "rights", None)
-            right = RIGHTS[f"{method} {route.path}"] if of_page is None else of_page[method]
+            is_page = hasattr(route, "right")
+            right = route.right if is_page else RIGHTS[f"{method} {route.path}"]
             named = {name: NAMES[name] for name in re.findall(r"{(\w+)", route.path)}
             path = re.sub(r"{(\w+)(:\w+)?}", lambda one: NAMES[one[1]], route.path)
-            yield method, path, right and (right[0], right[1].format(**named)), of_page is not None
+            yield method, path, right and (right[0], right[1].format(**named)), is_page
 
 
 def acts(settings):

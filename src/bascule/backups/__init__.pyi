@@ -1,4 +1,3 @@
-from .archive import Manifest as Manifest
-from .restoring import Restored as Restored, restore as restore, settle as settle
+from .restoring import restore as restore, settle as settle
 from .rewriting import rewrite as rewrite
-from .taking import BackedUp as BackedUp, back_up as back_up
+from .taking import back_up as back_up

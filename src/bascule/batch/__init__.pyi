@@ -1,22 +1,15 @@
 from .asked import recorded_run as recorded_run, run as run
 from .engine import Cancelled as Cancelled
 from .exposition import batch_text as batch_text
-from .jobs import (
-    MODES as MODES,
-    Job as Job,
-    job_of as job_of,
-    read_job as read_job,
-    read_toml as read_toml,
-)
+from .jobs import Job as Job, job_of as job_of, read_job as read_job, read_toml as read_toml
 from .locations import Places as Places, is_below as is_below
 from .manifest import Chunk as Chunk, Manifest as Manifest, Record as Record
 from .on_ray import connected_to_ray as connected_to_ray
-from .ports import Sink as Sink, Source as Source, Staged as Staged
 from .reading import count_place as count_place, read_place as read_place
 from .recording import MonitoringRules as MonitoringRules
 from .remote import RemoteRuns as RemoteRuns, RemoteSchedules as RemoteSchedules
 from .running import Planned as Planned, Run as Run, planned as planned, run_job as run_job
-from .runs import OF_SCHEDULE as OF_SCHEDULE, Runs as Runs, Status as Status
+from .runs import Runs as Runs, Status as Status
 from .streams.metrics import serve_metrics as serve_metrics
 from .streams.running import (
     Streamed as Streamed,

@@ -22,9 +22,9 @@ import msgspec
 from bascule.core import (
     BasculeError,
     Conflict,
-    MissingExtra,
     holder_name,
     is_alive,
+    library,
     own_process,
     writing,
 )
@@ -184,10 +184,6 @@ class ObjectCell:
 
 def _store_of(url: str) -> Any:
     """A client of the place, options and credentials that `places.open_place` reads in a URL."""
-    try:
-        from obstore import store
-    except ImportError:
-        raise MissingExtra("a bucket needs obstore", hint="pip install 'bascule[s3]'") from None
     parts = urlsplit(url)
     asked = dict(parse_qsl(parts.query))
     if host := asked.get("endpoint_override"):
@@ -196,7 +192,9 @@ def _store_of(url: str) -> Any:
     names = ("endpoint", "region", "access_key_id", "secret_access_key")
     config: Any = {name: asked[name] for name in names if asked.get(name)}
     whole = f"{CONDITIONAL[parts.scheme]}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return store.from_url(whole, config=config, client_options={"allow_http": True})
+    return library("obstore.store", "s3").from_url(
+        whole, config=config, client_options={"allow_http": True}
+    )
 
 
 def _lives(claim: Claim) -> bool | None:

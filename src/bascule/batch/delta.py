@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bascule.batch.places import FULL_HINT, away, is_full, said_in_a_line
-from bascule.core import Invalid, MissingExtra, NotFound, masked
+from bascule.core import Invalid, NotFound, library, masked
 
 
 def url_of(text: str) -> str:
@@ -34,12 +34,7 @@ def open_table(url: str, place: str) -> Any | None:
         MissingExtra: The package is not installed.
         Unavailable: The bucket is away.
     """
-    try:
-        import deltalake
-    except ImportError:
-        raise MissingExtra(
-            "Delta tables need their package", hint="pip install 'bascule[delta]'"
-        ) from None
+    deltalake = library("deltalake", "delta")
     options = storage_options(url)
     with explaining(place):
         if not deltalake.DeltaTable.is_deltatable(url, options):

@@ -38,11 +38,11 @@ from bascule.core import (
     BasculeError,
     Columns,
     Conflict,
-    MissingExtra,
     Unavailable,
     error_from_json,
     error_to_json,
     first_line,
+    library,
 )
 
 if TYPE_CHECKING:
@@ -113,10 +113,7 @@ def connected_to_ray(on: str, workers: int, limit: int | None = None) -> Iterato
     """
     import logging
 
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtra("jobs on Ray need Ray Data", hint="pip install 'bascule[ray]'") from None
+    ray = library("ray", "ray")
     if ray.is_initialized():  # the caller's own cluster stays
         yield limit or int(ray.cluster_resources().get("CPU", 1))
         return

@@ -32,7 +32,6 @@ from .opening import (
     pinned_program as pinned_program,
 )
 from .statements.cost import Cost as Cost
-from .statements.parity import Parity as Parity
 from .tables import (
     FIRST_SHARED as FIRST_SHARED,
     MATRIX as MATRIX,

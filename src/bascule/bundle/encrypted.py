@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.explaining import LINKS, open_explainer, read_explanation
-from bascule.core import Columns, DType, Invalid, MissingExtra, replacing
+from bascule.core import Columns, DType, Invalid, library, replacing
 
 if TYPE_CHECKING:
     from bascule.bundle.loaded import Bundle
@@ -47,7 +47,7 @@ class Encrypted(msgspec.Struct, frozen=True):
 
 def new_client_key(path: Path) -> None:
     """Make a client's key, in a file that only its owner reads; it must not be there yet."""
-    tenseal = _tenseal()
+    tenseal = library("tenseal", "encrypted")
     context = tenseal.context(tenseal.SCHEME_TYPE.CKKS, _DEGREE, coeff_mod_bit_sizes=[*_BITS])
     context.global_scale = _SCALE
     with replacing(path, overwrite=False) as draft:
@@ -57,7 +57,7 @@ def new_client_key(path: Path) -> None:
 
 def encrypt_rows(key: Path, columns: Mapping[str, NDArray[Any]]) -> Encrypted:
     """Numbers encrypted by a client's key; raises `Invalid` where a value is missing or a text."""
-    tenseal = _tenseal()
+    tenseal = library("tenseal", "encrypted")
     context = tenseal.context_from(key.read_bytes())
     encrypted: dict[str, list[bytes]] = {}
     for name, values in columns.items():
@@ -99,7 +99,7 @@ def answer_encrypted(bundle: Bundle, rows: Encrypted) -> Encrypted:
     if not is_linear or not weights.any(axis=0).all():
         raise _not_linear()
     intercepts = explainer.base + at[0].sum(axis=0)
-    tenseal = _tenseal()
+    tenseal = library("tenseal", "encrypted")
     context = tenseal.context_from(rows.context)
     outputs: dict[str, list[bytes]] = {name: [] for name in explainer.outputs}
     for part in range(-(-rows.rows // ROWS_AT_ONCE)):
@@ -117,7 +117,7 @@ def answer_encrypted(bundle: Bundle, rows: Encrypted) -> Encrypted:
 
 def decrypt_answers(key: Path, margins: Encrypted) -> Columns:
     """The answers, by the name of the model's output: shape (rows, places)."""
-    tenseal = _tenseal()
+    tenseal = library("tenseal", "encrypted")
     context = tenseal.context_from(key.read_bytes())
     columns = [
         np.concatenate([tenseal.ckks_vector_from(context, part).decrypt() for part in parts])
@@ -131,13 +131,3 @@ def _not_linear() -> Invalid:
         "only models that are linear in named columns of numbers answer encrypted rows",
         hint="pack a linear model with explanations, without imputation, bins and splines",
     )
-
-
-def _tenseal() -> Any:
-    try:
-        import tenseal
-    except ImportError:
-        raise MissingExtra(
-            "encrypted rows need TenSEAL", hint="pip install 'bascule[encrypted]'"
-        ) from None
-    return tenseal

@@ -2,7 +2,6 @@ from . import chain as chain, events as events, origins as origins, sealing as s
 from .catalogue import Catalogue as Catalogue, identity_of as identity_of
 from .chain import Anchor as Anchor
 from .changes import Watch as Watch
-from .databases import Database as Database
 from .forgetting import forget as forget, redact as redact
 from .idempotency import Reply as Reply, Requests as Requests
 from .leases import (

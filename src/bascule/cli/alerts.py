@@ -21,18 +21,6 @@ _Why = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group `alerts` to `app`."""
-    group = typer.Typer(help="What is wrong, and which receivers know.", no_args_is_help=True)
-    commands = (
-        ("list", list_alerts), ("ack", ack), ("silence", silence), ("unsilence", unsilence),
-        ("test", try_out), ("rules", rules), ("dashboard", dashboard),
-    )  # fmt: skip
-    for name, command in commands:
-        group.command(name)(command)
-    app.add_typer(group, name="alerts")
-
-
 def list_alerts(
     model: Annotated[
         str | None, typer.Option(help="Of this model alone.", show_default=False)
@@ -197,3 +185,9 @@ def _state(alert: Alert, silences: list[Silence], now: datetime) -> str:
     if any(one.holds(alert, now) for one in silences):
         return f"{alert.state}, silenced"
     return f"{alert.state}, acknowledged by {noted.by}" if noted else alert.state
+
+
+alerts_group = context.group_of(
+    "What is wrong, and which receivers know.", list=list_alerts, ack=ack, silence=silence,
+    unsilence=unsilence, test=try_out, rules=rules, dashboard=dashboard,
+)  # fmt: skip

@@ -12,29 +12,17 @@ import msgspec
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson
-from bascule.cli.screen import Output, note, print_either, print_json, print_table, say, when
+from bascule.cli.context import AsJson, Reason
+from bascule.cli.screen import Output, note, print_either, print_json, say, table, when
 
 if TYPE_CHECKING:
     from bascule.control import Act
 
-_Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
 _ANCHORS = typer.Option(
     "--anchors",
     help="A file of anchors, or s3://BUCKET/PREFIX; may be repeated. Default: audit.anchors.",
     show_default=False,
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the group `audit` to `app`."""
-    group = typer.Typer(
-        help="Who did what, from where and why, in a chain that shows every change of it.",
-        no_args_is_help=True,
-    )
-    for command in (log, verify, export, approvals, approve, decline):
-        group.command(command.__name__)(command)
-    app.add_typer(group, name="audit")
 
 
 def log(
@@ -59,14 +47,12 @@ def log(
     else:
         every = History(partial(open_catalogue, context.settings())).all(asked, with_keys=True)
     acts = list(islice(every, limit))
-    if as_json:
-        print_json(msgspec.to_builtins(acts))
-        return
     rows = [
         (str(act.entry or "-"), when(act.at), act.by, act.sentence, act.reason or "-", _from(act))
         for act in acts
     ]
-    print_table(("entry", "when", "by", "what", "why", "from"), rows)
+    shown = table(("entry", "when", "by", "what", "why", "from"), rows)
+    print_either(msgspec.to_builtins(acts), shown, as_json=as_json)
 
 
 def export(
@@ -133,21 +119,19 @@ def approvals(as_json: AsJson = False) -> None:
     from bascule.control import operations
 
     every = context.remote().items(operations.APPROVALS)
-    if as_json:
-        print_json(msgspec.to_builtins(every))
-        return
     rows = [
         (one.id, one.state, when(one.at), one.by, one.thing, one.call, one.content) for one in every
     ]
-    print_table(("id", "state", "asked", "by", "what", "request", "content"), rows)
+    shown = table(("id", "state", "asked", "by", "what", "request", "content"), rows)
+    print_either(msgspec.to_builtins(every), shown, as_json=as_json)
 
 
-def approve(approval: str, reason: _Reason = "", as_json: AsJson = False) -> None:
+def approve(approval: str, reason: Reason = "", as_json: AsJson = False) -> None:
     """Approve a request of another person, which is done at once; over --server."""
     _decide(approval, "approve", reason, as_json=as_json)
 
 
-def decline(approval: str, reason: _Reason = "", as_json: AsJson = False) -> None:
+def decline(approval: str, reason: Reason = "", as_json: AsJson = False) -> None:
     """Decline a request that waits for a second person; over --server."""
     _decide(approval, "decline", reason, as_json=as_json)
 
@@ -185,3 +169,9 @@ def _from(act: Act) -> str:
     origin = act.origin
     caller = origin.get("session") or origin.get("key") or ""
     return " ".join(filter(None, (origin.get("via"), caller, origin.get("address")))) or "-"
+
+
+audit_group = context.group_of(
+    "Who did what, from where and why, in a chain that shows every change of it.",
+    log, verify, export, approvals, approve, decline,
+)  # fmt: skip

@@ -8,15 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from bascule.cli.context import AsJson
-from bascule.cli.jobs import result_of
-from bascule.cli.screen import print_json, print_table, say
+from bascule.cli.jobs import print_search, result_of
+from bascule.cli.screen import print_table, say
 
 _Texts = list[str] | None
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(automl)
 
 
 def automl(
@@ -35,7 +30,7 @@ def automl(
     as_json: AsJson = False,
 ) -> None:
     """Find the best model of a table within limits of cost; exit code 1 if none passes."""
-    from bascule.core import seconds_of, writing
+    from bascule.core import seconds_of
 
     content = {
         "table": table, "target": target, "model": model, "metric": metric,
@@ -43,13 +38,7 @@ def automl(
         "group": group, "leave_out": leave_out or [], "deploy": deploy, "engine": engine,
     }  # fmt: skip
     result = result_of("automl", content, as_json=as_json)
-    if chart is not None:
-        with writing(chart):
-            chart.write_text(result["chart"] or "", encoding="utf-8")
-    if as_json:
-        print_json(result)
-    else:
-        _print(result)
+    print_search(result, _print, chart, as_json=as_json)
     if not result["passes"]:
         raise typer.Exit(1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,16 +13,6 @@ from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, say
 from bascule.documents import console
-
-if TYPE_CHECKING:
-    from bascule.settings import Settings
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (backup, restore):
-        app.command()(command)
-
 
 _File = Annotated[
     Path,
@@ -42,7 +32,7 @@ def backup(
     from bascule.app import open_catalogue, open_objects
     from bascule.backups import back_up
 
-    settings = _local("backup")
+    settings = context.local_settings("backup")
     with _progress(quiet=as_json) as tell:
         made = back_up(
             open_catalogue(settings), open_objects(settings), settings.home, file,
@@ -75,7 +65,7 @@ def restore(
     from bascule.app import open_catalogue, open_objects
     from bascule.backups import restore as restore_backup
 
-    settings = _local("restore")
+    settings = context.local_settings("restore")
     with _progress(quiet=as_json) as tell:
         made = restore_backup(
             file, open_catalogue(settings, settles=False), open_objects(settings), settings.home,
@@ -97,12 +87,6 @@ def restore(
 
 def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _local(command: str) -> Settings:
-    """The settings; refuses a registry over `--server`, whose home is elsewhere."""
-    context.local_registry(command)
-    return context.settings()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, Parameters
-from bascule.cli.screen import note, print_either, print_json, print_table, say, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, table, when
 from bascule.documents import console
 
 if TYPE_CHECKING:
@@ -25,15 +25,10 @@ if TYPE_CHECKING:
 _MOST_COLUMNS, _SHOWN_ROWS, _LINE, _CELL = 8, 3, 100, 24
 """Of a preview; more columns than these are shown a line each."""
 _RunId = Annotated[str, typer.Argument(help="The run's id, or its beginning.", show_default=False)]
-_group = typer.Typer(help="Score a table, and look at runs.", no_args_is_help=True)
+batch_group = context.group_of("Score a table, and look at runs.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(_group, name="batch")
-
-
-@_group.command()
+@batch_group.command()
 def run(
     what: Annotated[
         str,
@@ -138,7 +133,7 @@ def run(
         run_here(job, as_json=as_json)
 
 
-@_group.command()
+@batch_group.command()
 def stream(
     model: Annotated[str, typer.Argument(help="A model: gb@champion, gb/3, a bundle's folder.")],
     source: Annotated[
@@ -199,18 +194,16 @@ def stream(
     print_either(done.to_json(), text, as_json=as_json)
 
 
-@_group.command()
+@batch_group.command()
 def runs(as_json: AsJson = False) -> None:
     """List the runs of the catalogue, or of that of --server, the latest first."""
     found = _runs().list()
-    if as_json:
-        print_json([one.to_json() for one in found])
-        return
     headings = ("run", "model", "state", "rows", "quarantined", "chunks", "began")
-    print_table(headings, map(_row, found), right=("rows", "quarantined", "chunks"))
+    shown = table(headings, map(_row, found), right=("rows", "quarantined", "chunks"))
+    print_either([one.to_json() for one in found], shown, as_json=as_json)
 
 
-@_group.command()
+@batch_group.command()
 def show(run: _RunId, as_json: AsJson = False) -> None:
     """Tell how far a run is, and why it ended."""
     status = _runs().get(run)
@@ -222,20 +215,20 @@ def show(run: _RunId, as_json: AsJson = False) -> None:
             say(f"{name.replace('_', ' '):14} {value}")
 
 
-@_group.command()
+@batch_group.command()
 def logs(run: _RunId) -> None:
     """Print what a run has logged."""
     say(_runs().log(run).rstrip())
 
 
-@_group.command()
+@batch_group.command()
 def cancel(run: _RunId, as_json: AsJson = False) -> None:
     """Stop a run after the batch under way. What is committed stays; resume goes on."""
     status = _runs().cancel(run)
     print_either(status.to_json(), f"run {status.run} stops", as_json=as_json)
 
 
-@_group.command()
+@batch_group.command()
 def resume(run: _RunId, as_json: AsJson = False) -> None:
     """Go on with a run that was killed, cancelled or failed."""
     from bascule.batch import job_of
@@ -366,18 +359,18 @@ def _show_plan(job: Job, *, as_json: bool) -> None:
     note("nothing was written")
 
 
-def _print_preview(table: pa.Table) -> None:
+def _print_preview(preview: pa.Table) -> None:
     """The rows as a table; a line for each column where these are many or their texts are long."""
     from bascule.cli.showing import print_answers
 
-    rows = [[_cell(value) for value in row.values()] for row in table.to_pylist()]
-    if table.num_columns <= _MOST_COLUMNS and all(len("".join(row)) < _LINE for row in rows):
-        print_answers(table)
+    rows = [[_cell(value) for value in row.values()] for row in preview.to_pylist()]
+    if preview.num_columns <= _MOST_COLUMNS and all(len("".join(row)) < _LINE for row in rows):
+        print_answers(preview)
         return
     shown = [list(column) for column in zip(*rows[:_SHOWN_ROWS], strict=True)]
     lines = (
         (field.name, str(field.type), *column)
-        for field, column in zip(table.schema, shown or [[]] * table.num_columns, strict=True)
+        for field, column in zip(preview.schema, shown or [[]] * preview.num_columns, strict=True)
     )
     print_table(("column", "type", *(f"row {n}" for n in range(len(rows[:_SHOWN_ROWS])))), lines)
 

@@ -44,12 +44,6 @@ if TYPE_CHECKING:
     from bascule.release import GateReport
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (pack, check, rebuild):
-        app.command()(command)
-
-
 def pack(
     model: Annotated[
         Path,
@@ -336,29 +330,19 @@ def rebuild(
         Path | None,
         typer.Option(help="The rows that it was calibrated on, where they were of their own."),
     ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            show_default=False,
-            help="The column of the tables that holds the truth; repeat it for several outputs.",
-        ),
-    ] = None,
+    target: Target = None,
     to: Annotated[
         Path | None, typer.Option(help="Keep what was rebuilt. Default: it is compared only.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Pack a bundle again from what is recorded, and compare; exit code 1 if it differs."""
-    from bascule.batch import read_rows, split_truth
+    from bascule.app import read_sets
     from bascule.packing import rebuild as rebuild_bundle
 
     version, path = context.find(bundle)
-    sets: dict[str, Any] = {}
-    for what, file in (("train", train), ("test", test), ("calibration", calibration)):
-        if file is not None:
-            table = read_rows(file, f"--{what} table")
-            rows, truth = split_truth(table, target, f"--{what} table {file.name}", required=False)
-            sets[what] = rows if truth is None else (rows, truth)
+    files = {"train": train, "test": test, "calibration": calibration}
+    sets = read_sets(files, target, lambda _: False)
     with stages(quiet=as_json) as tell:
         made = rebuild_bundle(
             path, to=to, statements=context.statements(version) if version else None,

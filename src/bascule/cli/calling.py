@@ -15,12 +15,6 @@ from bascule.core import masked
 _PORT, _GRPC_PORT = 8080, 8081
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (predict, snippet):
-        app.command()(command)
-
-
 def predict(
     bundle: RefOrPath,
     data: Annotated[Path, typer.Argument(help="Rows (.parquet .csv .jsonl .feather .npy .npz).")],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
 
 _LEAST_REQUESTS = 1_000
 """A comparison with fewer corrects nothing."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(capacity)
 
 
 def capacity(
@@ -81,12 +75,8 @@ def _record(version: Version | None, bundle: Bundle, service: Service) -> None:
 
     from bascule.planning import CAPACITY_KIND
 
-    body, now, by = to_builtins(service, str_keys=True), datetime.now(UTC), context.user()
-    if version is None:
-        bundle.add_statement(CAPACITY_KIND, body, at=now, by=by)
-    else:
-        registry = context.local_registry("capacity")
-        registry.add_statement(version, CAPACITY_KIND, body, at=now, by=by)
+    body = to_builtins(service, str_keys=True)
+    context.record("capacity", bundle, version, CAPACITY_KIND, body)
 
 
 def _show(plans: list[Plan], table: Prices) -> None:

@@ -1,6 +1,6 @@
 """The command `bascule`: where each command is, and the options before a command.
 
-A module adds its commands by `register(app)`; a command is words to one or two calls, and imports
+A command is a function of the module that `PANELS` says: words to one or two calls, which imports
 what they need when it runs. A module is imported when one of its commands is asked for: to make all
 of them costs more than what most of them do.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Annotated, Any
@@ -21,12 +21,12 @@ from typer.core import TyperGroup
 from bascule.cli import context
 from bascule.cli.screen import say
 
-PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Build", "building", ("pack", "check", "rebuild")),
-    ("Build", "indexing", ("index",)),
-    ("Build", "optimising", ("optimize",)),
-    ("Build", "training", ("train", "trigger", "loop")),
-    ("Build", "automl", ("automl",)),
+PANELS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("Build", "building", ("pack", "check", "rebuild"), ()),
+    ("Build", "indexing", (), ("index",)),
+    ("Build", "optimising", ("optimize",), ()),
+    ("Build", "training", (), ("train", "trigger", "loop")),
+    ("Build", "automl", ("automl",), ()),
     (
         "Registry",
         "registering",
@@ -34,45 +34,47 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "push", "models", "show", "history", "alias", "search", "diff", "tag", "deprecate",
             "retire", "gc", "export", "migrate", "import", "push-mlflow",
         ),
+        (),
     ),
-    ("Serve", "serving", ("serve", "up", "quickstart", "control")),
-    ("Serve", "running", ("load", "swap", "unload", "top")),
-    ("Deploy", "deploying", ("deploy", "rollback")),
-    ("Deploy", "endpoints", ("endpoints",)),
-    ("Deploy", "rollouts", ("rollout",)),
-    ("Deploy", "incidents", ("incident",)),
-    ("Deploy", "configuring", ("apply",)),
-    ("Deploy", "shipping", ("ship",)),
-    ("Deploy", "capacity", ("capacity",)),
-    ("Deploy", "pipelines", ("ci",)),
-    ("Deploy", "edge", ("edge",)),
-    ("Serve", "calling", ("predict", "snippet")),
-    ("Batch", "batch", ("batch",)),
-    ("Batch", "jobs", ("jobs",)),
-    ("Batch", "schedules", ("schedule",)),
-    ("Monitor", "ledger", ("ledger",)),
-    ("Monitor", "replaying", ("replay",)),
-    ("Monitor", "outcomes", ("outcomes",)),
-    ("Monitor", "drift", ("drift",)),
-    ("Monitor", "performance", ("performance", "slices")),
-    ("Monitor", "monitoring", ("monitor", "report")),
-    ("Monitor", "usage", ("usage",)),
-    ("Monitor", "alerts", ("alerts",)),
-    ("Trust", "trust", ("sign", "verify", "card")),
-    ("Trust", "watermarks", ("watermark",)),
-    ("Trust", "fairness", ("fairness",)),
-    ("Trust", "passports", ("passport",)),
-    ("Trust", "documents", ("document",)),
-    ("Trust", "explaining", ("explain",)),
-    ("Trust", "privacy", ("erase", "subject", "privacy")),
-    ("Trust", "encrypted", ("encrypted",)),
-    ("Trust", "keys", ("keys",)),
-    ("Trust", "audit", ("audit",)),
-    ("Trust", "signing_in", ("sign-in", "sessions")),
-    ("Machine", "machine", ("demo", "doctor")),
-    ("Machine", "backups", ("backup", "restore")),
+    ("Serve", "serving", ("serve", "up", "quickstart", "control"), ()),
+    ("Serve", "running", ("load", "swap", "unload", "top"), ()),
+    ("Deploy", "deploying", ("deploy", "rollback"), ()),
+    ("Deploy", "endpoints", (), ("endpoints",)),
+    ("Deploy", "rollouts", (), ("rollout",)),
+    ("Deploy", "incidents", ("incident",), ()),
+    ("Deploy", "configuring", ("apply",), ()),
+    ("Deploy", "shipping", ("ship",), ()),
+    ("Deploy", "capacity", ("capacity",), ()),
+    ("Deploy", "pipelines", (), ("ci",)),
+    ("Deploy", "edge", (), ("edge",)),
+    ("Serve", "calling", ("predict", "snippet"), ()),
+    ("Batch", "batch", (), ("batch",)),
+    ("Batch", "jobs", (), ("jobs",)),
+    ("Batch", "schedules", (), ("schedule",)),
+    ("Monitor", "ledger", (), ("ledger",)),
+    ("Monitor", "replaying", ("replay",), ()),
+    ("Monitor", "outcomes", (), ("outcomes",)),
+    ("Monitor", "drift", ("drift",), ()),
+    ("Monitor", "performance", ("performance", "slices"), ()),
+    ("Monitor", "monitoring", ("monitor", "report"), ()),
+    ("Monitor", "usage", ("usage",), ()),
+    ("Monitor", "alerts", (), ("alerts",)),
+    ("Trust", "trust", ("sign", "verify", "card"), ()),
+    ("Trust", "watermarks", (), ("watermark",)),
+    ("Trust", "fairness", ("fairness",), ()),
+    ("Trust", "passports", (), ("passport",)),
+    ("Trust", "documents", ("document",), ()),
+    ("Trust", "explaining", ("explain",), ()),
+    ("Trust", "privacy", ("erase",), ("subject", "privacy")),
+    ("Trust", "encrypted", (), ("encrypted",)),
+    ("Trust", "keys", (), ("keys",)),
+    ("Trust", "audit", (), ("audit",)),
+    ("Trust", "signing_in", ("sign-in",), ("sessions",)),
+    ("Machine", "machine", ("demo", "doctor"), ()),
+    ("Machine", "backups", ("backup", "restore"), ()),
 )  # fmt: skip
-"""A panel of the help, a module, and its commands and groups, in the order of the help."""
+"""A panel of the help, a module, its commands, and its groups, which have commands of their own.
+The help shows groups after commands, each in this order."""
 
 DAY_ONE: Mapping[str, str] = {
     "pack": "Turn a fitted model into a bundle, and compare it with the original.",
@@ -91,26 +93,9 @@ DAY_ONE: Mapping[str, str] = {
 """The commands that the first page of the help explains, in the order of a day; the others it
 names."""
 
-GROUPS = frozenset({
-    "endpoints", "rollout", "ci", "batch", "jobs", "schedule", "ledger", "outcomes", "alerts",
-    "keys", "sessions", "watermark", "privacy",
-    "passport", "encrypted",
-    "subject",
-    "audit",
-    "edge",
-    "index",
-    "train",
-    "trigger",
-    "loop",
-})  # fmt: skip
-"""Those that have commands of their own; the help shows them after the others."""
-
-_MODULES = {
-    name: module
-    for in_groups in (False, True)
-    for _, module, names in PANELS
-    for name in names
-    if (name in GROUPS) == in_groups
+GROUPS = frozenset(name for *_, groups in PANELS for name in groups)
+_MODULES = {name: module for _, module, names, _ in PANELS for name in names} | {
+    name: module for _, module, _, groups in PANELS for name in groups
 }
 
 
@@ -129,13 +114,17 @@ class _Commands(Mapping[str, Any]):
 
 @cache
 def _commands_of(module: str) -> Mapping[str, Any]:
-    """The commands and groups of a module of this package, with their panel of the help."""
-    (panel,) = (panel for panel, name, _ in PANELS if name == module)
-    alone = typer.Typer()
-    import_module(f"bascule.cli.{module}").register(alone)
-    made: Sequence[Any] = (*alone.registered_commands, *alone.registered_groups)
-    for command in made:
-        command.rich_help_panel = panel
+    """The commands and groups of a module of this package, with their panel of the help.
+
+    A command is the function of its name, and a group NAME is `NAME_group`.
+    """
+    ((panel, _, names, groups),) = (row for row in PANELS if row[1] == module)
+    alone, source = typer.Typer(), import_module(f"bascule.cli.{module}")
+    for name in names:
+        function = "import_" if name == "import" else name.replace("-", "_")
+        alone.command(name, rich_help_panel=panel)(getattr(source, function))
+    for name in groups:
+        alone.add_typer(getattr(source, f"{name}_group"), name=name, rich_help_panel=panel)
     return typer.main.get_group(alone).commands
 
 
@@ -168,8 +157,8 @@ class _Bascule(TyperGroup):
 def _others_by_panel() -> dict[str, str]:
     """The names of the commands that are not of the first day, by panel."""
     names: dict[str, list[str]] = {}
-    for panel, _, ours in PANELS:
-        names.setdefault(panel, []).extend(name for name in ours if name not in DAY_ONE)
+    for panel, _, ours, groups in PANELS:
+        names.setdefault(panel, []).extend(one for one in (*ours, *groups) if one not in DAY_ONE)
     return {panel: ", ".join(others) for panel, others in names.items()}
 
 

@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson
+from bascule.cli.context import AsJson, Reason
 from bascule.cli.screen import note, print_json, say, say_sentences
 
 if TYPE_CHECKING:
     from bascule.configuring import Applied
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(apply)
 
 
 def apply(
@@ -31,7 +26,7 @@ def apply(
         Path | None,
         typer.Option(help="A file for the secrets of new keys: JSON by name.", show_default=False),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
     """Make endpoints, schedules, keys and silences be as a file says. Again, it changes nothing."""

@@ -6,12 +6,16 @@ Each function opens what it needs when a command runs; importing this imports ty
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from bascule.bundle import Bundle
     from bascule.bundle.disk import Statement
     from bascule.endpoints import EndpointBook
     from bascule.operations import Remote
@@ -24,6 +28,7 @@ stores: dict[str, str] = {}
 """What the options before the command say of where the registry is: store, objects, server."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(help="Of another extra output: NAME=VALUE; may be repeated."),
@@ -126,6 +131,18 @@ RefOrPath = Annotated[
 ]
 
 
+def group_of(
+    about: str, *commands: Callable[..., None], **named: Callable[..., None]
+) -> typer.Typer:
+    """A group of commands, and of those that are `named` otherwise than their functions."""
+    group = typer.Typer(help=about, no_args_is_help=True)
+    for command in commands:
+        group.command()(command)
+    for name, command in named.items():
+        group.command(name)(command)
+    return group
+
+
 def settings(**given: Any) -> Settings:
     """The settings, with what the command line says about serving in front."""
     from bascule.settings import load_settings
@@ -181,6 +198,22 @@ def local_registry(command: str) -> Registry:
             hint="run it where the registry is, without --server and BASCULE_SERVER",
         )
     return open_registry(settings())
+
+
+def local_settings(command: str) -> Settings:
+    """The settings, for a command that works on no home but this one."""
+    local_registry(command)
+    return settings()
+
+
+def record(
+    command: str, bundle: Bundle, version: Version | None, kind: str, body: Mapping[str, Any]
+) -> None:
+    """Add a statement where the bundle is kept: to its folder, or its version in the registry."""
+    add = bundle.add_statement
+    if version is not None:
+        add = partial(local_registry(command).add_statement, version)
+    add(kind, body, at=datetime.now(UTC), by=user())
 
 
 def find(reference: str) -> tuple[Version | None, Path]:

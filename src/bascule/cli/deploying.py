@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson, Ref
+from bascule.cli.context import AsJson, Reason, Ref
 from bascule.cli.screen import note, print_json, say
 from bascule.core import Invalid, seconds_of
 
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from bascule.release.rollouts import Begun, RolloutBook
 
 EndpointName = Annotated[str, typer.Argument(help="The endpoint's name.", show_default=False)]
-WhyDeploy = Annotated[str, typer.Option(help="Why, for the history.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (deploy, rollback):
-        app.command()(command)
 
 
 def deploy(
@@ -113,7 +106,7 @@ def deploy(
             help="Of strategy contextual: an input by which requests are steered. Can be repeated.",
         ),
     ] = None,
-    reason: WhyDeploy = "",
+    reason: Reason = "",
     follow: Annotated[
         str,
         typer.Option(

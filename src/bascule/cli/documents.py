@@ -12,6 +12,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
+from bascule.cli.jobs import run_here
 from bascule.cli.screen import note, print_json, print_table, say
 from bascule.core import Invalid, Scratch, Unavailable, replacing
 
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 _FORMS = {".md": "markdown", ".html": "html", ".pdf": "html"}
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "microsoft-edge")
 _PRINTING_S = 120.0
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(document)
 
 
 def document(
@@ -74,12 +70,7 @@ def _rendered(name: str, version: Version) -> dict[str, Any]:
         return context.remote().ask(
             operations.DOCUMENT, model=version.model, number=version.number, document=name
         )
-    from bascule.jobs import Task, Unrecorded
-    from bascule.kinds import KINDS
-
-    task = Task(kind="document", input={"model": str(version), "document": name})
-    rendered: dict[str, Any] = KINDS["document"].run(context.settings(), task, Unrecorded())
-    return rendered
+    return run_here("document", {"model": str(version), "document": name})
 
 
 def _printed(html: str) -> bytes:

@@ -13,7 +13,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath
-from bascule.cli.monitoring import production, say_report
+from bascule.cli.monitoring import effects_of, production, say_report
 from bascule.core import length_of
 from bascule.documents import console
 
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from bascule.monitoring import DriftReport, Effect, ProductionDrift
 
 _QUIET_S = 2.0
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.command()(drift)
 
 
 def drift(
@@ -101,20 +96,12 @@ def _of_table(bundle: str, current: str, *, as_json: bool, **options: Any) -> Dr
 
 def _effects(written: list[str]) -> dict[str, Effect]:
     """`COLUMN=0.2` as the limits of a column; the distance keeps its half of the deviations."""
-    from bascule.core import Invalid
     from bascule.monitoring import Effect
 
-    made = {}
-    for text in written:
-        column, sign, number = text.rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            sign = ""
-        if not sign or not column:
-            raise Invalid(f"--effect {text!r} is not COLUMN=NUMBER", hint="--effect distance=0.2")
-        made[column] = Effect(deviations=value, distance=value / 2, share=value)
-    return made
+    return {
+        column: Effect(deviations=value, distance=value / 2, share=value)
+        for column, value in effects_of(written, "COLUMN", "distance=0.2").items()
+    }
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from bascule.cli import context
 from bascule.cli.context import AsJson, Ref
 from bascule.cli.exporting import export
 from bascule.cli.federating import federate
-from bascule.cli.fleet import add_commands
+from bascule.cli.fleet import device_rollouts, devices, enroll, groups, revoke, rows
 from bascule.cli.jobs import result_of
 from bascule.cli.screen import print_either, say
 
@@ -22,17 +22,6 @@ _NewRootKeys = Annotated[
     list[Path],
     typer.Option("--new-root-key", help="Of root: its keys from now on. Default: the same."),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    group = typer.Typer(
-        help="Publish versions to devices, signed, and follow the devices.", no_args_is_help=True
-    )
-    for command in (init, publish, refresh, rotate, export, federate):
-        group.command()(command)
-    add_commands(group)
-    app.add_typer(group, name="edge")
 
 
 def init(
@@ -90,3 +79,10 @@ def rotate(
     open_repository(settings).rotate(role, keys, new_keys)
     record(open_catalogue(settings), role, "role_rotated", {}, context.user())
     say(f"signed {role} anew")
+
+
+edge_group = context.group_of(
+    "Publish versions to devices, signed, and follow the devices.",
+    init, publish, refresh, rotate, export, federate, devices, groups, rows, enroll, revoke,
+)  # fmt: skip
+edge_group.add_typer(device_rollouts, name="rollout")

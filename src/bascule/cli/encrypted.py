@@ -19,16 +19,6 @@ _Key = Annotated[Path, typer.Option(help="The client's key: it never leaves the 
 _Out = Annotated[Path, typer.Argument(help="The file to write.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group `encrypted` to `app`."""
-    group = typer.Typer(
-        help="Answers of linear models on rows that the server cannot read.", no_args_is_help=True
-    )
-    for command in (key, encrypt, answer, decrypt):
-        group.command()(command)
-    app.add_typer(group, name="encrypted")
-
-
 def key(to: _Out) -> None:
     """Make a client's key."""
     from bascule.bundle import new_client_key
@@ -106,3 +96,8 @@ def _read(file: Path, part: str) -> Encrypted:
             hint="bascule encrypted encrypt, then answer, then decrypt",
         )
     return content
+
+
+encrypted_group = context.group_of(
+    "Answers of linear models on rows that the server cannot read.", key, encrypt, answer, decrypt
+)

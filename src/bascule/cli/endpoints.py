@@ -11,18 +11,13 @@ import typer
 from typer.core import TyperGroup
 
 from bascule.cli import context
-from bascule.cli.context import AsJson
-from bascule.cli.deploying import EndpointName, WhyDeploy, tell_plan
-from bascule.cli.screen import print_either, print_json, print_table, when
+from bascule.cli.context import AsJson, Reason
+from bascule.cli.deploying import EndpointName, tell_plan
+from bascule.cli.screen import print_either, table, when
 from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
     from bascule.endpoints import BreakerRule, Endpoint, EndpointBook, PlanChanges, PlanEvent
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(_group, name="endpoints")
 
 
 class _ShowsByDefault(TyperGroup):
@@ -37,12 +32,12 @@ class _ShowsByDefault(TyperGroup):
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
-_group = typer.Typer(
+endpoints_group = typer.Typer(
     cls=_ShowsByDefault, help="List endpoints, show one, change how it answers, or delete one."
 )
 
 
-@_group.command()
+@endpoints_group.command()
 def delete(
     name: EndpointName,
     reason: Annotated[str, typer.Option(help="Why, for the history.", show_default=False)],
@@ -57,7 +52,7 @@ _OF_SETTINGS = "default"
 """As the value of an option: what `[serving.models.NAME]` says."""
 
 
-@_group.command(name="set")
+@endpoints_group.command(name="set")
 def set_(
     name: EndpointName,
     sticky: Annotated[
@@ -99,7 +94,7 @@ def set_(
             "do not act: their outcomes train and judge models. 0: none."
         ),
     ] = None,
-    reason: WhyDeploy = "",
+    reason: Reason = "",
     dry_run: Annotated[bool, typer.Option(help="Tell what would happen, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -169,7 +164,7 @@ def _breaker(text: str) -> BreakerRule | None:
     return BreakerRule(rule.failures, seconds_of(open_for, "--breaker")) if mark else rule
 
 
-@_group.command(name="show")
+@endpoints_group.command(name="show")
 def endpoints(
     name: Annotated[
         str | None,
@@ -181,13 +176,11 @@ def endpoints(
     book = context.endpoints()
     if name is None:
         found = book.endpoints()
-        if as_json:
-            print_json([one.to_json() for one in found])
-        else:
-            print_table(
-                ("endpoint", "plan", "answers", "since", "by"), map(_row, found),
-                empty="no endpoint has a plan; bascule deploy MODEL/VERSION makes one",
-            )  # fmt: skip
+        shown = table(
+            ("endpoint", "plan", "answers", "since", "by"), map(_row, found),
+            empty="no endpoint has a plan; bascule deploy MODEL/VERSION makes one",
+        )  # fmt: skip
+        print_either([one.to_json() for one in found], shown, as_json=as_json)
         return
     plans, history = book.plans(name), book.history(name)[::-1]
     print_either(

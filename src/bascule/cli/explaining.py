@@ -16,11 +16,6 @@ _BAR = 24
 _SHOWN_ROWS = 5
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(explain)
-
-
 def explain(
     bundle: RefOrPath,
     data: Annotated[Path, typer.Argument(help="Rows (.parquet .csv .jsonl .feather .npy .npz).")],

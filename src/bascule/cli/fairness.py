@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +16,6 @@ from bascule.core import Invalid, seconds_of
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(fairness)
 
 
 def fairness(
@@ -113,10 +107,7 @@ def _of_rows(model: str, names: list[str], options: Any) -> dict[str, Any]:
     version, path = context.find(model)
     bundle = load(path)
     body = held_out_fairness(bundle, names, **options)
-    record = bundle.add_statement
-    if version is not None:
-        record = partial(context.local_registry("fairness").add_statement, version)
-    record(FAIRNESS_KIND, body, at=datetime.now(UTC), by=context.user())
+    context.record("fairness", bundle, version, FAIRNESS_KIND, body)
     return body
 
 

@@ -20,20 +20,6 @@ if TYPE_CHECKING:
 _Group = Annotated[str, typer.Option(help="Devices that follow the channel of this name.")]
 
 
-def add_commands(group: typer.Typer) -> None:
-    """Add them to the group `edge`."""
-    group.command()(devices)
-    group.command()(groups)
-    group.command()(rows)
-    group.command()(enroll)
-    group.command()(revoke)
-    rollout = typer.Typer(help="Have a version go to devices in phases.", no_args_is_help=True)
-    rollout.command()(start)
-    rollout.command()(show)
-    rollout.command()(abort)
-    group.add_typer(rollout, name="rollout")
-
-
 def devices(
     group: Annotated[str | None, typer.Option(help="Of this group alone.")] = None,
     as_json: AsJson = False,
@@ -185,3 +171,6 @@ def _fleet() -> FleetBook:
     from bascule.app import open_fleet
 
     return open_fleet(context.settings())
+
+
+device_rollouts = context.group_of("Have a version go to devices in phases.", start, show, abort)

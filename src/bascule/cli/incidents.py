@@ -11,13 +11,9 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
+from bascule.cli.jobs import run_here
 from bascule.cli.screen import note, print_json, say
 from bascule.core import Invalid, seconds_of
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(incident)
 
 
 def incident(
@@ -54,12 +50,7 @@ def _drafted(endpoint: str, since: datetime, until: datetime) -> dict[str, Any]:
         from bascule.control import operations
 
         return asdict(context.remote().ask(operations.INCIDENT, endpoint=endpoint, **times))
-    from bascule.jobs import Task, Unrecorded
-    from bascule.kinds import KINDS
-
-    task = Task(kind="incident", input={"endpoint": endpoint, **times})
-    drafted: dict[str, Any] = KINDS["incident"].run(context.settings(), task, Unrecorded())
-    return drafted
+    return run_here("incident", {"endpoint": endpoint, **times})
 
 
 def start_of(since: str, now: datetime) -> datetime:

@@ -12,13 +12,6 @@ from bascule.cli.context import AsJson
 from bascule.cli.screen import print_either
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group `index` to `app`."""
-    group = typer.Typer(help="Bundles that answer the nearest rows.", no_args_is_help=True)
-    group.command()(build)
-    app.add_typer(group, name="index")
-
-
 def build(
     table: Annotated[Path, typer.Argument(help="A table: .parquet, .csv or .arrow.")],
     model: Annotated[
@@ -51,3 +44,6 @@ def build(
     bundle = pack(index, name=to.name.removesuffix(".bundle"), to=to, overwrite=overwrite)
     facts = {"name": bundle.name, "digest": bundle.digest, "embedding": embedding.digest}
     print_either(facts, f"{bundle.name} {bundle.digest[:19]} at {to}", as_json=as_json)
+
+
+index_group = context.group_of("Bundles that answer the nearest rows.", build)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,21 +12,16 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, when
 
 if TYPE_CHECKING:
     from bascule.jobs import Command, Job, JobRunner, RemoteJobs
 
 _Id = Annotated[str, typer.Argument(help="The job's id, or its beginning.", show_default=False)]
-_group = typer.Typer(help="Long work of every kind.", no_args_is_help=True)
+jobs_group = context.group_of("Long work of every kind.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(_group, name="jobs")
-
-
-@_group.command()
+@jobs_group.command()
 def run(
     kind: Annotated[str, typer.Argument(help="batch, monitor, drift, performance...")],
     content: Annotated[
@@ -51,6 +46,31 @@ def result_of(kind: str, content: Mapping[str, Any], *, as_json: bool) -> Any:
     return job.result
 
 
+def run_here(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of what is a job elsewhere, done in this process and recorded nowhere."""
+    from bascule.jobs import Task, Unrecorded
+    from bascule.kinds import KINDS
+
+    task = Task(kind=kind, input=content)
+    result: dict[str, Any] = KINDS[kind].run(context.settings(), task, Unrecorded())
+    return result
+
+
+def print_search(
+    result: Any, show: Callable[[Any], None], chart: Path | None, *, as_json: bool
+) -> None:
+    """The result of a search for a model, with its chart in a file."""
+    from bascule.core import writing
+
+    if chart is not None:
+        with writing(chart):
+            chart.write_text(result["chart"] or "", encoding="utf-8")
+    if as_json:
+        print_json(result)
+    else:
+        show(result)
+
+
 def _submitted(kind: str, content: Mapping[str, Any]) -> str:
     from bascule.jobs import Task
     from bascule.kinds import KINDS
@@ -62,7 +82,7 @@ def _submitted(kind: str, content: Mapping[str, Any]) -> str:
     return str(open_jobs().submit(task).id)
 
 
-@_group.command(name="list")
+@jobs_group.command(name="list")
 def list_(
     kind: Annotated[str, typer.Option(help="Of this kind.")] = "",
     state: Annotated[str, typer.Option(help="In this state: queued, running, failed...")] = "",
@@ -78,7 +98,7 @@ def list_(
         print_table(("job", "kind", "title", "state", "progress", "by", "began"), map(_row, jobs))
 
 
-@_group.command()
+@jobs_group.command()
 def show(job: _Id, as_json: AsJson = False) -> None:
     """Tell how far a job is, what it was given, and its result."""
     shown = _json(open_jobs().get(job))
@@ -90,31 +110,31 @@ def show(job: _Id, as_json: AsJson = False) -> None:
             say(f"{name.replace('_', ' '):12} {value}")
 
 
-@_group.command()
+@jobs_group.command()
 def follow(job: _Id, as_json: AsJson = False) -> None:
     """Print the log of a job until it has ended."""
     _follow(open_jobs().get(job).id, as_json=as_json)
 
 
-@_group.command()
+@jobs_group.command()
 def cancel(job: _Id, as_json: AsJson = False) -> None:
     """Stop a job; what it has written stays."""
     _command(job, "cancel", as_json=as_json)
 
 
-@_group.command()
+@jobs_group.command()
 def resume(job: _Id, as_json: AsJson = False) -> None:
     """Go on with a job that has ended early, where it was."""
     _command(job, "resume", as_json=as_json)
 
 
-@_group.command()
+@jobs_group.command()
 def retry(job: _Id, as_json: AsJson = False) -> None:
     """Begin a job again that has ended early."""
     _command(job, "retry", as_json=as_json)
 
 
-@_group.command()
+@jobs_group.command()
 def infer(
     model: Annotated[str, typer.Argument(help="MODEL or MODEL/VERSION of the server.")],
     data: Annotated[Path, typer.Argument(help="Rows (.parquet .csv .jsonl .feather .npy .npz).")],
@@ -125,7 +145,7 @@ def infer(
 ) -> None:
     """Have a server answer rows later, with the key of BASCULE_KEY."""
     from bascule.batch import read_rows
-    from bascule.cli.screen import print_either, url_host
+    from bascule.cli.screen import url_host
     from bascule_client import Client
     from bascule_client.addresses import parse_address
 
@@ -142,7 +162,7 @@ def infer(
     print_either({"job": job}, f"bascule {server}jobs answer {job} --wait 600", as_json=as_json)
 
 
-@_group.command()
+@jobs_group.command()
 def answer(
     job: _Id,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for it.")] = 0.0,
@@ -165,10 +185,9 @@ def _command(job: str, command: Command, *, as_json: bool) -> None:
     changed = jobs.command(jobs.get(job).id, command, by=context.user())
     if not changed.is_ended and not changed.stop:
         _follow(changed.id, as_json=as_json)
-    elif as_json:
-        print_json(_json(changed))
     else:
-        say(f"job {changed.id} stops" if changed.stop else f"job {changed.id} is {changed.state}")
+        now = "stops" if changed.stop else f"is {changed.state}"
+        print_either(_json(changed), f"job {changed.id} {now}", as_json=as_json)
 
 
 def _ended(job_id: str, *, quiet: bool) -> Job:

@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from bascule.security import Key
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group `keys` to `app`."""
-    group = typer.Typer(
-        help="Keys of callers: who may ask a server for what.", no_args_is_help=True
-    )
-    for name, command in (("create", create), ("list", list_keys), ("revoke", revoke)):
-        group.command(name)(command)
-    app.add_typer(group, name="keys")
-
-
 def create(
     name: Annotated[str, typer.Argument(help="Whose it is.", show_default=False)],
     allow: Annotated[
@@ -114,3 +104,9 @@ def _shown(key: Key, now: datetime) -> dict[str, Any]:
 
 def _permissions(key: Key) -> str:
     return ", ".join(map(str, key.permissions))
+
+
+keys_group = context.group_of(
+    "Keys of callers: who may ask a server for what.",
+    create=create, list=list_keys, revoke=revoke,
+)  # fmt: skip

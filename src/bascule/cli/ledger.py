@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from bascule.cli import context, ledger_keeping
+from bascule.cli import context
+from bascule.cli.ledger_keeping import delete, status
 from bascule.cli.screen import Output, print_table, say
 from bascule.core import Invalid, limited_memory, replacing
 
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
 _SHOWN_ROWS = 1_000
 _MEMORY_BYTES = 2 << 30
 """That a query may have this process grow by."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(help="Ask what was asked and answered.", no_args_is_help=True)
-    group.command("query")(query)
-    ledger_keeping.add_to(group)
-    app.add_typer(group, name="ledger")
 
 
 def query(
@@ -138,3 +131,6 @@ def _csv(file: TextIO, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> 
     writer.writerow(schema.names)
     writer.writerows(row.values() for row in rows)
     return rows.row_count
+
+
+ledger_group = context.group_of("Ask what was asked and answered.", query, status, delete)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from bascule.cli import context
-from bascule.cli.screen import print_json, print_table, say
-from bascule.core import Invalid
+from bascule.cli.screen import confirm, print_either, print_json, print_table, say
 
 _SHOWN_GAPS = 5
-
-
-def add_to(group: typer.Typer) -> None:
-    """Add the commands to those of `bascule ledger`."""
-    group.command("status")(status)
-    group.command("delete")(delete)
 
 
 def status(as_json: context.AsJson = False) -> None:
@@ -60,7 +52,7 @@ def delete(
         str, typer.Option(help="One SQL condition over predictions: \"caller = 'key-7'\".")
     ],
     model: Annotated[str, typer.Option(help="The model whose answers are looked at.")],
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    reason: context.Reason = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Count, and delete nothing.")] = False,
     as_json: context.AsJson = False,
@@ -72,12 +64,7 @@ def delete(
     from bascule.app import open_catalogue, open_ledger
     from bascule.monitoring.ledger import delete_and_record, matching
 
-    if context.is_remote():
-        raise Invalid(
-            "bascule ledger delete does not work over --server",
-            hint="run it on a host of the ledger, without --server and BASCULE_SERVER",
-        )
-    settings = context.settings()
+    settings = context.local_settings("ledger delete")
     found = matching(open_ledger(settings), model, where)
     if not as_json:
         say(
@@ -89,19 +76,12 @@ def delete(
             print_json(asdict(found) | {"deleted": False})
         return
     if not yes:
-        _confirm()
+        confirm("Delete them for good?")
     done = delete_and_record(
         open_catalogue(settings), settings.home, model, where, by=context.user(), reason=reason
     )
-    if as_json:
-        print_json({"deleted": True, "rows": done.rows, "outcomes": done.outcomes})
-    else:
-        say(f"{done.rows:,} rows and {done.outcomes:,} outcomes are deleted")
-
-
-def _confirm() -> None:
-    if not sys.stdin.isatty():
-        raise Invalid(
-            "there is no terminal to confirm the deletion on", hint="add --yes to delete the rows"
-        )
-    typer.confirm("Delete them for good?", abort=True)
+    print_either(
+        {"deleted": True, "rows": done.rows, "outcomes": done.outcomes},
+        f"{done.rows:,} rows and {done.outcomes:,} outcomes are deleted",
+        as_json=as_json,
+    )

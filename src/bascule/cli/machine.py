@@ -8,13 +8,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import print_json, print_table
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (demo, doctor):
-        app.command()(command)
+from bascule.cli.screen import print_either, table
 
 
 def demo(
@@ -47,12 +41,8 @@ def doctor(as_json: AsJson = False) -> None:
     from bascule.cli.doctor import examine
 
     findings = examine(context.settings())
-    if as_json:
-        print_json([finding.to_json() for finding in findings])
-    else:
-        print_table(
-            ("what", "state", "found", "next step"),
-            [(one.what, one.state, one.found, one.hint or "-") for one in findings],
-        )
+    rows = [(one.what, one.state, one.found, one.hint or "-") for one in findings]
+    shown = table(("what", "state", "found", "next step"), rows)
+    print_either([finding.to_json() for finding in findings], shown, as_json=as_json)
     if any(one.state == "FAILED" for one in findings):
         raise typer.Exit(1)

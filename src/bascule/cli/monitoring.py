@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.screen import print_json, say, say_sentences
-from bascule.core import BasculeError, Reference, length_of
+from bascule.core import BasculeError, Invalid, Reference, length_of
 
 if TYPE_CHECKING:
     from bascule.bundle import Bundle
@@ -29,12 +29,6 @@ Model = Annotated[
 FalseAlarms = Annotated[
     float, typer.Option(help="False alarms of drift a year that are acceptable.")
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.command()(monitor)
-    app.command()(report)
 
 
 def monitor(
@@ -89,6 +83,20 @@ def production(model: str) -> tuple[Path, str, Callable[[str], Bundle | None]]:
     from bascule.control import versions_of
 
     return context.settings().home, *versions_of(model, context.registry)
+
+
+def effects_of(written: Sequence[str], name: str, example: str) -> dict[str, float]:
+    """`NAME=0.2` of each `--effect`; `name` says what they are of. Raises `Invalid`."""
+    effects = {}
+    for text in written:
+        key, _, number = text.rpartition("=")
+        try:
+            effects[key] = float(number)
+        except ValueError:
+            key = ""
+        if not key:
+            raise Invalid(f"--effect {text!r} is not {name}=NUMBER", hint=f"--effect {example}")
+    return effects
 
 
 def say_report(

@@ -8,13 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from bascule.cli.context import AsJson, Ref
-from bascule.cli.jobs import result_of
-from bascule.cli.screen import note, print_json, print_table, say
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(optimize)
+from bascule.cli.jobs import print_search, result_of
+from bascule.cli.screen import note, print_table, say
 
 
 def optimize(
@@ -37,7 +32,6 @@ def optimize(
     """Find a smaller version for a device, no worse by a paired test; exit code 1 if none is."""
     import msgspec
 
-    from bascule.core import writing
     from bascule.optimising import Device, read_device
 
     profile = read_device(device) if device else Device()
@@ -47,13 +41,7 @@ def optimize(
         "train": str(train or ""),
     }  # fmt: skip
     result = result_of("optimise", content, as_json=as_json)
-    if chart is not None:
-        with writing(chart):
-            chart.write_text(result["chart"] or "", encoding="utf-8")
-    if as_json:
-        print_json(result)
-    else:
-        _print(result)
+    print_search(result, _print, chart, as_json=as_json)
     if result["version"] is None:
         raise typer.Exit(1)
 

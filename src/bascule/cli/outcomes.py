@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 _SHOWN_REFUSALS = 5
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(help="Keep the truth about predictions.", no_args_is_help=True)
-    group.command("import")(import_outcomes)
-    app.add_typer(group, name="outcomes")
-
-
 def import_outcomes(
     model: Annotated[str, typer.Argument(help="The model that was asked.", show_default=False)],
     file: Annotated[
@@ -118,3 +111,8 @@ def _tables(
     if not isinstance(table, pa.Table):
         raise Invalid(f"{file} has no columns", hint="use .parquet, .csv, .jsonl or .feather")
     yield table
+
+
+outcomes_group = context.group_of(
+    "Keep the truth about predictions.", **{"import": import_outcomes}
+)

@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from bascule.registry import Version
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group."""
-    group = typer.Typer(help="Say and verify what was proven of a version, in one signed envelope.")
-    for command in (write, show, verify):
-        group.command()(command)
-    app.add_typer(group, name="passport")
-
-
 def write(
     bundle: RefOrPath,
     key: PrivateKey,
@@ -180,3 +172,8 @@ def _summary(value: Any) -> str:
             for name, part in value.items()
         )
     return str(value)
+
+
+passport_group = context.group_of(
+    "Say and verify what was proven of a version, in one signed envelope.", write, show, verify
+)

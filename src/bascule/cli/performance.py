@@ -11,18 +11,12 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, Ref, RefOrPath
 from bascule.cli.jobs import result_of
-from bascule.cli.monitoring import production, say_report
+from bascule.cli.monitoring import effects_of, production, say_report
 from bascule.cli.screen import print_blocks, print_json
 from bascule.core import seconds_of
 
 if TYPE_CHECKING:
     from bascule.monitoring import PerformanceReport
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.command()(performance)
-    app.command()(slices)
 
 
 def performance(
@@ -125,19 +119,10 @@ def _of_ledger(model: str, since_s: float, options: dict[str, object]) -> Perfor
 
 
 def _effects(written: list[str]) -> dict[str, float]:
-    from bascule.core import Invalid
     from bascule.metrics import metric_of
 
-    made = {}
-    for text in written:
-        name, sign, number = text.rpartition("=")
-        try:
-            made[metric_of(name).name if sign else ""] = float(number)
-        except ValueError:
-            sign = ""
-        if not sign:
-            raise Invalid(f"--effect {text!r} is not METRIC=NUMBER", hint="--effect accuracy=0.05")
-    return made
+    effects = effects_of(written, "METRIC", "accuracy=0.05")
+    return {metric_of(name).name: least for name, least in effects.items()}
 
 
 def slices(

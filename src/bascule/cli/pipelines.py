@@ -7,23 +7,19 @@ from typing import Annotated
 
 import typer
 
+from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.screen import note, print_json, say
 
-_group = typer.Typer(help="Deliver a model by a pipeline.", no_args_is_help=True)
+ci_group = context.group_of("Deliver a model by a pipeline.")
 
 
-@_group.callback()
+@ci_group.callback()
 def pipelines() -> None:
     """Deliver a model by a pipeline."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(_group, name="ci")
-
-
-@_group.command()
+@ci_group.command()
 def init(
     system: Annotated[str, typer.Argument(help="github, gitlab or azure.", show_default=False)],
     directory: Annotated[Path, typer.Option("--dir", help="The repository.")] = Path(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath, Target
-from bascule.cli.screen import print_json, print_table, say
+from bascule.cli.screen import confirm, print_either, print_json, print_table, say
 from bascule.core import Invalid, Untrusted, replacing
 
 _Subject = Annotated[
@@ -21,17 +20,6 @@ _Subject = Annotated[
 ]
 _Field = Annotated[str, typer.Option(help="The field that names a person, such as customer_id.")]
 _Model = Annotated[str, typer.Option(help="Of one model of the ledger alone.", show_default=False)]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(help="Give out what is held about a person.", no_args_is_help=True)
-    group.command("export")(export)
-    app.add_typer(group, name="subject")
-    app.command("erase")(erase)
-    group = typer.Typer(help="Audit what a model tells of its rows.", no_args_is_help=True)
-    group.command("audit")(audit)
-    app.add_typer(group, name="privacy")
 
 
 def erase(
@@ -64,9 +52,7 @@ def erase(
         print_json(places) if as_json else _show({"places": places})
         return
     if not yes:
-        if not sys.stdin.isatty():
-            raise Invalid("there is no terminal to confirm on", hint="add --yes to erase")
-        typer.confirm("Erase this person for good?", abort=True)
+        confirm("Erase this person for good?")
     result = _erased(request)
     content = content_of(result["envelope"])
     if as_json:
@@ -126,17 +112,12 @@ def audit(
         for option, table in (("--members", members), ("--others", others))
     ]
     result = audit_membership(loaded, *pairs, delta=delta, confidence=confidence, seed=seed)
-    statement, now, by = (MEMBERSHIP_KIND, result.to_json()), datetime.now(UTC), context.user()
-    if version is None:
-        loaded.add_statement(*statement, at=now, by=by)
-    else:
-        context.local_registry("privacy audit").add_statement(version, *statement, at=now, by=by)
-    if as_json:
-        print_json(result.to_json())
-        return
-    say(
+    context.record("privacy audit", loaded, version, MEMBERSHIP_KIND, result.to_json())
+    print_either(
+        result.to_json(),
         f"epsilon is at least {result.epsilon_bound:.3g} at delta {result.delta:g} "
-        f"({result.confidence:.0%} sure, {result.rows} rows)"
+        f"({result.confidence:.0%} sure, {result.rows} rows)",
+        as_json=as_json,
     )
 
 
@@ -209,3 +190,7 @@ def _show(content: Mapping[str, Any]) -> None:
     for what, key in (("left", "left"), ("erase elsewhere", "elsewhere")):
         for text in content.get(key, ()):
             say(f"{what}: {text}")
+
+
+subject_group = context.group_of("Give out what is held about a person.", export)
+privacy_group = context.group_of("Audit what a model tells of its rows.", audit)

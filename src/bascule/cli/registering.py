@@ -13,33 +13,22 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.building import bundle_json
-from bascule.cli.context import AsJson, Ref, RefOrPath
+from bascule.cli.context import AsJson, Reason, Ref, RefOrPath
 from bascule.cli.screen import (
     note,
-    print_blocks,
     print_either,
     print_json,
     print_table,
     say,
     short,
     stages,
+    table,
     when,
 )
 from bascule.core import masked, seconds_of
 
 if TYPE_CHECKING:
     from bascule.registry import Change, Found, Version
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (
-        push, models, show, history, alias, search, diff, tag, deprecate, retire, gc, export,
-        migrate,
-    ):  # fmt: skip
-        app.command()(command)
-    app.command("import")(import_file)
-    app.command()(push_mlflow)
 
 
 def push(
@@ -65,8 +54,7 @@ def migrate() -> None:
     from bascule.app import open_catalogue
     from bascule.catalogue import HEAD
 
-    context.local_registry("migrate")
-    settings = context.settings()
+    settings = context.local_settings("migrate")
     revision = open_catalogue(settings).migrate()
     of = "this release" if revision == HEAD else "a newer release, which this one can use"
     say(f"{masked(settings.registry.store)}: the tables are those of {of} (schema {revision})")
@@ -77,20 +65,16 @@ def models(as_json: AsJson = False) -> None:
     from bascule.registry import models_table
 
     found = context.registry().models()
-    if as_json:
-        print_json(
-            [
-                {
-                    "name": model.name,
-                    "versions": model.versions,
-                    "newest": _version_json(model.newest),
-                    "aliases": {name: alias.number for name, alias in model.aliases.items()},
-                }
-                for model in found
-            ]
-        )
-        return
-    print_blocks(models_table(found))
+    listed = [
+        {
+            "name": model.name,
+            "versions": model.versions,
+            "newest": _version_json(model.newest),
+            "aliases": {name: alias.number for name, alias in model.aliases.items()},
+        }
+        for model in found
+    ]
+    print_either(listed, models_table(found), as_json=as_json)
 
 
 def show(
@@ -136,11 +120,10 @@ def say_deprecated(version: Version) -> None:
     if context.is_remote():
         from bascule.control import operations
 
-        usage = (
-            context.remote()
-            .ask(operations.CALLERS, model=version.model, number=version.number)
-            .sentence
+        callers = context.remote().ask(
+            operations.CALLERS, model=version.model, number=version.number
         )
+        usage = callers.sentence
     else:
         from bascule.app import usage_of
 
@@ -155,10 +138,8 @@ def history(model: Ref, as_json: AsJson = False) -> None:
 
     name = Reference.parse(model).model
     events = sorted(context.registry().history(name), key=lambda event: event.at, reverse=True)
-    if as_json:
-        print_json([event_json(event) for event in events])
-    else:
-        print_table(("when", "what", "by", "why"), map(event_row, events))
+    shown = table(("when", "what", "by", "why"), map(event_row, events))
+    print_either([event_json(event) for event in events], shown, as_json=as_json)
 
 
 def alias(
@@ -167,7 +148,7 @@ def alias(
         str | None, typer.Argument(help="The alias, such as champion.", show_default=False)
     ] = None,
     drop: Annotated[bool, typer.Option(help="Drop the alias: bascule alias gb@old --drop")] = False,
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
     """Point an alias to a version: bascule alias gb/3 champion."""
@@ -315,10 +296,8 @@ def tag(
     if changes:
         opened.change_tags(found, changes, by=context.user())
     now = opened.tags(found)
-    if as_json:
-        print_json(now)
-    else:
-        say(f"{found} " + (" ".join(f"{key}={value}" for key, value in now.items()) or "-"))
+    words = " ".join(f"{key}={value}" for key, value in now.items())
+    print_either(now, f"{found} {words or '-'}", as_json=as_json)
 
 
 def deprecate(
@@ -399,10 +378,8 @@ def retire(
     opened = context.registry()
     act = opened.restore if undo else opened.retire
     found = act(named.model, named.number, by=context.user(), reason=reason)
-    if as_json:
-        print_json({"version": str(found), "retired": not undo, "reason": reason})
-    else:
-        say(f"{found} {'is in use again' if undo else 'retired'}")
+    shown = {"version": str(found), "retired": not undo, "reason": reason}
+    print_either(shown, f"{found} {'is in use again' if undo else 'retired'}", as_json=as_json)
     if servers := [] if undo else opened.servers_of(found):
         note(
             f"warning: {found} is still served by {', '.join(servers)}, until it is unloaded: "
@@ -452,14 +429,11 @@ def export(
     opened = context.registry()
     found = opened.resolve(version)
     digest = opened.export(found, file, overwrite=overwrite)
-    if as_json:
-        made = {"version": str(found), "file": str(file), "digest": found.digest}
-        print_json({**made, "oci_digest": digest})
-    else:
-        say(f"{found} -> {file}")
+    shown = {"version": str(found), "file": str(file), "digest": found.digest, "oci_digest": digest}
+    print_either(shown, f"{found} -> {file}", as_json=as_json)
 
 
-def import_file(
+def import_(
     file: Annotated[Path, typer.Argument(help="What bascule export wrote.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
@@ -490,8 +464,5 @@ def push_mlflow(
     with stages(quiet=as_json) as tell:
         made = push(path, uri=uri, registered_model_name=name, run_id=run)
         tell(f"logged to run {made.run_id}")
-    if as_json:
-        told = {name: getattr(made, name) for name in ("name", "version")}
-        print_json(told | {"run": made.run_id, "model_uri": made.model_uri})
-    else:
-        say(made.model_uri)
+    shown = {"name": made.name, "version": made.version, "run": made.run_id}
+    print_either(shown | {"model_uri": made.model_uri}, made.model_uri, as_json=as_json)

@@ -11,11 +11,6 @@ from bascule.cli.context import AsJson
 from bascule.cli.screen import print_json, print_table, say
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(replay)
-
-
 def replay(
     prediction_id: Annotated[str, typer.Argument(help="As the answer said it.")],
     on: Annotated[

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.cli.context import AsJson, Reason
+from bascule.cli.screen import note, print_either, print_json, print_table, say, table, when
 
 if TYPE_CHECKING:
     from bascule.release.rollouts import Command, RolloutBook, SteeredValues, StoredRollout
@@ -21,22 +21,16 @@ if TYPE_CHECKING:
 _Name = Annotated[
     str, typer.Argument(help="The rollout's id, or its endpoint.", show_default=False)
 ]
-_Reason = Annotated[str, typer.Option(help="Why, for the history.")]
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH, _LEAST_WIDTH, _BESIDE = 60, 10, 52
 """Characters of the evidence, and of the words beside it."""
 _EVIDENCE = "evidence of harm"
 _EVERY_S = 1.0
 
-_group = typer.Typer(help="Look at rollouts, and command them.", no_args_is_help=True)
+rollout_group = context.group_of("Look at rollouts, and command them.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(_group, name="rollout")
-
-
-@_group.command()
+@rollout_group.command()
 def status(
     name: Annotated[
         str | None,
@@ -51,13 +45,11 @@ def status(
     book = context.rollouts()
     if name is None:
         found = book.rollouts()
-        if as_json:
-            print_json([_as_json(one) for one in found])
-        else:
-            print_table(
-                ("rollout", "candidate", "strategy", "state", "asked"), map(_row, found),
-                empty="no rollouts; bascule deploy MODEL/VERSION --strategy canary begins one",
-            )  # fmt: skip
+        shown = table(
+            ("rollout", "candidate", "strategy", "state", "asked"), map(_row, found),
+            empty="no rollouts; bascule deploy MODEL/VERSION --strategy canary begins one",
+        )  # fmt: skip
+        print_either([_as_json(one) for one in found], shown, as_json=as_json)
         return
     stored = book.get(name)
     if as_json:
@@ -105,28 +97,28 @@ def _print_news(book: RolloutBook, stored: StoredRollout) -> None:
         stored = book.get(stored.rollout.id)
 
 
-@_group.command()
-def pause(name: _Name, reason: _Reason = "", as_json: AsJson = False) -> None:
+@rollout_group.command()
+def pause(name: _Name, reason: Reason = "", as_json: AsJson = False) -> None:
     """Keep the shares as they are. Harm still rolls back."""
     _command(name, "pause", reason, as_json=as_json)
 
 
-@_group.command()
-def resume(name: _Name, reason: _Reason = "", as_json: AsJson = False) -> None:
+@rollout_group.command()
+def resume(name: _Name, reason: Reason = "", as_json: AsJson = False) -> None:
     """Go on with a paused rollout."""
     _command(name, "resume", reason, as_json=as_json)
 
 
-@_group.command()
-def abort(name: _Name, reason: _Reason = "", as_json: AsJson = False) -> None:
+@rollout_group.command()
+def abort(name: _Name, reason: Reason = "", as_json: AsJson = False) -> None:
     """Give all traffic back to the current version."""
     _command(name, "abort", reason, as_json=as_json)
 
 
-@_group.command()
+@rollout_group.command()
 def promote(
     name: _Name,
-    reason: _Reason = "",
+    reason: Reason = "",
     allow_answers: Annotated[
         bool,
         typer.Option(
@@ -140,7 +132,7 @@ def promote(
     _command(name, "promote", reason, as_json=as_json, allow_answers=allow_answers)
 
 
-@_group.command()
+@rollout_group.command()
 def replay(name: _Name, as_json: AsJson = False) -> None:
     """Make every decision again from the stored evidence; exit code 1 if one differs."""
     book = context.rollouts()

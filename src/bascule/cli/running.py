@@ -33,12 +33,6 @@ _Key = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (load, swap, unload, top):
-        app.command()(command)
-
-
 def _load_as(role: str, bundle: str, host: str | None, port: int | None, key: str) -> Any:
     wanted = str(Path(bundle).expanduser().resolve()) if context.is_path(bundle) else bundle
     wish = {"reference": wanted, "role": role}

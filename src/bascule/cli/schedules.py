@@ -10,24 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.cli.context import AsJson, Reason
+from bascule.cli.screen import note, print_either, print_json, say, table, when
 
 if TYPE_CHECKING:
     from bascule.batch import RemoteSchedules
     from bascule.jobs import Scheduled, Schedules
 
 _Name = Annotated[str, typer.Argument(help="The schedule's name.", show_default=False)]
-_Reason = Annotated[str, typer.Option(help="Why, for the history.")]
-_group = typer.Typer(help="Run batch jobs at times.", no_args_is_help=True)
+schedule_group = context.group_of("Run batch jobs at times.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(_group, name="schedule")
-
-
-@_group.command()
+@schedule_group.command()
 def add(
     name: _Name,
     cron: Annotated[str, typer.Option(help="Five fields: '0 2 * * *' is every night at 2.")],
@@ -47,7 +41,7 @@ def add(
     late_after_min: Annotated[
         float, typer.Option(help="Raise an alert where it has not ended after so many minutes.")
     ] = 60.0,
-    reason: _Reason = "",
+    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
     """Run a job at times. Paths in the job are relative to this folder, or to the server's."""
@@ -71,41 +65,39 @@ def add(
     note("a running server runs it: bascule up, or bascule serve")
 
 
-@_group.command(name="list")
+@schedule_group.command(name="list")
 def list_(as_json: AsJson = False) -> None:
     """List the schedules, with the next time and the last outcome of each."""
     found = open_schedules().list()
-    if as_json:
-        print_json([one.to_json() for one in found])
-    else:
-        print_table(
-            ("schedule", "cron", "next", "last", "outcome"), map(_row, found),
-            empty="no schedules; bascule schedule add makes one",
-        )  # fmt: skip
+    shown = table(
+        ("schedule", "cron", "next", "last", "outcome"), map(_row, found),
+        empty="no schedules; bascule schedule add makes one",
+    )  # fmt: skip
+    print_either([one.to_json() for one in found], shown, as_json=as_json)
 
 
-@_group.command()
-def pause(name: _Name, reason: _Reason = "") -> None:
+@schedule_group.command()
+def pause(name: _Name, reason: Reason = "") -> None:
     """Run nothing until `resume`. A run under way goes on."""
     open_schedules().pause(name, by=context.user(), reason=reason)
     say(f"schedule {name} is paused")
 
 
-@_group.command()
-def resume(name: _Name, reason: _Reason = "") -> None:
+@schedule_group.command()
+def resume(name: _Name, reason: Reason = "") -> None:
     """Run a paused schedule again."""
     open_schedules().resume(name, by=context.user(), reason=reason)
     say(f"schedule {name} runs again")
 
 
-@_group.command()
-def remove(name: _Name, reason: _Reason = "") -> None:
+@schedule_group.command()
+def remove(name: _Name, reason: Reason = "") -> None:
     """Forget a schedule. Its history and the rows it has written stay."""
     open_schedules().remove(name, by=context.user(), reason=reason)
     say(f"schedule {name} is removed")
 
 
-@_group.command()
+@schedule_group.command()
 def run(
     name: _Name,
     due: Annotated[

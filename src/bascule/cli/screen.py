@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from bascule.core import (
     BasculeError,
     BasculeWarning,
+    Invalid,
     masked_text,
     next_step,
     printable,
@@ -29,12 +30,23 @@ def print_json(value: Any) -> None:
     say(json.dumps(value, indent=2, default=str))
 
 
-def print_either(value: Any, line: str, *, as_json: bool) -> None:
-    """The result of a command: `value` for programs, `line` for people."""
+def print_either(value: Any, shown: str | Table, *, as_json: bool) -> None:
+    """The result of a command: `value` for programs, `shown` for people."""
     if as_json:
         print_json(value)
+    elif isinstance(shown, str):
+        say(shown)
     else:
-        say(line)
+        print_blocks(shown)
+
+
+def confirm(question: str) -> None:
+    """Ask a person at a terminal, and end the command without a yes."""
+    import typer
+
+    if not sys.stdin.isatty():
+        raise Invalid("there is no terminal to confirm on", hint="add --yes")
+    typer.confirm(question, abort=True)
 
 
 def say(line: str) -> None:
@@ -109,18 +121,23 @@ def print_error(error: BasculeError, *, as_json: bool) -> None:
     screen.print(Text("hint:  ", "bold cyan") + Text(next_step(error), "default"))
 
 
-def print_table(
+def table(
     headings: Sequence[str],
     rows: Iterable[Sequence[Line]],
     *,
     right: Sequence[str] = (),
     empty: str = "",
-) -> None:
+) -> Table:
     """A table that fits the terminal; headings in `right` are of numbers.
 
     Without rows the sentence `empty` is shown in its place, if there is one.
     """
-    print_blocks(Table(tuple(headings), tuple(map(tuple, rows)), tuple(right), empty))
+    return Table(tuple(headings), tuple(map(tuple, rows)), tuple(right), empty)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[Line]], **options: Any) -> None:
+    """See `table`."""
+    print_blocks(table(headings, rows, **options))
 
 
 def print_blocks(*blocks: Block) -> None:

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from bascule.settings import Settings
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (serve, up, quickstart, control):
-        app.command()(command)
+_Port = Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")]
+_ControlPort = Annotated[
+    int | None, typer.Option(help="For console, control API, health and docs; 0: a free one.")
+]
+_Workers = Annotated[int | None, typer.Option(help="Processes that share the port.")]
 
 
 def serve(
@@ -47,14 +48,12 @@ def serve(
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")] = None,
-    control_port: Annotated[
-        int | None, typer.Option(help="For registry, health and docs; 0: a free one.")
-    ] = None,
+    port: _Port = None,
+    control_port: _ControlPort = None,
     grpc_port: Annotated[
         int | None, typer.Option(help="For gRPC; 0: a free one; -1, the default: none.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that share the port.")] = None,
+    workers: _Workers = None,
     batching: Annotated[
         str | None,
         typer.Option(help="auto: waiting callers run together; never: each alone."),
@@ -85,9 +84,7 @@ def serve(
 
 def control(
     host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
-    control_port: Annotated[
-        int | None, typer.Option(help="For registry, health and docs; 0: a free one.")
-    ] = None,
+    control_port: _ControlPort = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve the control API alone: the registry, and no server beside it."""
@@ -96,21 +93,14 @@ def control(
     run_control(context.settings(host=host, control_port=control_port), as_json=as_json)
 
 
-_Name = Annotated[str, typer.Option(help="What the registry and requests call it.")]
-_AliasOfIt = Annotated[str, typer.Option(help="The alias to point to it.")]
-_Port = Annotated[int | None, typer.Option(help="For predictions; 0: a free one.")]
-_ControlPort = Annotated[int | None, typer.Option(help="For the control API; 0: a free one.")]
-_Workers = Annotated[int | None, typer.Option(help="Processes that share the port.")]
-
-
 def quickstart(
     model: Annotated[Path, typer.Argument(help="A fitted model: .skops or .onnx.")],
-    name: _Name,
+    name: Annotated[str, typer.Option(help="What the registry and requests call it.")],
     train: Train = None,
     test: Test = None,
     target: Target = None,
     criterion: Criteria = None,
-    alias: _AliasOfIt = "champion",
+    alias: Annotated[str, typer.Option(help="The alias to point to it.")] = "champion",
     port: _Port = None,
     control_port: _ControlPort = None,
     workers: _Workers = None,
@@ -167,9 +157,7 @@ def up(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1")] = None,
     port: _Port = None,
-    control_port: Annotated[
-        int | None, typer.Option(help="For the console and the control API; 0: a free one.")
-    ] = None,
+    control_port: _ControlPort = None,
     workers: _Workers = None,
     as_json: AsJson = False,
 ) -> None:

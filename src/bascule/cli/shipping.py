@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from bascule.ship import Commands, Files, Shipment, Target
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(ship)
-
-
 def _complete_target(incomplete: str) -> list[str]:
     from bascule.ship import TARGETS
 

@@ -10,21 +10,12 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.context import AsJson
-from bascule.cli.screen import note, print_either, print_json, print_table, say, url_host, when
+from bascule.cli.screen import note, print_either, print_json, say, table, url_host, when
 
 if TYPE_CHECKING:
     from bascule.control import ShownSession
     from bascule.security import Session
     from bascule.settings import Settings
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command and the group `sessions` to `app`."""
-    app.command("sign-in")(sign_in)
-    group = typer.Typer(help="Sessions of people: list or end them.", no_args_is_help=True)
-    group.command("list")(list_sessions)
-    group.command("end")(end_session)
-    app.add_typer(group, name="sessions")
 
 
 def sign_in(
@@ -90,21 +81,16 @@ def list_sessions(as_json: AsJson = False) -> None:
         from bascule.app import open_sessions
 
         shown = [_shown(one) for one in open_sessions(context.settings()).live()]
-    if as_json:
-        print_json(shown)
-        return
     names, times = ("id", "user", "key", "source"), ("began_at", "ends_at")
-    print_table(
-        (*names, *times),
+    rows = [
         [
-            [
-                *(session[name] for name in names),
-                *(when(datetime.fromisoformat(session[name])) for name in times),
-            ]
-            for session in shown
-        ],
-        empty="no session holds; bascule sign-in makes a link",
-    )  # fmt: skip
+            *(session[name] for name in names),
+            *(when(datetime.fromisoformat(session[name])) for name in times),
+        ]
+        for session in shown
+    ]
+    empty = "no session holds; bascule sign-in makes a link"
+    print_either(shown, table((*names, *times), rows, empty=empty), as_json=as_json)
 
 
 def end_session(
@@ -155,3 +141,8 @@ def show_link(link: str) -> None:
         say(f"sign in once, within ten minutes: {link}")
     elif link:
         note("bascule sign-in makes a link to sign in")
+
+
+sessions_group = context.group_of(
+    "Sessions of people: list or end them.", list=list_sessions, end=end_session
+)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bascule.cli import context
-from bascule.cli.context import AsJson
+from bascule.cli.context import AsJson, Reason
 from bascule.cli.jobs import open_jobs, result_of
 from bascule.cli.schedules import open_schedules
-from bascule.cli.screen import note, print_json, print_table, say, when
+from bascule.cli.screen import note, print_either, print_json, print_table, say, table, when
 
 if TYPE_CHECKING:
     from bascule.jobs import Scheduled
@@ -21,20 +21,12 @@ if TYPE_CHECKING:
 
 _Run = Annotated[str, typer.Argument(help="The run's id, or its beginning.", show_default=False)]
 _Name = Annotated[str, typer.Argument(help="The trigger's name.", show_default=False)]
-_Reason = Annotated[str, typer.Option(help="Why, for the history.")]
-_group = typer.Typer(help="Train models by pipelines, and compare the runs.", no_args_is_help=True)
-_loop = typer.Typer(help="Follow how a model is trained again and again.", no_args_is_help=True)
-_triggers = typer.Typer(help="Start training runs by themselves.", no_args_is_help=True)
+train_group = context.group_of("Train models by pipelines, and compare the runs.")
+loop_group = context.group_of("Follow how a model is trained again and again.")
+trigger_group = context.group_of("Start training runs by themselves.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(_group, name="train")
-    app.add_typer(_triggers, name="trigger")
-    app.add_typer(_loop, name="loop")
-
-
-@_group.command()
+@train_group.command()
 def run(
     pipeline: Annotated[
         str, typer.Argument(help="Its name; needless where the file has one.")
@@ -70,7 +62,7 @@ def run(
         say(result["deployed"])
 
 
-@_group.command()
+@train_group.command()
 def manifest(
     image: Annotated[str, typer.Option(help="With Bascule, the code and its packages.")],
     pipeline: Annotated[str, typer.Argument(help="Its name.")] = "",
@@ -88,7 +80,7 @@ def manifest(
     say(render_text("training/job.yaml.j2", **facts).rstrip())
 
 
-@_group.command()
+@train_group.command()
 def runs(
     pipeline: Annotated[str, typer.Argument(help="Of this pipeline.")] = "", as_json: AsJson = False
 ) -> None:
@@ -112,26 +104,27 @@ def runs(
         )  # fmt: skip
 
 
-@_group.command()
+@train_group.command()
 def show(run: _Run, as_json: AsJson = False) -> None:
     """Show what went into a run, and what came of it."""
     job = open_jobs().get(run)
+    shown = {**_json(_of(job)), **(job.result or {})}
     if as_json:
-        print_json({**_json(_of(job)), **(job.result or {})})
+        print_json(shown)
         return
-    for name, value in {**_json(_of(job)), **(job.result or {})}.items():
+    for name, value in shown.items():
         if value not in ("", None, {}, []) and name != "curves":
             say(f"{name.replace('_', ' '):12} {value}")
 
 
-@_group.command()
+@train_group.command()
 def logs(run: _Run) -> None:
     """Print the log of a run."""
     jobs = open_jobs()
     say(jobs.log(jobs.get(run).id).rstrip())
 
 
-@_group.command()
+@train_group.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Two or more runs.")], as_json: AsJson = False
 ) -> None:
@@ -140,26 +133,13 @@ def compare(
 
     chosen = [_of(open_jobs().get(own)) for own in runs]
     rows = compared(chosen)
-    if as_json:
-        print_json(dict(rows))
-        return
-    print_table(
-        ("", *(own.id[:8] for own in chosen)),
-        [
-            (
-                name,
-                *(
-                    ""
-                    if value is None
-                    else f"{value:.5g}"
-                    if isinstance(value, float)
-                    else str(value)
-                    for value in values
-                ),
-            )
-            for name, values in rows
-        ],
-    )
+    cells = [(name, *map(_cell, values)) for name, values in rows]
+    shown = table(("", *(own.id[:8] for own in chosen)), cells)
+    print_either(dict(rows), shown, as_json=as_json)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _runs() -> list[Run]:
@@ -185,7 +165,7 @@ def _json(run: Run) -> dict[str, Any]:
     return {**asdict(run), "began_at": run.began_at.isoformat()}
 
 
-@_triggers.command()
+@trigger_group.command()
 def add(
     name: _Name,
     on: Annotated[
@@ -199,7 +179,7 @@ def add(
     cron: Annotated[str, typer.Option(help="When it is looked at.")] = "0 * * * *",
     cool_down_h: Annotated[float, typer.Option(help="Hours between two runs at least.")] = 24.0,
     budget: Annotated[int, typer.Option(help="Runs in 30 days at most.")] = 10,
-    reason: _Reason = "",
+    reason: Reason = "",
 ) -> None:
     """Start runs of a pipeline where drift, new rows or worse answers ask for it."""
     from bascule.jobs import Schedule
@@ -218,14 +198,11 @@ def add(
     note("a running server does so: bascule up, or bascule serve")
 
 
-@_triggers.command(name="list")
+@trigger_group.command(name="list")
 def list_(as_json: AsJson = False) -> None:
     """List the triggers, with what they last decided."""
     listed = _trigger_list()
-    if as_json:
-        print_json([own.to_json() for own in listed])
-        return
-    print_table(
+    shown = table(
         ("trigger", "on", "looks", "last", "decided"),
         [
             (
@@ -238,30 +215,31 @@ def list_(as_json: AsJson = False) -> None:
         ],
         empty="no triggers; bascule trigger add makes one",
     )  # fmt: skip
+    print_either([own.to_json() for own in listed], shown, as_json=as_json)
 
 
-@_triggers.command()
-def pause(name: _Name, reason: _Reason = "") -> None:
+@trigger_group.command()
+def pause(name: _Name, reason: Reason = "") -> None:
     """Start no run until `resume`."""
     open_schedules().pause(name, by=context.user(), reason=reason)
     say(f"trigger {name} is paused")
 
 
-@_triggers.command()
-def resume(name: _Name, reason: _Reason = "") -> None:
+@trigger_group.command()
+def resume(name: _Name, reason: Reason = "") -> None:
     """Let a paused trigger look again."""
     open_schedules().resume(name, by=context.user(), reason=reason)
     say(f"trigger {name} looks again")
 
 
-@_triggers.command()
-def remove(name: _Name, reason: _Reason = "") -> None:
+@trigger_group.command()
+def remove(name: _Name, reason: Reason = "") -> None:
     """Forget a trigger; its history and its runs stay."""
     open_schedules().remove(name, by=context.user(), reason=reason)
     say(f"trigger {name} is removed")
 
 
-@_loop.command()
+@loop_group.command()
 def status(
     model: Annotated[str, typer.Argument(help="The model.", show_default=False)],
     as_json: AsJson = False,

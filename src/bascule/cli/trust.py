@@ -13,12 +13,6 @@ from bascule.cli.context import AsJson, KeyPassword, PrivateKey, PublicKeys, Ref
 from bascule.cli.screen import print_either
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (sign, verify, card):
-        app.command()(command)
-
-
 def sign(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.", show_default=False)

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from bascule.monitoring.ledger import Usage, UsageLine
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(usage)
-
-
 def usage(
     by: Annotated[str, typer.Option(help="caller, model or project.")] = "caller",
     since: Annotated[

@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from bascule.core import Columns
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group `watermark` to `app`."""
-    group = typer.Typer(
-        help="Marks in the answers of a model that show whose it is.", no_args_is_help=True
-    )
-    for command in (embed, verify):
-        group.command()(command)
-    app.add_typer(group, name="watermark")
-
-
 def embed(
     model: Annotated[Path, typer.Argument(help="A fitted classifier: .skops.")],
     train: Annotated[Path, typer.Option(help="The rows that it was trained on.")],
@@ -108,3 +98,8 @@ def _answers_of(model: str, name: str) -> Callable[[Columns], Columns]:
         return dict(predict(columns["input"] if list(columns) == ["input"] else columns))
 
     return answers
+
+
+watermark_group = context.group_of(
+    "Marks in the answers of a model that show whose it is.", embed, verify
+)

@@ -1,7 +1,6 @@
 from .applying import Applied as Applied, Line as Line, apply as apply
-from .changes import Books as Books, Change as Change
+from .changes import Books as Books
 from .document import (
-    Document as Document,
     parse_document as parse_document,
     read_document as read_document,
     with_folder as with_folder,

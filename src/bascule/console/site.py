@@ -1,6 +1,6 @@
 """Adds the console to the control application: pages, templates, static files, headers.
 
-A page is a module of `console.pages` with a `router` (made by `page_router`), and a line of
+A page is a module of `console.pages` with a `router` (a `PageRouter`), and a line of
 `table.PAGES`. Its routes name their rights, as those of the API do.
 """
 
@@ -15,7 +15,7 @@ from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from anyio import to_thread
@@ -62,9 +62,7 @@ _MAX_MEASURED = 4_096
 
 SIGN_IN = "/sign-in"
 
-Rights = Mapping[str, tuple[Action, str] | None]
-"""The right that a route of a page requires, as in `control.api.rights.RIGHTS`: by METHOD PATH.
-None for the pages of signing in, which need no session."""
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class Console:
         measured: By the id of a job that measured a model, a few numbers of its report.
         traffic: What endpoints answered in the last 24 hours.
         uploads: Files that people sent.
-        routes: Those of all pages, each with its `rights` by method.
+        routes: Those of all pages, each with its `right`.
         changes: Tells open pages of changes of the catalogue.
         public_url: The address by which browsers come, where a proxy is in front; else empty.
         provider: Where people sign in; None for links alone.
@@ -142,15 +140,35 @@ def add_console(app: FastAPI, *, public_url: str = "", provider: Provider | None
     _answer_browsers(app)
 
 
-def page_router(rights: Rights) -> APIRouter:
+class PageRouter(APIRouter):
     """A router of pages: each route has a right, a session, checked forms, and HTML for errors.
 
     Before a handler runs, the session is found (`session.current`), and the form of a POST is read
     and its token checked (`form_of`).
     """
-    return APIRouter(
-        route_class=_route_of(rights), include_in_schema=False, default_response_class=HTMLResponse
-    )
+
+    def __init__(self) -> None:
+        super().__init__(include_in_schema=False, default_response_class=HTMLResponse)
+
+    def page(
+        self, call: str, action: Action | None, model: str = ""
+    ) -> Callable[[Handler], Handler]:
+        """Have a function answer `METHOD PATH`.
+
+        Args:
+            call: Method and path.
+            action: What a person must have the right to do; None for the pages of signing in, which
+                need no session.
+            model: To which model, as in `operations.Operation`.
+        """
+        method, _, path = call.partition(" ")
+        kind = _route_of(None if action is None else (action, model))
+
+        def answers(handler: Handler) -> Handler:
+            self.add_api_route(path, handler, methods=[method], route_class_override=kind)
+            return handler
+
+        return answers
 
 
 def form_of(request: Request) -> Mapping[str, str]:
@@ -200,12 +218,13 @@ def may(request: Request, path: str, about: str = "", method: str = "POST") -> b
     place = unquote(urlsplit(path).path)
     for route in console_of(request).routes:
         named = route.path_regex.match(place)
-        if named and method in route.rights:
-            if (right := route.rights[method]) is None:
+        if named and method in route.methods:
+            if route.right is None:
                 return True
+            action, model = route.right
             session = getattr(request.state, "session", None)
-            model = right[1].format(**named.groupdict()) or about
-            return session is not None and session.allows(right[0], model)
+            model = model.format(**named.groupdict()) or about
+            return session is not None and session.allows(action, model)
     raise KeyError(f"{method} {place} is no route of a page")
 
 
@@ -242,26 +261,19 @@ def _to_sign_in(request: Request) -> Response:
     return RedirectResponse(path, 303)
 
 
-def _route_of(rights: Rights) -> type[APIRoute]:
+def _route_of(needed: tuple[Action, str] | None) -> type[APIRoute]:
     class PageRoute(DeferredRoute):
-        def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
-            super().__init__(path, endpoint, **more)
-            methods = self.methods or set()
-            for method in methods:
-                if f"{method} {path}" not in rights:
-                    raise KeyError(f"{method} {path} has no right in the table of its page")
-            self.rights = {method: rights[f"{method} {path}"] for method in methods}
+        right = needed
 
         def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
                 try:
-                    right = rights[f"{request.method} {self.path}"]
-                    if right is None:
+                    if needed is None:
                         await _admit_all(request)
                     else:
-                        await _admit(request, right[0], right[1].format(**request.path_params))
+                        await _admit(request, needed[0], needed[1].format(**request.path_params))
                     # Signing in and out is done here, and not through the control API.
                     address = request.client.host if request.client else ""
                     with origins.acting(origins.Origin(f"page {self.path}", address=address)):

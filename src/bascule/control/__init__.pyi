@@ -4,7 +4,7 @@ from .api.context import ControlContext as ControlContext
 from .api.deferred import DeferredRoute as DeferredRoute
 from .api.inside import ask_inside as ask_inside
 from .api.problems import problem_of as problem_of
-from .api.rights import RIGHTS as RIGHTS, SESSION as SESSION, Authorise as Authorise
+from .api.rights import SESSION as SESSION, Authorise as Authorise
 from .api.routes.sessions import drop_cookie as drop_cookie, set_cookie as set_cookie
 from .api.routes.usage import usage_asked as usage_asked
 from .approvals import Approvals as Approvals
@@ -18,7 +18,7 @@ from .history import (
 )
 from .link import ServerLink as ServerLink
 from .loops.anchoring import anchoring as anchoring, read_anchors as read_anchors
-from .loops.budgets import Sharing as Sharing, sharing_budgets as sharing_budgets
+from .loops.budgets import sharing_budgets as sharing_budgets
 from .loops.devices import rolling_out as rolling_out
 from .loops.following import following_plans as following_plans
 from .loops.holds import holding_served as holding_served

@@ -83,10 +83,7 @@ class Answers:
             copy.parent.mkdir()
             fetch(reference, copy, tell=logging.getLogger("bascule.remotes").info)
             reference = str(copy)
-        spec = references.spec_of(reference, self._parts.open_registry)
-        if spec.path == Path(reference).resolve():  # of the others, the registry takes care
-            self._parts.check_signature(spec.path)
-        return spec
+        return self._checked(reference)
 
     def sign_in_link(self) -> str:
         """The path of a link by which the user that starts a server signs in as administrator.
@@ -136,6 +133,9 @@ class Answers:
         """The same for a caller of the API, whose folders must be this user's alone."""
         if references.is_path(reference):
             references.check_is_ours(Path(reference))
+        return self._checked(reference)
+
+    def _checked(self, reference: str) -> ModelSpec:
         spec = references.spec_of(reference, self._parts.open_registry)
         if spec.path == Path(reference).resolve():  # of the others, the registry takes care
             self._parts.check_signature(spec.path)

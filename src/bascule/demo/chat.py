@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import bascule
-from bascule.core import MissingExtra
 from bascule.demo.rollouts import Attempt, Candidate, attempt
 from bascule.demo.server import start
-from bascule.demo.telling import command, heading, summary
+from bascule.demo.telling import command, heading, require, summary
 from bascule.release.rollouts import RemoteRollouts
 from bascule_client.control import ControlClient
 
@@ -55,11 +54,7 @@ def tell_chat(folder: Path, console: Console) -> dict[str, Any]:
         MissingExtra: The weights, their engine or OpenAI's client are not installed.
         BasculeError: A step could not be done at all.
     """
-    if missing := [part for part in _PARTS if find_spec(part) is None]:
-        raise MissingExtra(
-            f"the story needs packages that are not installed: {', '.join(missing)}",
-            hint="pip install 'bascule[chat]'",
-        )
+    require(_PARTS, "chat")
     import openai
 
     heading(console, "A model that writes, packed as any other")
@@ -79,15 +74,8 @@ def tell_chat(folder: Path, console: Console) -> dict[str, Any]:
             ("examples in the prompt", "promoted", {}, _with_examples()),
         ):
             version = _pushed(console, folder, defaults, template)
-            with console.status("asking"):
-                tried = Candidate(what, expected)
-                attempts.append(attempt(book, version, tried, traffic, GUARDS, (50.0, 100.0)))
-            ended = attempts[-1]
-            console.print(
-                f"{version}, {what}: {ended.state} after {ended.seconds:.0f} s and "
-                f"{ended.requests} questions, {ended.errors} failed\n  {ended.sentence}",
-                markup=False,
-            )
+            tried = Candidate(what, expected)
+            attempts.append(attempt(console, book, version, tried, traffic, GUARDS, (50.0, 100.0)))
     finally:
         server.stop()
     hot, taught = attempts

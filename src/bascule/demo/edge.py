@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -24,10 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from threadpoolctl import threadpool_limits
 
 from bascule.bundle.disk import write_statement
-from bascule.core import TimedOut, end
+from bascule.core import end
 from bascule.demo import flights
 from bascule.demo.flights import NAME
-from bascule.demo.telling import command, heading, summary
+from bascule.demo.telling import awaited, command, heading, summary
 from bascule.edge import GOLDEN, Home, device_statements
 from bascule.registry import open_registry
 
@@ -197,9 +196,4 @@ def _reported(home: Home, event: str) -> str:
 
 
 def _awaited(home: Home, look: Callable[[Home], T]) -> T:
-    until_s = time.monotonic() + _WITHIN_S
-    while not (seen := look(home)):
-        if time.monotonic() > until_s:
-            raise TimedOut(f"{home.path.name} took over {_WITHIN_S:g} s", hint="see its log")
-        time.sleep(_EVERY_S)
-    return seen
+    return awaited(lambda: look(home), home.path.name, _WITHIN_S, _EVERY_S)

@@ -8,11 +8,9 @@ yesterday, a trigger starts a training run, the winner goes out as a canary, the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +18,12 @@ from threadpoolctl import threadpool_limits
 
 from bascule.bundle import conform, load
 from bascule.bundle.statements import column_names
-from bascule.core import ModelFailed, TimedOut, Unavailable
+from bascule.core import ModelFailed
 from bascule.demo import flights
 from bascule.demo.flights import NAME, TARGET
 from bascule.demo.rollouts import traffic_of
 from bascule.demo.server import start
-from bascule.demo.telling import command, heading, summary
+from bascule.demo.telling import awaited, command, heading, summary
 from bascule.documents import Table, table_for
 from bascule.jobs import RemoteJobs
 from bascule.monitoring.ledger import Outcomes, Scribe, SpoolWriter
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
     from bascule.bundle import Bundle
     from bascule.demo.server import Server
     from bascule.release.rollouts import StoredRollout
-
-T = TypeVar("T")
 
 _FIRST, _SECOND, _EVERY = 1, 4, 3
 """The last month of the first training, and of the second; every so-manieth flight takes part."""
@@ -108,7 +104,7 @@ def tell_loop(folder: Path, console: Console) -> dict[str, Any]:
     try:
         heading(console, "Drift starts a training run")
         with console.status("waiting for the next minute"):
-            run = _awaited(lambda: _ended_run(server), "the training run")
+            run = awaited(lambda: _ended_run(server), "the training run", _WITHIN_S, _LOOK_S)
         console.print(f"why: {run['why']}", markup=False)
         console.print(run["sentence"], markup=False)
 
@@ -219,7 +215,7 @@ def _rolled_out(
         asked, errors = asked + requests, errors + failed
         return next((own for own in book.rollouts(NAME) if own.ended_at is not None), None)
 
-    return _awaited(ended, "the rollout", every_s=0.0), asked, errors
+    return awaited(ended, "the rollout", _WITHIN_S, 0.0), asked, errors
 
 
 def _areas(
@@ -245,14 +241,3 @@ def _areas(
     console.print(table_for(Table(heads, tuple(lines))))
     before, after = np.mean(areas, axis=0).tolist()
     return before, after
-
-
-def _awaited(look: Callable[[], T | None], what: str, every_s: float = _LOOK_S) -> T:
-    """What a look gives in the end; a control process that is late to answer is asked again."""
-    until_s = time.monotonic() + _WITHIN_S
-    while time.monotonic() < until_s:
-        with suppress(Unavailable):
-            if (seen := look()) is not None:
-                return seen
-        time.sleep(every_s)
-    raise TimedOut(f"{what} took over {_WITHIN_S:g} s", hint="see server.log")

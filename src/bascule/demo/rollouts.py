@@ -167,22 +167,29 @@ def roll_out(
             return made
         one, its_bundle = following
         version = registry.push(its_bundle.path, by=user_name())
-        console.print(f"{version}: {one.what}")
-        with console.status("asking"):
-            ended = attempt(book, str(version), one, traffic, GUARDS, STEPS_PERCENT)
-        console.print(
-            f"  {ended.state} after {ended.seconds:.0f} s and {ended.requests:,} requests, "
-            f"{ended.errors} failed\n  {ended.sentence}",
-            markup=False,
-        )
-        made.append(ended)
+        made.append(attempt(console, book, str(version), one, traffic, GUARDS, STEPS_PERCENT))
 
 
 def attempt(
+    console: Console, book: RemoteRollouts, version: str, tried: Candidate,
+    traffic: Iterator[tuple[int, int]], guards: Sequence[str], steps_percent: Sequence[float],
+) -> Attempt:  # fmt: skip
+    """Deploy a candidate as a canary, ask until the evidence has decided, and tell what it did."""
+    console.print(f"{version}: {tried.what}")
+    with console.status("asking"):
+        ended = _ended(book, version, tried, traffic, guards, steps_percent)
+    console.print(
+        f"  {ended.state} after {ended.seconds:.0f} s and {ended.requests:,} requests, "
+        f"{ended.errors} failed\n  {ended.sentence}",
+        markup=False,
+    )
+    return ended
+
+
+def _ended(
     book: RemoteRollouts, version: str, tried: Candidate, traffic: Iterator[tuple[int, int]],
     guards: Sequence[str], steps_percent: Sequence[float],
 ) -> Attempt:  # fmt: skip
-    """Deploy a candidate as a canary, and ask until the evidence has decided."""
     clock, requests, errors = time.perf_counter(), 0, 0
     begun = book.deploy(
         RolloutRequest(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from bascule.core import BasculeError, Unavailable, end, start_announcing
+from bascule.demo.telling import bascule_command, own_environment
 
 _READY_WITHIN_S = 30.0
 _STOP_WITHIN_S = 15.0
@@ -57,11 +56,10 @@ def start(reference: str, *, home: Path, folder: Path, records: bool = False) ->
     Raises:
         Unavailable: It ended, or was not ready in time; the message holds its last words.
     """
-    command = [str(Path(sys.executable).with_name("bascule")), "serve", reference, "--json"]
+    command = [bascule_command(), "serve", reference, "--json"]
     command += ["--port=0", "--control-port=0", "--workers=1"]
     # The user's own settings are none of the demo's business: neither variables nor bascule.toml.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("BASCULE_")}
-    environment["BASCULE_HOME"] = str(home)
+    environment = own_environment(home)
     if records:
         environment |= {
             "BASCULE_MONITORING__LEDGER": "on",

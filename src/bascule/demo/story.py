@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bascule.core import MissingExtra, load_named
+from bascule.core import load_named
+from bascule.demo.telling import require
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +51,7 @@ def run_demo(*, keep: bool, as_json: bool, other: str = "", console: Console | N
         MissingExtra: The demo's packages are not installed.
         BasculeError: A step could not be done at all.
     """
-    _require_parts()
+    require(_PARTS, "demo")
     from rich.console import Console
 
     screen = Console(stderr=True) if as_json else console or Console()
@@ -70,17 +71,6 @@ def run_demo(*, keep: bool, as_json: bool, other: str = "", console: Console | N
     if as_json:
         sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
     return 0 if facts["held"] else 1
-
-
-def _require_parts() -> None:
-    from importlib.util import find_spec
-
-    missing = [part for part in _PARTS if find_spec(part) is None]
-    if missing:
-        raise MissingExtra(
-            f"the demo needs packages that are not installed: {', '.join(missing)}",
-            hint="pip install 'bascule[demo]'",
-        )
 
 
 @contextmanager

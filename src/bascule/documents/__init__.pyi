@@ -1,11 +1,5 @@
 from .as_json import section_json as section_json
-from .html import (
-    Html as Html,
-    anchor as anchor,
-    fragment as fragment,
-    notebook as notebook,
-    page as page,
-)
+from .html import anchor as anchor, fragment as fragment, notebook as notebook, page as page
 from .markdown import markdown as markdown
 from .progress import progress_line as progress_line
 from .spreadsheet import csv_line as csv_line

@@ -12,16 +12,15 @@ from .publishing import (
     publish as publish,
     record as record,
 )
-from .reports import Report as Report, read_reports as read_reports
+from .reports import read_reports as read_reports
 from .repository import TufRepository as TufRepository
 from .rollouts import (
     HOLD_S as HOLD_S,
     LOOKS as LOOKS,
     PHASES as PHASES,
     DevicePlan as DevicePlan,
-    DeviceState as DeviceState,
     Seen as Seen,
     candidate_of as candidate_of,
     decide as decide,
 )
-from .store import Channels as Channels, Fleet as Fleet, FleetBook as FleetBook
+from .store import Fleet as Fleet, FleetBook as FleetBook

@@ -14,22 +14,13 @@ from .due import (
     time_before as time_before,
 )
 from .holding import Recorded as Recorded, recorded as recorded
-from .kinds import (
-    HOUR as HOUR,
-    Kind as Kind,
-    Kinds as Kinds,
-    half_of_memory as half_of_memory,
-)
+from .kinds import Kind as Kind, Kinds as Kinds, half_of_memory as half_of_memory
 from .live import Live as Live, Unrecorded as Unrecorded, noting as noting
 from .operations import Log as Log
 from .records import (
     CALLBACK as CALLBACK,
-    CANCELLED as CANCELLED,
     DONE as DONE,
-    ENDED as ENDED,
-    FAILED as FAILED,
     INFERENCE as INFERENCE,
-    KILLED as KILLED,
     OF_SCHEDULE as OF_SCHEDULE,
     QUEUED as QUEUED,
     RUNNING as RUNNING,

@@ -1,5 +1,4 @@
 from .calibration import (
-    Bin as Bin,
     calibration_error as calibration_error,
     isotonic as isotonic,
     reliability_curve as reliability_curve,
@@ -14,18 +13,9 @@ from .fairness import (
     group_rows as group_rows,
     says_enough as says_enough,
 )
-from .intervals import (
-    logit_interval as logit_interval,
-    skewed_interval as skewed_interval,
-    wilson_interval as wilson_interval,
-)
-from .orders import (
-    RANKING as RANKING,
-    SURVIVAL as SURVIVAL,
-    concordance as concordance,
-    ndcg as ndcg,
-)
-from .scores import OUTLIERS as OUTLIERS, Score as Score, score as score
+from .intervals import wilson_interval as wilson_interval
+from .orders import concordance as concordance, ndcg as ndcg
+from .scores import OUTLIERS as OUTLIERS, score as score
 from .table import (
     METRICS as METRICS,
     SCORERS as SCORERS,

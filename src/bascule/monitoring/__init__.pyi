@@ -36,7 +36,6 @@ from .recorded import (
     latest_predictions as latest_predictions,
 )
 from .replaying import (
-    Replayed as Replayed,
     explain_prediction as explain_prediction,
     replay_prediction as replay_prediction,
 )

@@ -34,11 +34,11 @@ from bascule.bundle.programs import MACHINE_CODE, ONNX
 from bascule.core import (
     Columns,
     Invalid,
-    MissingExtra,
     Scratch,
     Unavailable,
     Unconvertible,
     first_line,
+    library,
     user_name,
 )
 from bascule.optimising.devices import MEASURED, Device, measure_on
@@ -172,11 +172,7 @@ class _Search:
 
     def run(self, trials: int, tell: _Tell, *, prunes: bool) -> None:
         """Try what does well by rule, then points that Optuna draws, and measure each once."""
-        try:
-            import optuna
-        except ImportError:
-            hint = "pip install 'bascule[optimise]'"
-            raise MissingExtra("optuna is not installed", hint=hint) from None
+        optuna = library("optuna", "optimise")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=self._seed)
         study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from bascule.core import (
     BasculeError,
-    MissingExtra,
     Unavailable,
     Untrusted,
     is_kept_elsewhere,
+    library,
     secret_in,
 )
 
@@ -74,10 +74,7 @@ def connect(bucket: str, prefix: str) -> S3Store:
     Raises:
         MissingExtra: It is not installed.
     """
-    try:
-        from obstore.store import S3Store
-    except ImportError:
-        raise MissingExtra("objects in S3 need obstore", hint="pip install 'bascule[s3]'") from None
+    store = library("obstore.store", "s3")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     is_elsewhere = any(is_kept_elsewhere(os.environ.get(name, "")) for name in names)
@@ -88,7 +85,7 @@ def connect(bucket: str, prefix: str) -> S3Store:
         ends_at = datetime.now(UTC) + timedelta(seconds=1)
         return {"access_key_id": access, "secret_access_key": secret, "expires_at": ends_at}
 
-    return S3Store(
+    client: S3Store = store.S3Store(
         bucket,
         prefix=prefix or None,
         credential_provider=credentials if is_elsewhere else None,
@@ -100,3 +97,4 @@ def connect(bucket: str, prefix: str) -> S3Store:
         },
         retry_config={"max_retries": 4, "retry_timeout": _RETRY_FOR},
     )
+    return client

@@ -1,9 +1,4 @@
-from .erasing import (
-    Erasure as Erasure,
-    Place as Place,
-    proof_of as proof_of,
-    record as record,
-)
+from .erasing import Erasure as Erasure, proof_of as proof_of
 from .exporting import export_about as export_about
 from .operations import HeldPlaces as HeldPlaces
 from .persons import ERASED as ERASED, Person as Person

@@ -12,7 +12,6 @@ from .remote import (
     RemoteRegistry as RemoteRegistry,
 )
 from .versions import (
-    ANYTHING as ANYTHING,
     Alias as Alias,
     Check as Check,
     Deprecation as Deprecation,

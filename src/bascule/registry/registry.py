@@ -440,9 +440,7 @@ class Registry:
         # signature is never removed.
         is_vouched_for = self._vouches_of(Reference(model, number=number))
         with self._records.write() as book:
-            _check_model(book, model)
-            book.lock_model(model, at=self._clock())
-            version = check_is_in_use(_get_version(book, model, number))
+            version = check_is_in_use(self._lock_version(book, model, number))
             check_may_be_aliased(
                 version,
                 alias,

@@ -18,12 +18,7 @@ from .fairness import (
 from .gates import GateReport as GateReport, Measured as Measured, evaluate as evaluate
 from .leakage import single_scores as single_scores
 from .membership import audit_membership as audit_membership
-from .mitigation import (
-    METHODS as METHODS,
-    MITIGATION_KIND as MITIGATION_KIND,
-    mitigated as mitigated,
-    reweighing as reweighing,
-)
+from .mitigation import METHODS as METHODS, mitigated as mitigated, reweighing as reweighing
 from .passports import claims_of as claims_of
 from .quality import KIND as KIND, measure_quality as measure_quality
 from .reports import FORMS as FORMS, parse_output as parse_output

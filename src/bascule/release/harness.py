@@ -22,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle.disk import MANIFEST
-from bascule.core import Invalid, MissingExtra, Unconvertible, Untrusted, first_line, sha256_bytes
+from bascule.core import (
+    Invalid,
+    Unconvertible,
+    Untrusted,
+    first_line,
+    library,
+    sha256_bytes,
+)
 from bascule.release.criteria import Criterion, NotWorse
 
 if TYPE_CHECKING:
@@ -58,11 +65,10 @@ def run_task(bundle: Bundle, place: str, is_chat: bool = False) -> tuple[Any, An
         MissingExtra: lm-eval is not installed.
         Untrusted: The task is a file in a bundle.
     """
-    try:
-        from lm_eval import defaults, evaluate
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise MissingExtra("lm_eval is missing", hint="pip install 'bascule[lm-eval]'") from None
+    lm_eval = library("lm_eval", "lm-eval")
+    from lm_eval import defaults
+    from lm_eval.tasks import TaskManager
+
     folder, _, name = place.rpartition("/")
     if folder and not Path(folder).is_dir():
         raise Invalid(f"there is no folder {folder}", hint="name one with YAML files of tasks")
@@ -85,7 +91,7 @@ def run_task(bundle: Bundle, place: str, is_chat: bool = False) -> tuple[Any, An
         task.set_config(key="num_fewshot", value=task.get_config("num_fewshot") or 0)
         task.set_fewshot_seed(seed=defaults.DEFAULT_OTHER_SEED)
         with ExitStack() as opened:
-            return task, evaluate(
+            return task, lm_eval.evaluate(
                 lm=_model(bundle, opened, is_chat=is_chat), task_dict=loaded, bootstrap_iters=0,
                 apply_chat_template=is_chat, fewshot_as_multiturn=True,
             )  # fmt: skip

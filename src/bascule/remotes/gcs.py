@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bascule.core import BasculeError, MissingExtra, Unavailable
+from bascule.core import BasculeError, Unavailable, library
 from bascule.places import bounded
 from bascule.remotes.objects import Remote, Writer, changed, gone, no_bucket
 
@@ -37,7 +37,7 @@ def open_place(url: str, bucket: str, prefix: str) -> Iterator[Gcs]:
         MissingExtra: The client is not installed.
         Unavailable: There are no credentials.
     """
-    storage = _library()
+    storage = library("google.cloud.storage", "gcs")
     with _explaining(url):
         # Of a project only the making of buckets would have to know.
         client = storage.Client(project=None)
@@ -125,17 +125,6 @@ def _explained(problem: Exception, url: str, one: Remote | None) -> BasculeError
         f"{what} cannot be read ({type(cause).__name__})",
         hint="check the network, and the state of Google Cloud Storage",
     )
-
-
-def _library() -> Any:
-    try:
-        from google.cloud import storage
-    except ImportError:
-        raise MissingExtra(
-            "bundles in Google Cloud Storage need google-cloud-storage",
-            hint="pip install 'bascule[gcs]'",
-        ) from None
-    return storage
 
 
 def _retry(size_bytes: int = 0) -> Any:

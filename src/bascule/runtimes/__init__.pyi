@@ -1,5 +1,1 @@
-from .exporting import (
-    RUNTIMES as RUNTIMES,
-    Exported as Exported,
-    export as export,
-)
+from .exporting import export as export

@@ -28,7 +28,6 @@ from .keys import (
     revoke_key as revoke_key,
 )
 from .projects import (
-    Projects as Projects,
     check_project as check_project,
     check_projects as check_projects,
     in_force as in_force,

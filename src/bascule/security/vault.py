@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bascule.core import Invalid, MissingExtra, NotFound, Unavailable, secret_in
+from bascule.core import Invalid, NotFound, Unavailable, library, secret_in
 
 log = logging.getLogger(__name__)
 
@@ -121,14 +121,7 @@ class Vault:
         return address
 
     def _ask(self, ask: Callable[[Any], Any]) -> Any:
-        try:
-            import hvac
-
-            import requests
-        except ImportError:
-            raise MissingExtra(
-                "secrets of Vault need hvac", hint="pip install 'bascule[vault]'"
-            ) from None
+        hvac, requests = library("hvac", "vault"), library("requests", "vault")
         try:
             if self._client is None or self._now_s() >= self._sign_in_at_s:
                 self._sign_in()

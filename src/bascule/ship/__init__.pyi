@@ -1,4 +1,4 @@
-from .building import Built as Built, build as build, push_image as push_image
+from .building import build as build, push_image as push_image
 from .facts import (
     IMAGE_TAG as IMAGE_TAG,
     ImageOptions as ImageOptions,
@@ -21,7 +21,7 @@ from .rendering import (
     write_files as write_files,
 )
 from .sbom import ml_bill_of_materials as ml_bill_of_materials
-from .scanning import Scan as Scan, findings_of as findings_of
+from .scanning import findings_of as findings_of
 from .shipment import (
     Cluster as Cluster,
     Package as Package,

@@ -1,7 +1,6 @@
 from . import durations as durations
 from .bandits import (
     Estimate as Estimate,
-    best_arm_probabilities as best_arm_probabilities,
     linear_posterior as linear_posterior,
     policy_value as policy_value,
     thompson_shares as thompson_shares,
@@ -89,7 +88,6 @@ from .sketches import (
     Alignment as Alignment,
     ColumnProfile as ColumnProfile,
     Profile as Profile,
-    Quantiles as Quantiles,
     Value as Value,
 )
 from .slices import WrongShares as WrongShares

@@ -29,7 +29,7 @@ from .judging import (
     winner_over as winner_over,
 )
 from .learnable import opened as opened, packable as packable
-from .loops import Loop as Loop, loop_of as loop_of
+from .loops import loop_of as loop_of
 from .offline_wandb import write_to_wandb as write_to_wandb
 from .pipelines import (
     Learner as Learner,
@@ -38,7 +38,7 @@ from .pipelines import (
     read_pipeline as read_pipeline,
     read_values as read_values,
 )
-from .rows import Rows as Rows, read_newest as read_newest
+from .rows import read_newest as read_newest
 from .run_log import RunLog as RunLog
 from .runs import Run as Run, compared as compared
 from .tables import Plan as Plan
@@ -51,7 +51,6 @@ from .training import (
 )
 from .triggers import (
     ALERTS as ALERTS,
-    Decision as Decision,
     Facts as Facts,
     PastRun as PastRun,
     Trigger as Trigger,

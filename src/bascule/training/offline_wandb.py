@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bascule.core import MissingExtra, Scratch, Unavailable, first_line
+from bascule.core import Scratch, Unavailable, first_line, library
 
 
 def write_to_wandb(
@@ -23,10 +23,7 @@ def write_to_wandb(
     if any(folder.glob(f"offline-run-*-{key}")):
         return
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it asks when it is imported
-    try:
-        import wandb
-    except ImportError:
-        raise MissingExtra("wandb is missing", hint="pip install 'bascule[wandb]'") from None
+    wandb = library("wandb", "wandb")
     quiet = wandb.Settings(
         silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True,
         x_disable_stats=True,

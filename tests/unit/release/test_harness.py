@@ -186,7 +186,7 @@ def test_a_task_of_the_users_own_may_run_its_own_python(bundles, evals, tmp_path
 def test_without_lm_eval_the_reason_says_how_to_install_it(bundles, capitals, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     (result,) = checked(bundles, "champion", f"lm_eval[{capitals}/exact_match] >= 0.4")
-    assert "lm_eval is missing: pip install 'bascule[lm-eval]'" in result.reason
+    assert "lm_eval is not installed: pip install 'bascule[lm-eval]'" in result.reason
 
 
 def test_a_task_inside_a_bundle_is_refused_and_its_code_does_not_run(bundles, tmp_path):

@@ -16,10 +16,10 @@ from bascule.core import (
     BasculeError,
     Conflict,
     Invalid,
-    MissingExtra,
     NotFound,
     Unavailable,
     first_line,
+    library,
     masked_text,
 )
 
@@ -42,13 +42,7 @@ def connect(address: Address) -> Any:
         MissingExtra: The driver is not installed.
         Unavailable: The server is away.
     """
-    try:
-        import adbc_driver_postgresql.dbapi as driver
-    except ImportError:
-        raise MissingExtra(
-            "PostgreSQL in batch jobs needs its Arrow driver",
-            hint="pip install 'bascule[postgresql]'",
-        ) from None
+    driver = library("adbc_driver_postgresql.dbapi", "postgresql")
     with explaining(address):
         return driver.connect(address.url)
 

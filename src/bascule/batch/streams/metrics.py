@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bascule.batch.streams.running import Streamed, StreamJob
-from bascule.core import Invalid, MissingExtra, masked
+from bascule.core import Invalid, library, masked
 
 _COUNTS = {
     "messages": "Messages that are answered and committed.",
@@ -54,17 +54,11 @@ def serve_metrics(job: StreamJob, address: str) -> Callable[[Streamed], None]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise Invalid(f"metrics: {address!r} is no HOST:PORT", hint="write 127.0.0.1:9105")
-    try:
-        from prometheus_client import CollectorRegistry, start_http_server
-    except ImportError:
-        raise MissingExtra(
-            "metrics of streams need the client of Prometheus",
-            hint="pip install 'bascule[streams]'",
-        ) from None
-    collector, registry = _Collector(job), CollectorRegistry()
+    prometheus = library("prometheus_client", "streams")
+    collector, registry = _Collector(job), prometheus.CollectorRegistry()
     registry.register(collector)
     try:
-        start_http_server(int(port), host.strip("[]"), registry)
+        prometheus.start_http_server(int(port), host.strip("[]"), registry)
     except (OSError, OverflowError) as problem:
         raise Invalid(
             f"metrics: {address} cannot be listened on: {problem}", hint="choose another port"

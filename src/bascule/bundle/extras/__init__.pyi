@@ -1,9 +1,4 @@
-from .extra import (
-    PLACES as PLACES,
-    Extra as Extra,
-    ExtraRequest as ExtraRequest,
-    Parameter as Parameter,
-)
+from .extra import Extra as Extra, ExtraRequest as ExtraRequest, Parameter as Parameter
 from .outlier import (
     OUTLIER_P as OUTLIER_P,
     OUTLIER_SCORE as OUTLIER_SCORE,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bascule.bundle.disk import FEATURES, Manifest, parse, read_file, read_manifest, shaped
-from bascule.core import DType, Field, Invalid, MissingExtra, Signature, first_line
+from bascule.core import DType, Field, Invalid, Signature, first_line, library
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,12 +68,9 @@ class Feast:
 
     def __init__(self, folder: str) -> None:
         """Raises `Invalid` or `MissingExtra`."""
-        try:
-            from feast import FeatureStore
-        except ImportError:
-            raise MissingExtra("Feast is missing", hint="pip install 'bascule[feast]'") from None
+        feast = library("feast", "feast")
         with _refused(f"the feature store {folder}"):
-            self._store = FeatureStore(repo_path=folder)
+            self._store = feast.FeatureStore(repo_path=folder)
         # Feast parses a service anew each time, which takes three times as long as to read a row.
         self._service = cache(self._store.get_feature_service)
 

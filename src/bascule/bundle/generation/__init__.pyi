@@ -5,7 +5,6 @@ from .requests import (
     EXAMPLE as EXAMPLE,
     INPUTS as INPUTS,
     OUTPUTS as OUTPUTS,
-    TextRequest as TextRequest,
     check_defaults as check_defaults,
     parse_request as parse_request,
 )

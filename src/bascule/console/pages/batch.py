@@ -19,7 +19,7 @@ from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.paging import pager_of
 from bascule.console.session import current
-from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
+from bascule.console.site import Crumb, PageRouter, context_of, form_of, render, see
 from bascule.core import BasculeError, Invalid, NotFound
 from bascule.jobs import Task
 from bascule.security import ANY
@@ -29,17 +29,7 @@ if TYPE_CHECKING:
     from bascule.control import ControlContext
     from bascule.jobs import Schedule, Scheduled
 
-router = page_router(
-    {
-        "GET /batch": ("read", "*"),
-        # Of which model is in the job: asked then, by the API or here.
-        "POST /batch/runs": ("manage", ""),
-        "GET /batch/{run}": ("read", ""),
-        "GET /batch/{run}/progress": ("read", ""),
-        "POST /batch/{run}/{command}": ("manage", ""),
-        "POST /batch/schedules/{schedule}/{command}": ("manage", ""),
-    }
-)
+router = PageRouter()
 
 _PAGE_ROWS = 25
 _QUARANTINE_ROWS = 20
@@ -115,7 +105,7 @@ OPTIONS = (
 )
 
 
-@router.get("/batch")
+@router.page("GET /batch", "read", "*")
 def batch(request: Request, start: Annotated[int, Query(ge=0, le=10**6)] = 0) -> Response:
     """Runs, schedules, and the form of a new run."""
     return _batch(request, start)
@@ -169,7 +159,8 @@ def state_of(one: Scheduled) -> str:
     return "failed" if one.outcome.get("error") else "done"
 
 
-@router.post("/batch/runs")
+# Of which model is in the job: asked then, by the API or here.
+@router.page("POST /batch/runs", "manage")
 async def start(request: Request) -> Response:
     """Show the plan of a run and ten rows, or begin it."""
     form = form_of(request)
@@ -228,19 +219,19 @@ def _parameter_names() -> list[str]:
     return [parameter.name for parameter in parameters_in("batch")]
 
 
-@router.get("/batch/{run}")
+@router.page("GET /batch/{run}", "read")
 def one_run(request: Request, run: str) -> Response:
     """A run."""
     return _run(request, run, "batch_run.html")
 
 
-@router.get("/batch/{run}/progress")
+@router.page("GET /batch/{run}/progress", "read")
 def progress(request: Request, run: str) -> Response:
     """The part of the page of a run that moves; when the run has ended, the page is loaded anew."""
     return _run(request, run, "batch_progress.html")
 
 
-@router.post("/batch/{run}/{command}")
+@router.page("POST /batch/{run}/{command}", "manage")
 async def order(request: Request, run: str, command: str) -> Response:
     """Cancel a run, or go on with it."""
     if command not in _OF_RUNS:
@@ -250,7 +241,7 @@ async def order(request: Request, run: str, command: str) -> Response:
     return await act(request, f"/batch/{run}", operations.COMMAND, names, done=done)
 
 
-@router.post("/batch/schedules/{schedule}/{command}")
+@router.page("POST /batch/schedules/{schedule}/{command}", "manage")
 async def schedule(request: Request, schedule: str, command: str) -> Response:
     """Pause, resume or run a schedule."""
     names = {"schedule": schedule}

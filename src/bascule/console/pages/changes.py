@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from bascule.console.site import console_of, page_router
+from bascule.console.site import PageRouter, console_of
 from bascule.core import BasculeError, Unavailable
 
-router = page_router({"GET /changes": ("read", "")})
+router = PageRouter()
 
 
-@router.get("/changes")
+@router.page("GET /changes", "read")
 async def changes(request: Request) -> Response:
     """A stream of server-sent events; 204, after which browsers do not ask again, if it is full."""
     console = console_of(request)

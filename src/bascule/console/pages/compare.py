@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Query, Request, Response
 
-from bascule.console.site import Crumb, context_of, page_router, render
+from bascule.console.site import Crumb, PageRouter, context_of, render
 from bascule.console.words import cell
 from bascule.core import BasculeError, NotFound, Reference, duration_words
 from bascule.metrics import METRICS, is_error
@@ -16,7 +16,7 @@ from bascule.metrics import METRICS, is_error
 if TYPE_CHECKING:
     from bascule.registry import Change, Version
 
-router = page_router({"GET /models/{model}/{number}/compare": ("read", "{model}")})
+router = PageRouter()
 
 _DIGEST = len("sha256:") + 12
 _CHANCE = "No intervals are recorded: a small difference may be chance."
@@ -40,7 +40,7 @@ class Part:
     note: str = ""
 
 
-@router.get("/models/{model}/{number}/compare")
+@router.page("GET /models/{model}/{number}/compare", "read", "{model}")
 def compare(
     request: Request,
     model: Annotated[str, Path(min_length=1, max_length=128)],

@@ -15,7 +15,7 @@ from bascule.console.facts import endpoints_of, job_of_person, suggested_models,
 from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.session import current
-from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
+from bascule.console.site import Crumb, PageRouter, console_of, context_of, form_of, render, see
 from bascule.console.uploads import MAX_FILE_BYTES
 from bascule.console.words import capital, cell
 from bascule.control import problem_of
@@ -27,15 +27,7 @@ if TYPE_CHECKING:
     from bascule.jobs import Job
     from bascule.registry import Version
 
-router = page_router(
-    {
-        "GET /deploy": ("read", ""),
-        "POST /deploy": ("deploy", ""),  # of which endpoint is in the form: the API asks then
-        "POST /deploy/files": ("write", ""),
-        "POST /deploy/models": ("write", ""),  # of which model is in the form: asked then
-        "GET /deploy/working": ("read", ""),
-    }
-)
+router = PageRouter()
 
 ARCHIVES, MODELS, TABLES = (".tar", ".bundle"), (".onnx", ".skops"), (".csv", ".parquet")
 TITLES = {
@@ -58,7 +50,7 @@ STRATEGIES = {
 _MAX_ENDPOINTS = 200
 
 
-@router.get("/deploy")
+@router.page("GET /deploy", "read")
 def deploy(
     request: Request,
     version: Annotated[str, Query(max_length=512)] = "",
@@ -99,7 +91,7 @@ def deploy(
     )  # fmt: skip
 
 
-@router.get("/deploy/working")
+@router.page("GET /deploy/working", "read")
 def working(
     request: Request, work: Annotated[str, Query(max_length=64)],
     target: Annotated[str, Query(max_length=4_096)] = "",
@@ -117,7 +109,7 @@ def working(
     return response
 
 
-@router.post("/deploy/files")
+@router.page("POST /deploy/files", "write")
 async def files(request: Request, name: Annotated[str, Query(max_length=512)]) -> Response:
     """Take in one file; the answer is its id."""
     return await take_file(request, name, (*ARCHIVES, *MODELS, *TABLES))
@@ -136,7 +128,7 @@ async def take_file(request: Request, name: str, suffixes: Sequence[str]) -> Res
     return JSONResponse({"id": made.id, "name": made.name, "size": made.size_bytes})
 
 
-@router.post("/deploy/models")
+@router.page("POST /deploy/models", "write")  # of which model is in the form: asked then
 def take_in(request: Request) -> Response:
     """Pack a model, or take in a bundle, and put it before the gates."""
     form, context, session = form_of(request), context_of(request), current(request)
@@ -167,7 +159,7 @@ def _asked(request: Request, form: Mapping[str, str], model: str) -> tuple[dict[
     return asked, f"packing {upload.name} as {model}"
 
 
-@router.post("/deploy")
+@router.page("POST /deploy", "deploy")  # of which endpoint is in the form: the API asks then
 async def go(request: Request) -> Response:
     """Deploy, as `bascule deploy` does."""
     form = form_of(request)

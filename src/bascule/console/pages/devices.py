@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import Request, Response
 
-from bascule.console.site import Crumb, context_of, page_router, render
+from bascule.console.site import Crumb, PageRouter, context_of, render
 
-router = page_router({"GET /devices": ("read", "*")})
+router = PageRouter()
 _SHOWN, _ROLLOUTS = 200, 10
 
 
-@router.get("/devices")
+@router.page("GET /devices", "read", "*")
 def devices(request: Request, group: str | None = None) -> Response:
     """The page; stuck devices come first."""
     fleet = context_of(request).fleet()

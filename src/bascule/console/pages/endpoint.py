@@ -21,7 +21,7 @@ from bascule.console.forms import field
 from bascule.console.live import live_view
 from bascule.console.paging import pager_of
 from bascule.console.session import current
-from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render
+from bascule.console.site import Crumb, PageRouter, console_of, context_of, form_of, render
 from bascule.console.story import (
     SHOWN_INTERVALS,
     sequences_of,
@@ -32,7 +32,6 @@ from bascule.core import NotFound
 from bascule.documents import Plot
 from bascule.endpoints import operations as of_endpoints
 from bascule.release.rollouts import operations as of_rollouts
-from bascule.security import Action
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,18 +39,7 @@ if TYPE_CHECKING:
     from bascule.endpoints import Plan, StoredPlan
     from bascule.release.rollouts import StoredRollout
 
-_ONE: tuple[Action, str] = ("read", "{endpoint}")
-router = page_router(
-    {
-        "GET /endpoints": ("read", ""),
-        "GET /endpoints/{endpoint}": _ONE,
-        "GET /endpoints/{endpoint}/live": _ONE,
-        "GET /endpoints/{endpoint}/rollouts/{rollout}/sequences": _ONE,
-        "POST /endpoints/{endpoint}/rollback": ("deploy", "{endpoint}"),
-        "POST /endpoints/{endpoint}/rollouts/{rollout}/promote": ("approve", "{endpoint}"),
-        "POST /endpoints/{endpoint}/rollouts/{rollout}/{command}": ("deploy", "{endpoint}"),
-    }
-)
+router = PageRouter()
 
 _PAGE = 50
 _MAX_PLANS = 30
@@ -62,7 +50,7 @@ _MAX_INTERVALS = 20_000
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 
 
-@router.get("/endpoints")
+@router.page("GET /endpoints", "read")
 def endpoints(
     request: Request,
     q: Annotated[str, Query(max_length=128)] = "",
@@ -82,7 +70,7 @@ def endpoints(
     )
 
 
-@router.get("/endpoints/{endpoint}")
+@router.page("GET /endpoints/{endpoint}", "read", "{endpoint}")
 def one_endpoint(
     request: Request,
     endpoint: _Name,
@@ -110,7 +98,7 @@ def one_endpoint(
     )  # fmt: skip
 
 
-@router.get("/endpoints/{endpoint}/live")
+@router.page("GET /endpoints/{endpoint}/live", "read", "{endpoint}")
 def live(
     request: Request, endpoint: _Name, plan: Annotated[int, Query(ge=0, lt=2**31)] = 0
 ) -> Response:
@@ -122,7 +110,7 @@ def live(
     return render(request, "endpoint_live.html", endpoint, live=shown, page_plan=plan)
 
 
-@router.get("/endpoints/{endpoint}/rollouts/{rollout}/sequences")
+@router.page("GET /endpoints/{endpoint}/rollouts/{rollout}/sequences", "read", "{endpoint}")
 def sequences(request: Request, endpoint: _Name, rollout: _Name) -> Response:
     """The confidence sequences of a rollout, which take longer than the page may."""
     book = context_of(request).rollouts()
@@ -139,7 +127,7 @@ def sequences(request: Request, endpoint: _Name, rollout: _Name) -> Response:
     return render(request, "sequences.html", endpoint, sequences=found)
 
 
-@router.post("/endpoints/{endpoint}/rollback")
+@router.page("POST /endpoints/{endpoint}/rollback", "deploy", "{endpoint}")
 async def roll_back(request: Request, endpoint: _Name) -> Response:
     """Serve an earlier plan again."""
     form = form_of(request)
@@ -149,13 +137,13 @@ async def roll_back(request: Request, endpoint: _Name) -> Response:
     return await act(request, _path(endpoint), of_endpoints.ROLL_BACK, names, body)
 
 
-@router.post("/endpoints/{endpoint}/rollouts/{rollout}/promote")
+@router.page("POST /endpoints/{endpoint}/rollouts/{rollout}/promote", "approve", "{endpoint}")
 async def promote(request: Request, endpoint: _Name, rollout: _Name) -> Response:
     """Promote the candidate of a rollout, or approve that it is."""
     return await command(request, endpoint, rollout, "promote")
 
 
-@router.post("/endpoints/{endpoint}/rollouts/{rollout}/{command}")
+@router.page("POST /endpoints/{endpoint}/rollouts/{rollout}/{command}", "deploy", "{endpoint}")
 async def command(request: Request, endpoint: _Name, rollout: _Name, command: _Name) -> Response:
     """Pause, resume or abort a rollout."""
     path = f"{_path(endpoint)}?rollout={quote(rollout, safe='')}#rollout"

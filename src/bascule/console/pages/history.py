@@ -17,7 +17,7 @@ from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.paging import Pager
 from bascule.console.session import Session, current
-from bascule.console.site import context_of, form_of, page_router, render, see
+from bascule.console.site import PageRouter, context_of, form_of, render, see
 from bascule.control import (
     OF_ADMINISTRATORS,
     Act,
@@ -31,11 +31,7 @@ from bascule.control import (
 from bascule.core import Invalid, NotFound
 from bascule.security import ANY
 
-router = page_router({
-    "GET /history": ("read", ANY),
-    "GET /history/export": ("read", ANY),
-    "POST /history/approvals/{approval}/{decision}": ("approve", ""),
-})  # fmt: skip
+router = PageRouter()
 
 PAGE = 50
 _KINDS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
@@ -83,7 +79,7 @@ def path_of(act: Act) -> str:
     return "" if start is None else start + quote(act.name, safe="")
 
 
-@router.get("/history")
+@router.page("GET /history", "read", ANY)
 def history(request: Request, filters: Annotated[Filters, Query()]) -> Response:
     """One page of it."""
     with_keys = _sees_keys(current(request))
@@ -104,7 +100,7 @@ def history(request: Request, filters: Annotated[Filters, Query()]) -> Response:
     )  # fmt: skip
 
 
-@router.post("/history/approvals/{approval}/{decision}")
+@router.page("POST /history/approvals/{approval}/{decision}", "approve")
 async def decide(request: Request, approval: str, decision: str) -> Response:
     """Approve a request of another person, or decline it."""
     names, query = {"approval": approval, "decision": decision}, form_of(request)
@@ -127,7 +123,7 @@ def _waiting(request: Request) -> list[Approval]:
     return []
 
 
-@router.get("/history/export")
+@router.page("GET /history/export", "read", ANY)
 def export(request: Request, filters: Annotated[Filters, Query()]) -> Response:
     """All of it as a file."""
     form = filters.format

@@ -11,23 +11,17 @@ from bascule.console.calling import act
 from bascule.console.facts import job_of_person
 from bascule.console.paging import pager_of
 from bascule.console.session import current
-from bascule.console.site import Crumb, context_of, page_router, render
+from bascule.console.site import Crumb, PageRouter, context_of, render
 from bascule.jobs import Job, operations
 from bascule.security import ANY
 from bascule.training import Outcome
 
-router = page_router(
-    {
-        "GET /jobs": ("read", ANY),
-        "GET /jobs/{job}": ("read", ""),  # of which model is known by the job: asked then
-        "POST /jobs/{job}/{command}": ("manage", ""),  # the API asks
-    }
-)
+router = PageRouter()
 
 _PAGE_ROWS = 25
 
 
-@router.get("/jobs")
+@router.page("GET /jobs", "read", ANY)
 def jobs(
     request: Request,
     kind: Annotated[str, Query(max_length=64)] = "",
@@ -43,7 +37,7 @@ def jobs(
     )  # fmt: skip
 
 
-@router.get("/jobs/{job}")
+@router.page("GET /jobs/{job}", "read")  # of which model is known by the job: asked then
 def one_job(request: Request, job: str) -> Response:
     """A job."""
     context, session = context_of(request), current(request)
@@ -72,7 +66,7 @@ def search_of(job: Job) -> dict[str, Any] | None:
     return {**job.result, **msgspec.convert(job.result, Outcome).to_json()}
 
 
-@router.post("/jobs/{job}/{command}")
+@router.page("POST /jobs/{job}/{command}", "manage")  # the API asks
 async def command(request: Request, job: str, command: str) -> Response:
     """Cancel a job, go on with it, or begin it again."""
     names, done = {"job": job, "command": command}, f"The job: {command}."

@@ -15,15 +15,13 @@ from bascule.console.facts import job_of_person, suggested_models, version_named
 from bascule.console.forms import field
 from bascule.console.paging import pager_of
 from bascule.console.session import current
-from bascule.console.site import Crumb, context_of, form_of, page_router, render, see
+from bascule.console.site import Crumb, PageRouter, context_of, form_of, render, see
 from bascule.console.words import cell
 from bascule.core import BasculeError, Invalid, check_name, in_utc
 from bascule.documents import Plot
 from bascule.jobs import Task
 
-router = page_router({"GET /ledger": ("manage", ""), "GET /ledger/asked": ("manage", ""),
-                      "GET /ledger/explained": ("manage", ""),
-                      "POST /ledger/ask": ("manage", "")})  # fmt: skip
+router = PageRouter()
 
 _PAGE_ROWS = 25
 _MAX_ROWS = 1_000
@@ -34,7 +32,7 @@ _SET_PARTS = ("prediction_set", "lower", "upper")
 """Outputs that are a prediction set or an interval: they are shown beside the answer."""
 
 
-@router.get("/ledger")
+@router.page("GET /ledger", "manage")
 def ledger(
     request: Request,
     prediction: Annotated[str, Query(alias="id", max_length=520)] = "",
@@ -68,7 +66,7 @@ def ledger(
     )  # fmt: skip
 
 
-@router.post("/ledger/ask")
+@router.page("POST /ledger/ask", "manage")
 def ask(request: Request) -> Response:
     """Ask a prediction again, of its own version or of another one."""
     form = form_of(request)
@@ -84,7 +82,7 @@ def ask(request: Request) -> Response:
     return see(request, "/ledger?" + urlencode({"id": asked, "work": work.id}) + "#again")
 
 
-@router.get("/ledger/asked")
+@router.page("GET /ledger/asked", "manage")
 def asked(
     request: Request,
     prediction: Annotated[str, Query(alias="id", max_length=520)],
@@ -95,7 +93,7 @@ def asked(
     return render(request, "ledger_again.html", prediction, id=prediction, work=found)
 
 
-@router.get("/ledger/explained")
+@router.page("GET /ledger/explained", "manage")
 def explained(
     request: Request, prediction: Annotated[str, Query(alias="id", max_length=520)]
 ) -> Response:

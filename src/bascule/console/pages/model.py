@@ -12,13 +12,13 @@ from bascule.charts import Series, Svg, lines
 from bascule.console.facts import endpoints_of
 from bascule.console.paging import pager_of
 from bascule.console.session import current
-from bascule.console.site import Crumb, context_of, page_router, render
+from bascule.console.site import Crumb, PageRouter, context_of, render
 
 if TYPE_CHECKING:
     from bascule.endpoints import Endpoint
     from bascule.registry import Alias, Found, Version
 
-router = page_router({"GET /models": ("read", ""), "GET /models/{model}": ("read", "{model}")})
+router = PageRouter()
 
 _PAGE = 50
 _MODELS = 25
@@ -99,7 +99,7 @@ def trends_of(found: Sequence[Found]) -> list[Trend]:
     return made
 
 
-@router.get("/models")
+@router.page("GET /models", "read")
 def models(
     request: Request, q: Annotated[str, Query(max_length=128)] = "", start: _Start = 0
 ) -> Response:
@@ -117,7 +117,7 @@ def models(
     )  # fmt: skip
 
 
-@router.get("/models/{model}")
+@router.page("GET /models/{model}", "read", "{model}")
 def one_model(request: Request, model: _Name, start: _Start = 0) -> Response:
     """One model."""
     context = context_of(request)

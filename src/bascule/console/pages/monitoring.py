@@ -25,10 +25,10 @@ from bascule.console.paging import pager_of
 from bascule.console.session import current
 from bascule.console.site import (
     Crumb,
+    PageRouter,
     console_of,
     context_of,
     form_of,
-    page_router,
     render,
     see,
 )
@@ -45,19 +45,7 @@ if TYPE_CHECKING:
     from bascule.jobs import Job
     from bascule.monitoring.alerts import Silence
 
-router = page_router(
-    {
-        "GET /monitoring": ("read", ""),
-        "GET /monitoring/{model}": ("read", "{model}"),
-        "GET /monitoring/{model}/report": ("read", "{model}"),
-        "POST /monitoring/{model}/measure": ("read", "{model}"),
-        "POST /monitoring/{model}/truths": ("outcome", "{model}"),
-        "POST /monitoring/{model}/truths/files": ("outcome", "{model}"),
-        "POST /monitoring/{model}/alerts/{alert}/acknowledge": ("write", "{model}"),
-        "POST /monitoring/{model}/silences": ("write", "{model}"),
-        "POST /monitoring/{model}/silences/{silence}/end": ("write", "{model}"),
-    }
-)
+router = PageRouter()
 
 PERIODS = (1, 7, 30, 90)
 _DAY_S = 86_400.0
@@ -70,7 +58,7 @@ _submitting = threading.Lock()
 _Days = Annotated[int, Query(ge=1, le=400)]
 
 
-@router.get("/monitoring")
+@router.page("GET /monitoring", "read")
 def models(
     request: Request,
     q: Annotated[str, Query(max_length=128)] = "",
@@ -107,7 +95,7 @@ def alarming_first(names: Sequence[str], states: Mapping[str, Sequence[str]]) ->
     return sorted(names, key=order)
 
 
-@router.get("/monitoring/{model}")
+@router.page("GET /monitoring/{model}", "read", "{model}")
 def monitoring(request: Request, model: str, days: _Days = 7) -> Response:
     """The page; it has the model measured where that is due."""
     check_name(model)
@@ -124,7 +112,7 @@ def monitoring(request: Request, model: str, days: _Days = 7) -> Response:
     )  # fmt: skip
 
 
-@router.get("/monitoring/{model}/report")
+@router.page("GET /monitoring/{model}/report", "read", "{model}")
 def report(request: Request, model: str, days: _Days = 7) -> Response:
     """The part of the page that is measured, which the page asks for until it is there."""
     _measure_if_due(request, check_name(model), days)
@@ -132,14 +120,14 @@ def report(request: Request, model: str, days: _Days = 7) -> Response:
     return render(request, "monitoring_report.html", model, model=model, days=days, **found)
 
 
-@router.post("/monitoring/{model}/measure")
+@router.page("POST /monitoring/{model}/measure", "read", "{model}")
 def measure(request: Request, model: str, days: _Days = 7) -> Response:
     """Measure again."""
     _measure(request, check_name(model), days)
     return see(request, _path(model, days))
 
 
-@router.post("/monitoring/{model}/truths/files")
+@router.page("POST /monitoring/{model}/truths/files", "outcome", "{model}")
 async def truth_files(
     request: Request, model: str, name: Annotated[str, Query(max_length=512)]
 ) -> Response:
@@ -148,7 +136,7 @@ async def truth_files(
     return await take_file(request, name, TABLES)
 
 
-@router.post("/monitoring/{model}/truths")
+@router.page("POST /monitoring/{model}/truths", "outcome", "{model}")
 async def truths(request: Request, model: str, days: _Days = 7) -> Response:
     """Keep the truths of a table: rollouts and performance count them within seconds."""
     form = form_of(request)
@@ -177,7 +165,7 @@ def _kept(model: str, answer: Answer) -> Flash:
     return Flash("bad", f"{kept}, and {len(refused):,} are refused; {first}")
 
 
-@router.post("/monitoring/{model}/alerts/{alert}/acknowledge")
+@router.page("POST /monitoring/{model}/alerts/{alert}/acknowledge", "write", "{model}")
 async def acknowledge(request: Request, model: str, alert: str, days: _Days = 7) -> Response:
     """Acknowledge an alert, with a reason."""
     body = {"why": field(form_of(request), "reason")}
@@ -185,7 +173,7 @@ async def acknowledge(request: Request, model: str, alert: str, days: _Days = 7)
     return await act(request, _path(model, days), operation, {"alert": alert}, body, done=done)
 
 
-@router.post("/monitoring/{model}/silences")
+@router.page("POST /monitoring/{model}/silences", "write", "{model}")
 async def silence(request: Request, model: str, days: _Days = 7) -> Response:
     """Keep notifications back for some time: of an alert, or of the model."""
     form = form_of(request)
@@ -196,7 +184,7 @@ async def silence(request: Request, model: str, days: _Days = 7) -> Response:
     return await act(request, _path(model, days), operations.SILENCE, body=said, done=done)
 
 
-@router.post("/monitoring/{model}/silences/{silence}/end")
+@router.page("POST /monitoring/{model}/silences/{silence}/end", "write", "{model}")
 async def end_silence(request: Request, model: str, silence: str, days: _Days = 7) -> Response:
     """End a silence now."""
     operation, names = operations.END_SILENCE, {"silence": silence}

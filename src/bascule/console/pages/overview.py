@@ -22,7 +22,7 @@ from bascule.console.facts import (
     server_facts,
 )
 from bascule.console.session import current
-from bascule.console.site import Console, console_of, context_of, page_router, render
+from bascule.console.site import Console, PageRouter, console_of, context_of, render
 from bascule.console.wellbeing import (
     Row,
     VersionMeasured,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bascule.monitoring.alerts import Alert
     from bascule.release.rollouts import StoredRollout
 
-router = page_router({"GET /": ("read", "")})
+router = PageRouter()
 
 _MAX_ENDPOINTS = 50
 _MAX_ALERTS = 20
@@ -69,7 +69,7 @@ def todos_of(
     return sorted(todos, key=lambda one: ("bad", "warn", "info").index(one.tone))
 
 
-@router.get("/")
+@router.page("GET /", "read")
 def overview(request: Request) -> Response:
     """The page."""
     context, session = context_of(request), current(request)

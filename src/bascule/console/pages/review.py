@@ -8,20 +8,14 @@ from bascule.console.calling import act
 from bascule.console.facts import model_names
 from bascule.console.forms import field
 from bascule.console.session import current
-from bascule.console.site import Crumb, context_of, form_of, page_router, render
+from bascule.console.site import Crumb, PageRouter, context_of, form_of, render
 from bascule.monitoring.reviews import operations
 
-router = page_router(
-    {
-        "GET /review": ("read", ""),
-        "GET /review/{model}": ("review", "{model}"),
-        "POST /review/{model}/{review}": ("review", "{model}"),
-    }
-)
+router = PageRouter()
 _SHOWN = 10
 
 
-@router.get("/review")
+@router.page("GET /review", "read")
 def models(request: Request) -> Response:
     """The models whose answers the person may review, and how many wait."""
     context, session = context_of(request), current(request)
@@ -33,7 +27,7 @@ def models(request: Request) -> Response:
     )  # fmt: skip
 
 
-@router.get("/review/{model}")
+@router.page("GET /review/{model}", "review", "{model}")
 def reviews(request: Request, model: str) -> Response:
     """The oldest rows that wait, each with what was asked and answered."""
     store = context_of(request).reviews()
@@ -49,7 +43,7 @@ def reviews(request: Request, model: str) -> Response:
     )  # fmt: skip
 
 
-@router.post("/review/{model}/{review}")
+@router.page("POST /review/{model}/{review}", "review", "{model}")
 async def answer(request: Request, model: str, review: str) -> Response:
     """Say what is true of a row."""
     names, body = {"model": model, "review": review}, {"truth": field(form_of(request), "truth")}

@@ -17,7 +17,7 @@ from bascule.console.facts import job_of_person, suggested_models, version_named
 from bascule.console.forms import field
 from bascule.console.pages.deploy import TABLES, take_file
 from bascule.console.session import current
-from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
+from bascule.console.site import Crumb, PageRouter, console_of, context_of, form_of, render, see
 from bascule.console.uploads import MAX_FILE_BYTES
 from bascule.core import Invalid, NotFound
 from bascule.jobs import Task
@@ -25,15 +25,7 @@ from bascule.jobs import Task
 if TYPE_CHECKING:
     from bascule.batch import Job
 
-router = page_router(
-    {
-        "GET /score": ("infer", ""),
-        "POST /score": ("infer", ""),  # of which model is in the form: asked then
-        "POST /score/files": ("infer", ""),
-        "GET /score/working": ("infer", ""),
-        "GET /score/result": ("infer", ""),
-    }
-)
+router = PageRouter()
 
 _MAX_QUARANTINED = 1.0
 """Rows that cannot be scored are shown, and do not keep the others back."""
@@ -64,13 +56,13 @@ class Asked(BaseModel):
         return urlencode({name: value for name, value in self.model_dump().items() if value})
 
 
-@router.get("/score")
+@router.page("GET /score", "infer")
 def score(request: Request, asked: Annotated[Asked, Query()]) -> Response:
     """The form, the preview, or the result: as the address says."""
     return _page(request, asked, "score.html")
 
 
-@router.get("/score/working")
+@router.page("GET /score/working", "infer")
 def working(request: Request, asked: Annotated[Asked, Query()]) -> Response:
     """The part of the page that waits."""
     return _page(request, asked, "score_step.html")
@@ -91,13 +83,13 @@ def _page(request: Request, asked: Asked, template: str) -> Response:
     )  # fmt: skip
 
 
-@router.post("/score/files")
+@router.page("POST /score/files", "infer")
 async def files(request: Request, name: Annotated[str, Query(max_length=512)]) -> Response:
     """Take in one table; the answer is its id."""
     return await take_file(request, name, TABLES)
 
 
-@router.post("/score")
+@router.page("POST /score", "infer")  # of which model is in the form: asked then
 def begin(request: Request) -> Response:
     """Score ten rows for a look, or all of them."""
     form, context, session = form_of(request), context_of(request), current(request)
@@ -120,7 +112,7 @@ def begin(request: Request) -> Response:
     return see(request, f"/score?{query}#result")
 
 
-@router.get("/score/result")
+@router.page("GET /score/result", "infer")
 def result(
     request: Request, file: Annotated[str, Query(max_length=64)], form: _Form = "csv"
 ) -> Response:

@@ -16,7 +16,7 @@ from bascule.console.facts import schedules_of
 from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.session import current
-from bascule.console.site import context_of, form_of, page_router, render, see
+from bascule.console.site import PageRouter, context_of, form_of, render, see
 from bascule.control import operations
 from bascule.core import VERSION, Invalid, NotFound, seconds_of
 from bascule.registry import operations as of_registry
@@ -25,13 +25,7 @@ from bascule.security import ANY, ROLES, in_words, permissions_of_role
 if TYPE_CHECKING:
     from bascule.security import Key, Session as Stored
 
-router = page_router({
-    "GET /settings": ("read", ANY),
-    "POST /settings/keys": ("keys", ""),
-    "POST /settings/keys/{key}/revoke": ("keys", ""),
-    "POST /settings/sessions/{session}/end": ("keys", ""),
-    "POST /settings/receivers/{receiver}/test": ("write", ANY),
-})  # fmt: skip
+router = PageRouter()
 
 _SHOWN_KEYS = 200
 _SHOWN_SECTIONS = ("registry", "security", "serving", "rollouts", "monitoring", "alerts", "console")
@@ -68,13 +62,13 @@ def roles_in_words() -> dict[str, str]:
     }
 
 
-@router.get("/settings")
+@router.page("GET /settings", "read", ANY)
 def settings(request: Request) -> Response:
     """The page."""
     return _page(request)
 
 
-@router.post("/settings/keys")
+@router.page("POST /settings/keys", "keys")
 async def make_key(request: Request) -> Response:
     """Make a key, and show its token this once: the page is the answer, and no redirect."""
     form = form_of(request)
@@ -102,21 +96,21 @@ def _wanted(name: str, allow: str, lasts: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@router.post("/settings/keys/{key}/revoke")
+@router.page("POST /settings/keys/{key}/revoke", "keys")
 async def revoke_key(request: Request, key: str) -> Response:
     """Revoke a key."""
     operation, done = of_registry.REVOKE_KEY, "The key is revoked."
     return await act(request, "/settings", operation, {"key": key}, done=done)
 
 
-@router.post("/settings/sessions/{session}/end")
+@router.page("POST /settings/sessions/{session}/end", "keys")
 async def end_session(request: Request, session: str) -> Response:
     """End a session."""
     operation, done = operations.END_NAMED_SESSION, "The session is ended."
     return await act(request, "/settings", operation, {"session": session}, done=done)
 
 
-@router.post("/settings/receivers/{receiver}/test")
+@router.page("POST /settings/receivers/{receiver}/test", "write", ANY)
 async def test_receiver(request: Request, receiver: str) -> Response:
     """Send a notification for trial."""
     answer = await call(request, operations.TRY_RECEIVER, {"receiver": receiver})

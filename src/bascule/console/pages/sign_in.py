@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.session import CSRF_FIELD, Session
-from bascule.console.site import SIGN_IN, console_of, context_of, form_of, page_router, render, see
+from bascule.console.site import SIGN_IN, PageRouter, console_of, context_of, form_of, render, see
 from bascule.control import (
     FLOW_LASTS_S,
     Flow,
@@ -25,13 +25,7 @@ from bascule.core import BasculeError, NotFound, Unauthenticated
 from bascule.security import Session as Stored, local_path
 
 CALLBACK = f"{SIGN_IN}/callback"
-router = page_router({
-    f"GET {SIGN_IN}": None,
-    f"POST {SIGN_IN}": None,
-    f"GET {SIGN_IN}/provider": None,
-    f"GET {CALLBACK}": None,
-    "POST /sign-out": None,
-})  # fmt: skip
+router = PageRouter()
 
 _Code = Annotated[str, Query(max_length=2_048)]
 _Next = Annotated[str, Query(alias="next", max_length=2_048)]
@@ -52,7 +46,7 @@ def _page(
     )  # fmt: skip
 
 
-@router.get(SIGN_IN)
+@router.page(f"GET {SIGN_IN}", None)
 def ways_in(request: Request, code: _Code = "", returns_to: _Next = "/") -> Response:
     """The ways to sign in. A link is looked at, and used by the button alone."""
     if not code:
@@ -64,7 +58,7 @@ def ways_in(request: Request, code: _Code = "", returns_to: _Next = "/") -> Resp
     return _page(request, returns_to, code=code, user=link.user)
 
 
-@router.post(SIGN_IN)
+@router.page(f"POST {SIGN_IN}", None)
 def use_link(request: Request) -> Response:
     """Begin the session of a link."""
     form = form_of(request)
@@ -77,7 +71,7 @@ def use_link(request: Request) -> Response:
     return _begun(request, see(request, returns_to, flash), token, session)
 
 
-@router.get(f"{SIGN_IN}/provider")
+@router.page(f"GET {SIGN_IN}/provider", None)
 def to_provider(request: Request, returns_to: _Next = "/") -> Response:
     """Send the browser to the provider; what it must bring back is in a cookie."""
     url, flow = _provider(request).begin(_redirect_uri(request), returns_to)
@@ -90,7 +84,7 @@ def to_provider(request: Request, returns_to: _Next = "/") -> Response:
     return response
 
 
-@router.get(CALLBACK)
+@router.page(f"GET {CALLBACK}", None)
 def from_provider(request: Request) -> Response:
     """Begin the session of a person that the provider sends back."""
     try:
@@ -114,7 +108,7 @@ def from_provider(request: Request) -> Response:
     return response
 
 
-@router.post("/sign-out")
+@router.page("POST /sign-out", None)
 def sign_out(request: Request) -> Response:
     """End the session of the browser."""
     session: Session | None = request.state.session

@@ -15,25 +15,14 @@ from bascule.console.flash import Flash
 from bascule.console.forms import field
 from bascule.console.paging import pager_of
 from bascule.console.session import Session, current
-from bascule.console.site import Crumb, console_of, context_of, form_of, page_router, render, see
+from bascule.console.site import Crumb, PageRouter, console_of, context_of, form_of, render, see
 from bascule.console.uploads import MAX_FILE_BYTES
 from bascule.control import ControlContext
 from bascule.core import NotFound, seconds_of
 from bascule.jobs import Scheduled, Task, operations
 from bascule.training import SEARCHED, Run, compared, loop_of, read_values
 
-router = page_router(
-    {
-        # Of which model is in each run: asked then.
-        "GET /training": ("read", ""),
-        "GET /training/runs": ("read", ""),
-        "GET /training/loops/{model}": ("read", "{model}"),
-        "POST /training/runs": ("deploy", ""),
-        "GET /training/search": ("write", ""),
-        "POST /training/search": ("write", ""),
-        "POST /training/triggers/{trigger}/{command}": ("manage", ""),
-    }
-)
+router = PageRouter()
 _PAGE_ROWS, _RECENT, _MOST_BESIDE = 25, 200, 6
 _STYLES = ("line", *(f"line c{number}" for number in range(1, 6)))
 _DONE = {"pause": "The trigger is paused.", "resume": "The trigger looks again."}
@@ -47,7 +36,8 @@ class Curve(NamedTuple):
     caption: str
 
 
-@router.get("/training")
+# Of which model is in each run: asked then.
+@router.page("GET /training", "read")
 def training(request: Request, start: Annotated[int, Query(ge=0, le=10**6)] = 0) -> Response:
     """The runs, the latest first, and the triggers."""
     context, session = context_of(request), current(request)
@@ -60,7 +50,7 @@ def training(request: Request, start: Annotated[int, Query(ge=0, le=10**6)] = 0)
     )  # fmt: skip
 
 
-@router.get("/training/runs")
+@router.page("GET /training/runs", "read")
 def runs(
     request: Request, run: Annotated[list[str], Query(min_length=1, max_length=_MOST_BESIDE)]
 ) -> Response:
@@ -98,7 +88,7 @@ def curves_of(runs: Sequence[Run]) -> list[Curve]:
     return curves
 
 
-@router.get("/training/loops/{model}")
+@router.page("GET /training/loops/{model}", "read", "{model}")
 def loop(request: Request, model: Annotated[str, Path(min_length=1, max_length=128)]) -> Response:
     """The champion of a model, its challengers, triggers, rollouts and runs."""
     context, session = context_of(request), current(request)
@@ -112,7 +102,7 @@ def loop(request: Request, model: Annotated[str, Path(min_length=1, max_length=1
     )  # fmt: skip
 
 
-@router.post("/training/runs")
+@router.page("POST /training/runs", "deploy")
 async def start(request: Request) -> Response:
     """Start a run of a pipeline on the server's machine."""
     form = form_of(request)
@@ -130,7 +120,7 @@ async def start(request: Request) -> Response:
     return see(request, f"/jobs/{answer.body['id']}", Flash("good", "The run is submitted."))
 
 
-@router.get("/training/search")
+@router.page("GET /training/search", "write")
 def table(request: Request, file: Annotated[str, Query(max_length=64)] = "") -> Response:
     """The form that sends a table; then that of a search in it, with its columns."""
     context, session = context_of(request), current(request)
@@ -146,7 +136,7 @@ def table(request: Request, file: Annotated[str, Query(max_length=64)] = "") -> 
     )  # fmt: skip
 
 
-@router.post("/training/search")
+@router.page("POST /training/search", "write")
 def search(request: Request) -> Response:
     """Start a search in a table that was sent; before a column is picked, show the columns."""
     form, session, runner = form_of(request), current(request), context_of(request).jobs()
@@ -168,7 +158,7 @@ def search(request: Request) -> Response:
     return see(request, f"/jobs/{job.id}", Flash("good", "The search is submitted."))
 
 
-@router.post("/training/triggers/{trigger}/{command}")
+@router.page("POST /training/triggers/{trigger}/{command}", "manage")
 async def command(request: Request, trigger: str, command: str) -> Response:
     """Pause or resume a trigger."""
     from bascule.batch import operations as of_batch

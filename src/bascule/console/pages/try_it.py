@@ -22,7 +22,7 @@ from bascule.bundle.extras import Extra, Parameter, declared_extras, read_texts
 from bascule.console.facts import endpoints_of
 from bascule.console.forms import field
 from bascule.console.session import current
-from bascule.console.site import Crumb, context_of, form_of, page_router, render
+from bascule.console.site import Crumb, PageRouter, context_of, form_of, render
 from bascule.console.words import cell, percent
 from bascule.core import (
     BasculeError,
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from bascule.control import ControlContext
     from bascule_client import Answer
 
-router = page_router({"GET /try": ("read", ""), "GET /try/{name}": ("read", "{name}"),
-                      "POST /try/{name}": ("infer", "{name}")})  # fmt: skip
+router = PageRouter()
 
 _MAX_FIELDS = 300
 """Fields of a form; a model with more gets one row as JSON."""
@@ -127,7 +126,7 @@ class Picture:
     divisor: int
 
 
-@router.get("/try")
+@router.page("GET /try", "read")
 def names(request: Request) -> Response:
     """The endpoints and models that are served."""
     context, session = context_of(request), current(request)
@@ -140,7 +139,7 @@ def names(request: Request) -> Response:
     )
 
 
-@router.get("/try/{name}")
+@router.page("GET /try/{name}", "read", "{name}")
 def show(request: Request, name: str, row: Annotated[int, Query(ge=1, le=1_000)] = 1) -> Response:
     """The form, with a row of the bundle's example filled in."""
     served = served_as(context_of(request), name)
@@ -150,7 +149,7 @@ def show(request: Request, name: str, row: Annotated[int, Query(ge=1, le=1_000)]
     return _page(request, served, inputs, usual, chosen=chosen)
 
 
-@router.post("/try/{name}")
+@router.page("POST /try/{name}", "infer", "{name}")
 def ask(request: Request, name: str) -> Response:
     """Ask the server by its own protocol, with the rights of the session.
 

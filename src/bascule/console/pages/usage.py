@@ -11,17 +11,17 @@ from fastapi import Depends, Request, Response
 
 from bascule.charts import Svg, sparkline
 from bascule.console.session import current
-from bascule.console.site import context_of, page_router, render
+from bascule.console.site import PageRouter, context_of, render
 from bascule.control import usage_asked
 from bascule.monitoring import UsageAsked
 from bascule.monitoring.ledger import Usage, UsageLine
 
-router = page_router({"GET /usage": ("read", "")})
+router = PageRouter()
 
 _SHOWN = 100
 
 
-@router.get("/usage")
+@router.page("GET /usage", "read")
 def usage(request: Request, asked: Annotated[UsageAsked, Depends(usage_asked)]) -> Response:
     """The page."""
     context, session = context_of(request), current(request)

@@ -15,7 +15,7 @@ from bascule.bundle import Said, overview, parity_plot, read_manifest, sections
 from bascule.charts import Node, Series, Svg, lineage, lines
 from bascule.console.facts import endpoints_of
 from bascule.console.session import current
-from bascule.console.site import Crumb, console_of, context_of, page_router, render, see
+from bascule.console.site import Crumb, PageRouter, console_of, context_of, render, see
 from bascule.core import BasculeError, Reference
 from bascule.documents import Plot, Section, Text, words
 from bascule.jobs import Task
@@ -27,14 +27,7 @@ if TYPE_CHECKING:
     from bascule.control import SettingsShown
     from bascule.registry import Version
 
-router = page_router(
-    {
-        "GET /models/{model}/{number}": ("read", "{model}"),
-        "GET /models/{model}/{number}/plots": ("read", "{model}"),
-        "GET /models/{model}/{number}/slices": ("read", "{model}"),
-        "GET /models/{model}/{number}/documents/{document}": ("read", "{model}"),
-    }
-)
+router = PageRouter()
 
 _Name = Annotated[str, Path(min_length=1, max_length=128)]
 _Number = Annotated[int, Path(ge=1, lt=2**31)]
@@ -67,7 +60,7 @@ _FIRST = ("Quality", "Fairness", "Fairness in production", "Gates")
 """Sections of a card that are open; the others are folded."""
 
 
-@router.get("/models/{model}/{number}")
+@router.page("GET /models/{model}/{number}", "read", "{model}")
 def one_version(
     request: Request,
     model: _Name,
@@ -97,7 +90,7 @@ def one_version(
     )  # fmt: skip
 
 
-@router.get("/models/{model}/{number}/plots")
+@router.page("GET /models/{model}/{number}/plots", "read", "{model}")
 def plots(request: Request, model: _Name, number: _Number) -> Response:
     """The plots of the card: ROC, reliability, residuals. The model runs, in a process of its own.
 
@@ -118,7 +111,7 @@ def plots(request: Request, model: _Name, number: _Number) -> Response:
     return render(request, "plots.html", str(version), figures=figures, problem=problem)
 
 
-@router.get("/models/{model}/{number}/slices")
+@router.page("GET /models/{model}/{number}/slices", "read", "{model}")
 def slices(request: Request, model: _Name, number: _Number) -> Response:
     """Of the held-out rows, the slices that are worse than the others; found once for a digest."""
     console = console_of(request)
@@ -133,7 +126,7 @@ def slices(request: Request, model: _Name, number: _Number) -> Response:
     return render(request, "slices.html", str(version), blocks=blocks)
 
 
-@router.get("/models/{model}/{number}/documents/{document}")
+@router.page("GET /models/{model}/{number}/documents/{document}", "read", "{model}")
 def document(
     request: Request,
     model: _Name,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bascule.bundle import load
+from bascule.control.loops.turning import turning
 from bascule.control.references import notice_of
 from bascule.core import (
     BasculeError,
@@ -58,7 +59,6 @@ FindVersion = Callable[[str], ModelSpec]
 """The version of a reference, checked, and held until it is served."""
 
 
-@contextmanager
 def following_plans(
     server: ServerLink,
     open_store: Callable[[], EndpointStore],
@@ -68,7 +68,7 @@ def following_plans(
     every_endpoint: bool,
     own_arms: bool,
     after: threading.Event,
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Follow the plans, and the deprecations of versions, while the block runs, on a thread.
 
     Args:
@@ -80,20 +80,10 @@ def following_plans(
         own_arms: Whether to serve, of a plan, the versions alone that the server has already.
         after: Set once opening the catalogue delays nothing else.
     """
-    ended = threading.Event()
     follower = Follower(
         server, open_store, find, open_registry, every_endpoint=every_endpoint, own_arms=own_arms
     )
-
-    def follow() -> None:
-        after.wait()
-        follower.follow(ended)
-
-    threading.Thread(target=follow, name="bascule-follows-plans", daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
+    return turning("plans", follower.follow, after=after, pause_s=_WAIT_S)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -66,7 +66,6 @@ _OUTCOMES_S = 2.0
 _LOOK_S = 5.0
 
 
-@contextmanager
 def running_rollouts(
     server: ServerLink,
     open_catalogue: Callable[[], Catalogue],
@@ -74,7 +73,7 @@ def running_rollouts(
     open_rollouts: Callable[[], Rollouts] | None = None,
     *,
     after: threading.Event,
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Run rollouts while the block runs, on a thread.
 
     Args:
@@ -89,8 +88,7 @@ def running_rollouts(
         rollouts = None if open_rollouts is None else open_rollouts()
         RolloutRunner(server, open_catalogue(), count_outcomes, rollouts).run(ended)
 
-    with turning("rollouts", run, after=after, pause_s=_IDLE_S):
-        yield
+    return turning("rollouts", run, after=after, pause_s=_IDLE_S)
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ import logging
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,7 +48,6 @@ class Router(Protocol):
         """Applies them, in that folder; empty for none."""
 
 
-@contextmanager
 def routing_plans(
     routers: Mapping[str, Router],
     open_store: Callable[[], EndpointStore],
@@ -56,7 +55,7 @@ def routing_plans(
     *,
     cluster: Cluster | None = None,
     after: threading.Event,
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Keep routers at the plans of their endpoints while the block runs, on a thread.
 
     Args:
@@ -67,8 +66,7 @@ def routing_plans(
         after: Set once opening the catalogue delays nothing else.
     """
     if not routers:
-        yield
-        return
+        return nullcontext()
 
     def run(ended: threading.Event) -> None:
         store, routing = open_store(), Routing(routers, open_registry, cluster)
@@ -79,8 +77,7 @@ def routing_plans(
                     routing.turn(store)
                     again_s = time.monotonic() + _AGAIN_S
 
-    with turning("routes", run, after=after, pause_s=_AGAIN_S):
-        yield
+    return turning("routes", run, after=after, pause_s=_AGAIN_S)
 
 
 class Routing:

@@ -2,18 +2,11 @@ from . import sinks as sinks, sources as sources
 from .advancing import (
     Acknowledgement as Acknowledgement,
     Alert as Alert,
-    Change as Change,
     Rules as Rules,
     advance as advance,
 )
 from .delivery import Courier as Courier
-from .findings import (
-    SEVERITIES as SEVERITIES,
-    Finding as Finding,
-    Observation as Observation,
-    Severity as Severity,
-    Source as Source,
-)
+from .findings import Finding as Finding, Observation as Observation, Source as Source
 from .options import ReceiverOptions as ReceiverOptions, RouteOptions as RouteOptions
 from .remote import RemoteAlerts as RemoteAlerts
 from .routing import (

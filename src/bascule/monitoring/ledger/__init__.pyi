@@ -41,12 +41,7 @@ from .hashing import (
     outcome_draw as outcome_draw,
 )
 from .manifest import Gap as Gap, Subject as Subject, read_manifest as read_manifest
-from .masters import (
-    PROVIDERS as PROVIDERS,
-    Master as Master,
-    master_of as master_of,
-    write_secret as write_secret,
-)
+from .masters import write_secret as write_secret
 from .operations import (
     Added as Added,
     By as By,
@@ -68,7 +63,7 @@ from .outcome_tables import (
     read_query as read_query,
 )
 from .outcome_upkeep import OutcomeUpkeep as OutcomeUpkeep
-from .outcomes import Imported as Imported, Outcomes as Outcomes
+from .outcomes import Outcomes as Outcomes
 from .query import Ledger as Ledger, quoted as quoted
 from .receiving import receive_table as receive_table
 from .remote_outcomes import RemoteOutcomes as RemoteOutcomes
@@ -93,13 +88,12 @@ from .shared import (
 )
 from .sharing import Leader as Leader, Sharing as Sharing, host_of as host_of
 from .spool import SpoolWriter as SpoolWriter
-from .status import Status as Status, read_status as read_status
+from .status import read_status as read_status
 from .subjects import (
     ANY_MODEL as ANY_MODEL,
     Digests as Digests,
     Tombstone as Tombstone,
     put_tombstone as put_tombstone,
     text_of as text_of,
-    tombstones_of as tombstones_of,
 )
 from .trimming import Trimming as Trimming

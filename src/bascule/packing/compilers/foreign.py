@@ -10,7 +10,7 @@ import logging
 import warnings
 from typing import Any
 
-from bascule.core import DType, MissingExtra, Unconvertible
+from bascule.core import DType, Unconvertible, library
 from bascule.packing.compilers.graph import OPSET, Context
 from bascule.packing.compilers.values import Value, numbers, numeric, width
 
@@ -26,13 +26,9 @@ def transform_by_skl2onnx(context: Context, step: Any, value: Value) -> Value:
 
 def convert(context: Context, step: Any, value: Value) -> tuple[list[str], Any]:
     """The tensors of a step's outputs, in doubles or in their own type, and its own graph."""
-    try:
-        from skl2onnx import convert_sklearn
-        from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
-    except ImportError:
-        raise MissingExtra(
-            "skl2onnx is not installed", hint="pip install 'bascule[sklearn]'"
-        ) from None
+    convert_sklearn = library("skl2onnx", "sklearn").convert_sklearn
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+
     graph, tensor = numeric(context, step, value)
     kind = DoubleTensorType if context.foreign_dtype is DType.FP64 else FloatTensorType
     if context.foreign_dtype is DType.FP32:

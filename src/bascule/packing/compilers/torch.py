@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bascule.core import Field, MissingExtra, Unconvertible
+from bascule.core import Field, Unconvertible, library
 from bascule.packing.compilers.tidying import tidy
 
 ROWS = 4
@@ -99,12 +99,7 @@ def to_onnx(exported: Any, inputs: tuple[Field, ...], outputs: tuple[Field, ...]
     """
     import torch
 
-    try:
-        import onnxscript  # noqa: F401  # torch.onnx asks for it, in words of its own
-    except ImportError:
-        raise MissingExtra(
-            "onnxscript is not installed", hint="pip install 'bascule[torch]'"
-        ) from None
+    library("onnxscript", "torch")  # torch.onnx asks for it, in words of its own
     try:
         with quietly():
             made = torch.onnx.export(exported, dynamo=True, verbose=False)

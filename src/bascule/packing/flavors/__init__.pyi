@@ -1,4 +1,3 @@
-from .derived import DerivedGraph as DerivedGraph
 from .generation import TextGeneration as TextGeneration
 from .python import PythonModel as PythonModel
 from .sklearn import save as save

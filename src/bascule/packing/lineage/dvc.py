@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bascule.core import Invalid, MissingExtra, NotFound, Refused, first_line, without_secrets
+from bascule.core import Invalid, NotFound, Refused, first_line, without_secrets
 from bascule.packing.lineage.provenance import git_state
 
 _CHUNK_BYTES = 1 << 20
@@ -191,10 +191,8 @@ def _is_text(start: bytes) -> bool:
 
 
 def _yaml(file: Path) -> dict[str, Any]:
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtra("PyYAML is not installed", hint="pip install 'bascule[dvc]'") from None
+    import yaml
+
     try:
         known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError, yaml.YAMLError) as problem:

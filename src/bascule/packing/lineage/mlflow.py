@@ -14,7 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bascule.core import Invalid, MissingExtra, NotFound, Unavailable, masked, without_secrets
+from bascule.core import (
+    Invalid,
+    NotFound,
+    Unavailable,
+    library,
+    masked,
+    without_secrets,
+)
 
 _MAX_TEXT = 2_000
 _OWN = "mlflow."
@@ -73,13 +80,8 @@ def quiet() -> None:
 def open_mlflow() -> Any:
     """The library, quiet; raises `MissingExtra` with the line that installs it."""
     quiet()
-    try:
-        import mlflow
-        import mlflow.exceptions
-    except ImportError:
-        raise MissingExtra(
-            "mlflow is not installed", hint="pip install 'bascule[mlflow]'"
-        ) from None
+    mlflow = library("mlflow", "mlflow")
+    library("mlflow.exceptions", "mlflow")
     return mlflow
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from bascule.bundle.statements import PrivacyClaim
-from bascule.core import Invalid, MissingExtra
+from bascule.core import Invalid, library
 
 _MAX_EPSILON = 1_000.0
 _FIELDS = ("noise_multiplier", "sample_rate", "steps", "delta")
@@ -29,14 +29,8 @@ def claimed_privacy(privacy: Any) -> PrivacyClaim:
             hint="pass (privacy_engine, delta) after a training, or a mapping of noise_multiplier "
             "> 0, 0 < sample_rate <= 1, steps >= 1 and 0 < delta < 1",
         ) from None
-    try:
-        from opacus.accountants import PRVAccountant, RDPAccountant
-    except ImportError:
-        raise MissingExtra(
-            "the accountants of privacy are Opacus', which is not installed",
-            hint="pip install 'bascule[privacy]'",
-        ) from None
-    losses, divergences = PRVAccountant(), RDPAccountant()
+    accountants = library("opacus.accountants", "privacy")
+    losses, divergences = accountants.PRVAccountant(), accountants.RDPAccountant()
     losses.history = divergences.history = list(phases)
     # Much noise asks for higher orders than Opacus looks at by itself.
     orders = [*divergences.DEFAULT_ALPHAS, *(1 << power for power in range(6, 13))]

@@ -1,6 +1,5 @@
 from .drafting import (
     DocumentList as DocumentList,
-    Facts as Facts,
     draft as draft,
     front_matter as front_matter,
     known_lists as known_lists,

@@ -3,9 +3,7 @@ from .draft import (
     Entry as Entry,
     Exposure as Exposure,
     Facts as Facts,
-    Incident as Incident,
     Receipt as Receipt,
-    Suspect as Suspect,
     draft as draft,
 )
 from .gathering import gather as gather

@@ -29,11 +29,10 @@ from .evidence import (
 )
 from .facts import odds as odds
 from .following import AliasFollower as AliasFollower
-from .forecast import Begun as Begun, Forecast as Forecast, forecast as forecast
+from .forecast import Begun as Begun, forecast as forecast
 from .guards import (
     DEFAULT_GUARDS as DEFAULT_GUARDS,
     Guard as Guard,
-    Verdict as Verdict,
     check_limits as check_limits,
     judge as judge,
     limits_of as limits_of,
@@ -48,7 +47,6 @@ from .operations import (
     Replay as Replay,
 )
 from .plan import (
-    STRATEGIES as STRATEGIES,
     Decision as Decision,
     LoadFailure as LoadFailure,
     Rollout as Rollout,

@@ -26,7 +26,6 @@ from .policies import (
     POLICIES as POLICIES,
     CallerFacts as CallerFacts,
     Chain as Chain,
-    Policy as Policy,
     PolicyFacts as PolicyFacts,
     around as around,
     check_chain as check_chain,

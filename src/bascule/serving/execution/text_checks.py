@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bascule.core import MissingExtra
+from bascule.core import MissingExtra, library
 from bascule.serving.execution import presidio
 
 Span = tuple[int, int, str]
@@ -32,7 +32,6 @@ _CONTEXT = 8
 _JUDGED_STEP = 256
 _MAX_SCHEMA_BYTES = 32_768
 _SLOW = re.compile(r'"(pattern|patternProperties|uniqueItems|\$ref|\$dynamicRef)"')
-_HINT = "pip install 'bascule[texts]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +181,7 @@ class TextFilter:
 
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> Any:
-    try:
-        import re2
-    except ImportError:
-        raise MissingExtra("patterns of text checks need google-re2", hint=_HINT) from None
+    re2 = library("re2", "texts")
     options = re2.Options()
     options.log_errors = False
     try:
@@ -257,17 +253,18 @@ def schema_check(schema: str, *, is_trusted: bool) -> Callable[[str], bool] | No
     request, has none of the keywords that may take long.
     """
     try:
-        from jsonschema.validators import Draft202012Validator, validator_for
-        from referencing import Registry
-    except ImportError:
+        validators = library("jsonschema.validators", "texts")
+    except MissingExtra:
         if is_trusted:
-            raise MissingExtra("JSON schemas need jsonschema", hint=_HINT) from None
+            raise
         return None
     try:
         read = msgspec.json.decode(schema)
         if not is_trusted and (len(schema) > _MAX_SCHEMA_BYTES or _SLOW.search(schema)):
             return None
-        kind = validator_for(read, default=Draft202012Validator)
+        from referencing import Registry
+
+        kind = validators.validator_for(read, default=validators.Draft202012Validator)
         kind.check_schema(read)
         validator = kind(read, registry=Registry())
     except Exception:  # of a library, about what a caller has sent

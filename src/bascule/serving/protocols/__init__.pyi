@@ -9,7 +9,6 @@ from .grpc_methods import grpc_methods as grpc_methods
 from .load_requests import LoadRequests as LoadRequests
 from .metrics import Metrics as Metrics
 from .oip_json import Decoded as Decoded, Decoder as Decoder, encoder as encoder
-from .openapi import example_columns as example_columns, example_rows as example_rows
 from .outcome_writer import OutcomeWriter as OutcomeWriter
 from .outcomes_rest import OutcomesRest as OutcomesRest
 from .table import open_protocols as open_protocols

@@ -1,7 +1,6 @@
 from .answers import (
     LEAST_SAMPLE as LEAST_SAMPLE,
     MAX_EVENTS as MAX_EVENTS,
-    AnswerCounter as AnswerCounter,
     AnswerCounts as AnswerCounts,
     Event as Event,
     PairCounts as PairCounts,

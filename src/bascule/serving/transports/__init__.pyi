@@ -43,7 +43,6 @@ from .statuses import (
     UNIMPLEMENTED as UNIMPLEMENTED,
     HttpError as HttpError,
     error_body as error_body,
-    error_of as error_of,
     error_text as error_text,
     internal_error as internal_error,
     status_of as status_of,

@@ -179,6 +179,12 @@ def _add_reads(app: FastAPI, open_rollouts: Callable[..., Rollouts], authorise: 
 
 
 def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
+    def latest_verdict(endpoint: str) -> RolloutVerdict:
+        from bascule.release.rollouts import verdict_of
+
+        latest = open_rollouts().rollouts(endpoint)[-1:]
+        return verdict_of(latest[0] if latest else None, endpoint)
+
     @serves(
         app,
         of_rollouts.VERDICT,
@@ -191,10 +197,7 @@ def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
 
         With `?expects=abort` or `?expects=promote`, the status is 409 for every other verdict.
         """
-        from bascule.release.rollouts import verdict_of
-
-        latest = open_rollouts().rollouts(endpoint)[-1:]
-        said = verdict_of(latest[0] if latest else None, endpoint)
+        said = latest_verdict(endpoint)
         if expects is not None and said.verdict != expects:
             response.status_code = 409
         return said
@@ -206,11 +209,8 @@ def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
         For Flagger, whose metrics carry a key. `vector(1)`, by which Flagger looks whether a
         provider is there, is answered with 1.
         """
-        from bascule.release.rollouts import verdict_of
-
-        latest = open_rollouts().rollouts(endpoint)[-1:]
-        said = verdict_of(latest[0] if latest else None, endpoint)
-        value = 1 if query == "vector(1)" else {"promote": 1, "hold": 0, "abort": -1}[said.verdict]
+        latest = latest_verdict(endpoint).verdict
+        value = 1 if query == "vector(1)" else {"promote": 1, "hold": 0, "abort": -1}[latest]
         sample = {"metric": {"endpoint": endpoint}, "value": [time.time(), str(value)]}
         return {"status": "success", "data": {"resultType": "vector", "result": [sample]}}
 

@@ -11,7 +11,7 @@ from .health import (
     VersionCount as VersionCount,
 )
 from .ledger import LedgerSource as LedgerSource
-from .losses import LOSSES_SOURCE as LOSSES_SOURCE, LossSource as LossSource
+from .losses import LossSource as LossSource
 from .objectives import Objective as Objective, ObjectiveSource as ObjectiveSource
 from .queries import (
     QUERIES_SOURCE as QUERIES_SOURCE,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bascule.core import MissingExtra
+from bascule.core import library
 from bascule.monitoring.alerts.findings import Finding, Observation, Source
 from bascule.monitoring.ledger import Ledger, quoted
 
@@ -44,11 +44,7 @@ class LossDetectors:
     """Both tests of one stream of losses; raises `MissingExtra`."""
 
     def __init__(self, false_alarms_a_year: float) -> None:
-        try:
-            from river import drift
-        except ImportError:
-            raise MissingExtra("river is missing", hint="pip install 'bascule[online]'") from None
-        self._drift: Any = drift  # without types
+        self._drift = library("river.drift", "online")
         self._budget, self._a_year = false_alarms_a_year / 2, 0.0
         self._tests: tuple[Any, Any] | None = None
         self._chunk: list[tuple[bool, float]] = []

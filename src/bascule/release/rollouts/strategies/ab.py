@@ -7,10 +7,10 @@ from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Aborted, Paused, Running, State, Waiting
 from bascule.release.rollouts.strategies.common import (
     Strategy,
+    better_said,
     is_no_matter,
     is_shown_better,
     last_step,
-    still_to_come,
 )
 
 
@@ -20,17 +20,13 @@ class AB(Strategy):
     def shares(self, rollout: Rollout, state: Running | Waiting | Paused) -> Shares:  # noqa: ARG002
         return Shares(rollout.steps_percent[0])
 
-    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-        lacking = still_to_come(rollout, state, facts)
-        if lacking:
-            return state, lacking
+    def decide(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
         verdict = facts.outcomes
-        said = difference_said(rollout, verdict)
         if is_shown_better(verdict, rollout.beta):
             return last_step(rollout, state, facts.now), (
-                f"{rollout.candidate} is better by "
-                f"{gap_said(verdict.guard, -verdict.bounded().upper)} at least: {said}"
+                f"{rollout.candidate} is {better_said(rollout, verdict)}"
             )
+        said = difference_said(rollout, verdict)
         if is_no_matter(verdict, rollout.beta):
             return Aborted(facts.now), (
                 f"ended as futile: {rollout.candidate} gains less than "

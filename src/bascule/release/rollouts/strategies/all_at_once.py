@@ -16,5 +16,8 @@ class AllAtOnce(Strategy):
     def first(self, rollout: Rollout, now: datetime) -> State:
         return last_step(rollout, Running(-1, now), now)
 
-    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
+    def lacking(self, rollout: Rollout, left_s: float, facts: Facts) -> str:  # noqa: ARG002
+        return ""
+
+    def decide(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
         return last_step(rollout, state, facts.now), f"{rollout.candidate} takes all traffic"

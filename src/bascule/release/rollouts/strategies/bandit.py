@@ -12,7 +12,6 @@ from bascule.release.rollouts.strategies.common import (
     better_said,
     is_shown_better,
     last_step,
-    still_to_come,
 )
 from bascule.stats import thompson_shares
 
@@ -30,10 +29,7 @@ class Bandit(Strategy):
             return Shares(100 * state.shares[0])
         return Shares(rollout.steps_percent[0])
 
-    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-        lacking = still_to_come(rollout, state, facts)
-        if lacking:
-            return state, lacking
+    def decide(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
         verdict = facts.outcomes
         if is_shown_better(verdict, rollout.beta):
             return last_step(rollout, state, facts.now), (

@@ -11,8 +11,10 @@ from bascule.release.rollouts.strategies.common import Strategy, last_step
 class BlueGreen(Strategy):
     """See `common.Strategy`."""
 
-    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-        left_s = (state.since + rollout.step - facts.now).total_seconds()
+    def lacking(self, rollout: Rollout, left_s: float, facts: Facts) -> str:  # noqa: ARG002
         if left_s > 0:
-            return state, f"waits: {rollout.candidate} is ready, and waits another {left_s:.0f} s"
+            return f"waits: {rollout.candidate} is ready, and waits another {left_s:.0f} s"
+        return ""
+
+    def decide(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
         return last_step(rollout, state, facts.now), f"{rollout.candidate} takes all traffic"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bascule.release.rollouts.facts import Facts, cut_said, not_shown_yet, odds
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Paused, Running, State, Waiting
-from bascule.release.rollouts.strategies.common import Strategy, last_step, still_to_come
+from bascule.release.rollouts.strategies.common import Strategy, last_step
 
 
 class Canary(Strategy):
@@ -14,10 +14,7 @@ class Canary(Strategy):
     def shares(self, rollout: Rollout, state: Running | Waiting | Paused) -> Shares:
         return Shares(rollout.steps_percent[state.stage])
 
-    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-        lacking = still_to_come(rollout, state, facts)
-        if lacking:
-            return state, lacking
+    def decide(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
         stage = state.stage + 1
         if stage < len(rollout.steps_percent) - 1:
             return Running(stage, facts.now), (

@@ -23,20 +23,24 @@ class Strategy(ABC):
         """What a state means for traffic."""
         return Shares(0.0)
 
-    @abstractmethod
     def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
         """The next state of a rollout without harm, and why; the same state holds."""
+        left_s = (state.since + rollout.step - facts.now).total_seconds()
+        lacking = self.lacking(rollout, left_s, facts)
+        return (state, lacking) if lacking else self.decide(rollout, state, facts)
 
+    def lacking(self, rollout: Rollout, left_s: float, facts: Facts) -> str:
+        """Why a stage is not over; empty where time and requests suffice."""
+        if facts.stage_requests < rollout.min_requests:
+            return (
+                f"waits: {facts.stage_requests:,} of at least {rollout.min_requests:,} requests of "
+                f"this step"
+            )
+        return f"waits: this step lasts another {left_s:.0f} s" if left_s > 0 else ""
 
-def still_to_come(rollout: Rollout, state: Running, facts: Facts) -> str:
-    """Why a stage is not over; empty where time and requests suffice."""
-    left_s = (state.since + rollout.step - facts.now).total_seconds()
-    if facts.stage_requests < rollout.min_requests:
-        return (
-            f"waits: {facts.stage_requests:,} of at least {rollout.min_requests:,} requests of "
-            f"this step"
-        )
-    return f"waits: this step lasts another {left_s:.0f} s" if left_s > 0 else ""
+    @abstractmethod
+    def decide(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
+        """What comes once a stage is over."""
 
 
 def last_step(rollout: Rollout, state: Running, now: datetime) -> State:

@@ -22,7 +22,6 @@ from bascule.release.rollouts.strategies.common import (
     better_said,
     is_shown_better,
     last_step,
-    still_to_come,
 )
 from bascule.stats import linear_posterior
 
@@ -40,10 +39,7 @@ class Contextual(Strategy):
         """Of explored requests, and of those with a sticky key."""
         return Shares(rollout.steps_percent[0])
 
-    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-        lacking = still_to_come(rollout, state, facts)
-        if lacking:
-            return state, lacking
+    def decide(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
         if facts.steered is None:
             return state, (
                 "waits: of no span of time are all truths in about answers without a sticky key"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bascule.release.rollouts.facts import Facts, not_shown_yet
 from bascule.release.rollouts.plan import Rollout, Shares
 from bascule.release.rollouts.states import Passed, Paused, Running, State, Waiting
-from bascule.release.rollouts.strategies.common import Strategy, still_to_come
+from bascule.release.rollouts.strategies.common import Strategy
 
 
 class ShadowOnly(Strategy):
@@ -14,10 +14,7 @@ class ShadowOnly(Strategy):
     def shares(self, rollout: Rollout, state: Running | Waiting | Paused) -> Shares:  # noqa: ARG002
         return Shares(0.0, shadow_percent=rollout.steps_percent[-1])
 
-    def advance(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
-        lacking = still_to_come(rollout, state, facts)
-        if lacking:
-            return state, lacking
+    def decide(self, rollout: Rollout, state: Running, facts: Facts) -> tuple[State, str]:
         if unproven := facts.unproven(rollout.beta):
             return state, not_shown_yet(rollout, unproven[0], facts)
         return Passed(facts.now), (
