@@ -21,7 +21,7 @@ class CanaryStory:
     `before` the sum of them.
     """
 
-    plan_number = 1
+    plan_number, share = 1, 0.5
 
     def __init__(self, rollout, counters):
         self.rollout, self.counters = rollout, counters
@@ -32,7 +32,7 @@ class CanaryStory:
         self.ask()
         totals = self.counters.arms.totals([(self.rollout.endpoint, self.plan_number)])
         counts = counted({arm.arm: arm for arm in totals}, 0, cells_of([0.5])[0])
-        total = Interval(0, 0, counts.current, counts.candidate, share=0.5)
+        total = Interval(0, 0, counts.current, counts.candidate, share=self.share)
         interval = total if self.before is None else less(total, self.before)
         self.before = total
         interval = msgspec.structs.replace(interval, number=len(self.intervals))

@@ -49,8 +49,9 @@ def rollout_of(*guards, **changes):
     return check_rollout(
         Rollout(
             id="r1", started_at=START, endpoint="credit", strategy="canary",
-            guards=tuple(map(parse_guard, guards)), step_s=0.0, steps_percent=(50.0, 100.0),
-            min_requests=0, **{"candidate": "credit/2", "current": "credit/1"} | changes,
+            guards=tuple(map(parse_guard, guards)), step_s=0.0, min_requests=0, **{
+                "candidate": "credit/2", "current": "credit/1", "steps_percent": (50.0, 100.0),
+            } | changes,
         )
     )  # fmt: skip
 
@@ -59,11 +60,15 @@ class Story(CanaryStory):
     """A canary of compositions with parts `score` and `price`, counted as a server does.
 
     `slow`: what the candidate's parts take, in times those of the current version; `together`: the
-    most requests of a run, which have one time.
+    most requests of a run, which have one time. Both arms run as often, whatever the candidate's
+    `share` of the requests is, and a part takes as long as requests run together.
     """
 
-    def __init__(self, folder, *guards, slow=None, together=1, runs_share=1.0, seed=0):
-        super().__init__(rollout_of(*guards), Counters(folder / "counters", WORKERS))
+    def __init__(self, folder, *guards, slow=None, together=1, share=0.5, runs_share=1.0, seed=0):
+        steps = tuple(sorted({100 * share, 50.0, 100.0} - {50.0 * (share > 0.5)}))
+        rollout = rollout_of(*guards, steps_percent=steps)
+        super().__init__(rollout, Counters(folder / "counters", WORKERS))
+        self.share, self.runs = share, 0
         self.slow, self.together = slow or {}, together
         self.runs_share, self.random = runs_share, np.random.default_rng(seed)
         before = Plan("credit", 1, (Arm("current", "credit/1", 100.0),))
@@ -83,13 +88,16 @@ class Story(CanaryStory):
 
     def run_one(self):
         """Requests that ran together in one arm."""
-        arm = "candidate" if self.random.random() < 0.5 else "current"
+        arm = ("candidate", "current")[self.runs % 2]
+        self.runs += 1
         slow = self.slow if arm == "candidate" else {}
-        requests = int(self.random.integers(1, self.together + 1))
+        share = self.share if arm == "candidate" else 1 - self.share
+        crowd = 1 if share == 0.5 else round(10 * share)
+        requests = int(self.random.integers(1, self.together + 1)) * crowd
         took = dict(zip(("score", "price"), self.random.lognormal(0, 0.5, 2), strict=True))
         if self.random.random() > self.runs_share:
             took["score"] = np.nan  # a router has chosen another part
-        took = {part: ms * slow.get(part, 1.0) for part, ms in took.items()}
+        took = {part: ms * crowd * slow.get(part, 1.0) for part, ms in took.items()}
         columns = {f"{part}.ms": np.full(requests, ms) for part, ms in took.items()}
         whole_ns = int(1e6 * (20 + np.nansum(list(took.values()))))
         series = self.arms[arm][int(self.random.integers(WORKERS))]
@@ -119,6 +127,23 @@ def test_a_part_that_got_slow_rolls_back_though_the_whole_is_within_its_guard(tm
 def test_a_part_that_is_slower_by_less_than_the_margin_is_promoted(tmp_path):
     story = Story(tmp_path, "p50[score] +60 %", slow={"score": 1.1})
     assert story.run(120) is Promoted, story.sentence
+
+
+def test_a_part_is_not_slower_because_more_requests_run_together_in_the_larger_arm(tmp_path):
+    story = Story(tmp_path, "p50[score] +60 %", share=0.9)
+    assert story.run() is Running, story.sentence
+
+
+def test_a_part_is_not_shown_to_be_fast_where_fewer_requests_run_together(tmp_path):
+    story = Story(tmp_path, "p50[score] +60 %", share=0.1, slow={"score": 2.0})
+    assert story.run() is Running
+    assert "not shown yet to be within p50[score] +60 %" in story.sentence
+
+
+def test_a_canary_in_which_a_part_could_never_be_shown_is_refused():
+    with pytest.raises(Invalid, match=r"p95\[score\] \+20 % can be shown where") as refused:
+        rollout_of(*GUARDS, steps_percent=(5.0, 49.0, 100.0))
+    assert refused.value.hint == "for example 5,25,50,100"
 
 
 def test_another_part_that_got_slow_is_none_of_the_guard(tmp_path):

@@ -59,6 +59,7 @@ from bascule.release.rollouts.evidence import (
     DISAGREEMENTS,
     MAX_LIMITS,
     ROUND,
+    SHARE,
     Cohort,
     Floats,
     Interval,
@@ -101,6 +102,7 @@ _QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p9
 _OF_PARTS = ("latency", *_QUANTILES, "accuracy", "roc_auc")
 _HARMED = (0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999)
 _SHOWN = (0.5, 0.95)
+_HALF = 0.5
 _LEAST_DURATIONS = 100
 """Answers of the current version in a class of work, before its limits are chosen."""
 _GUARD = re.compile(
@@ -547,8 +549,34 @@ def _verdict(guard: Guard, counts: Floats, test: Callable[..., Evidence]) -> Ver
 
 
 def _latency(guard: Guard, table: Floats, first: int, strata_of: Sequence[int]) -> Verdict:
+    # More requests of the larger arm run together, so that its parts seem slower. Harm of a part is
+    # counted where the candidate has half of the requests or less, and proof where half or more.
+    both = [table, table]
+    if guard.part:
+        both = [table[table[:, SHARE] <= _HALF + 1e-9], table[table[:, SHARE] >= _HALF - 1e-9]]
+    harming, proving = (_slow_counts(guard, rows, first, strata_of) for rows in both)
+
+    def beyond(counted: list[Floats], quantile: float, place: int) -> Beyond:
+        columns = [0, 4 + place, 2, 4 + len(guard.harmed) + len(guard.shown) + place]
+        return Beyond(1 - quantile, [counts[:, columns] for counts in counted])
+
+    harm = [beyond(harming, quantile, place) for place, quantile in enumerate(guard.harmed)]
+    proof = [beyond(proving, quantile, len(harm) + at) for at, quantile in enumerate(guard.shown)]
+    evidence, worst, least = quantiles(harm, proof)
+    requests = [
+        sum(counts[:, [0, 2]].sum() for counts in counted) for counted in (harming, proving)
+    ]
+    return Verdict(
+        guard, int(max(requests)), *harm[worst].rates(), evidence,
+        lambda **_: evidence, worst=_named(guard.harmed[worst]),
+        least_shown=(_named(guard.shown[least]), *proof[least].rates()),
+    )  # fmt: skip
+
+
+def _slow_counts(guard: Guard, table: Floats, first: int, strata_of: Sequence[int]) -> list[Floats]:
+    """By class: groups of all answers of both arms, and those beyond each limit."""
     every = range(first, first + len(guard.harmed) + len(guard.shown))
-    strata = [
+    return [
         grouped(
             table,
             [
@@ -559,19 +587,6 @@ def _latency(guard: Guard, table: Floats, first: int, strata_of: Sequence[int]) 
         )
         for of in strata_of
     ]  # fmt: skip
-
-    def beyond(quantile: float, place: int) -> Beyond:
-        columns = [0, 4 + place, 2, 4 + len(every) + place]
-        return Beyond(1 - quantile, [counts[:, columns] for counts in strata])
-
-    harm = [beyond(quantile, place) for place, quantile in enumerate(guard.harmed)]
-    proof = [beyond(quantile, len(harm) + at) for at, quantile in enumerate(guard.shown)]
-    evidence, worst, least = quantiles(harm, proof)
-    return Verdict(
-        guard, int(sum(counts[:, [0, 2]].sum() for counts in strata)), *harm[worst].rates(),
-        evidence, lambda **_: evidence, worst=_named(guard.harmed[worst]),
-        least_shown=(_named(guard.shown[least]), *proof[least].rates()),
-    )  # fmt: skip
 
 
 def _named(quantile: float) -> str:
