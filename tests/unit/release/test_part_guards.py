@@ -48,9 +48,10 @@ GUARDS = ("p95 +100 %", "p95[score] +20 %")
 def rollout_of(*guards, **changes):
     return check_rollout(
         Rollout(
-            id="r1", started_at=START, endpoint="credit", strategy="canary",
+            id="r1", started_at=START, endpoint="credit",
             guards=tuple(map(parse_guard, guards)), step_s=0.0, min_requests=0, **{
-                "candidate": "credit/2", "current": "credit/1", "steps_percent": (50.0, 100.0),
+                "candidate": "credit/2", "current": "credit/1", "strategy": "canary",
+                "steps_percent": (50.0, 100.0),
             } | changes,
         )
     )  # fmt: skip
@@ -141,9 +142,11 @@ def test_a_part_is_not_shown_to_be_fast_where_fewer_requests_run_together(tmp_pa
 
 
 def test_a_canary_in_which_a_part_could_never_be_shown_is_refused():
-    with pytest.raises(Invalid, match=r"p95\[score\] \+20 % can be shown where") as refused:
-        rollout_of(*GUARDS, steps_percent=(5.0, 49.0, 100.0))
-    assert refused.value.hint == "for example 5,25,50,100"
+    said = r"p95\[score\] \+20 % is compared where each version has 50 % of the requests"
+    for changes in ({"steps_percent": (5.0, 49.0, 100.0)}, {"strategy": "all"}):
+        with pytest.raises(Invalid, match=said) as refused:
+            rollout_of(*GUARDS, **changes)
+        assert refused.value.hint == "--strategy canary --steps 5,25,50,100"
 
 
 def test_another_part_that_got_slow_is_none_of_the_guard(tmp_path):

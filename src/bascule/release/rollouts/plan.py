@@ -229,11 +229,11 @@ def check_rollout(rollout: Rollout) -> Rollout:
     if len({(guard.name, guard.part) for guard in rollout.guards}) < len(names):
         raise Invalid(f"a guard is there twice: {', '.join(map(str, rollout.guards))}")
     timed = next((guard for guard in rollout.guards if guard.part and guard.harmed), None)
-    if timed is not None and rollout.strategy == "canary" and steps[-2:-1] < (50,):
+    largest = {"canary": steps[-2:-1], "all": (), "blue-green": ()}.get(rollout.strategy, (50,))
+    if timed is not None and largest < (50,):
         raise Invalid(
-            f"{timed} can be shown where the candidate has 50 % of the requests or more: steps are "
-            f"{list(steps)}",
-            hint="for example 5,25,50,100",
+            f"{timed} is compared where each version has 50 % of the requests, and no step has",
+            hint="--strategy canary --steps 5,25,50,100",
         )
     on_outcomes = [guard for guard in rollout.guards if guard.is_on_outcomes]
     if rollout.strategy in ON_OUTCOMES and not on_outcomes:
