@@ -315,7 +315,8 @@ def test_without_credentials_of_google_the_next_step_is_told(into, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("scheme", "library", "extra"), [("gs", "google.cloud", "gcs"), ("s3", "obstore.store", "s3")]
+    ("scheme", "library", "extra"),
+    [("gs", "google.cloud.storage", "gcs"), ("s3", "obstore.store", "s3")],
 )
 def test_without_its_library_the_line_that_installs_it_is_told(
     into, monkeypatch, scheme, library, extra
