@@ -347,7 +347,7 @@ class Batcher:
         self._open_rows -= rows
         running = self._running
         if running and self._program.may_block and all(job.settled for job in running):
-            self._program.interrupt()  # nobody waits: it may cost much, and others do
+            self._program.interrupt()  # no caller waits for this run, and others may
 
     def _waiting_rows(self) -> int:
         """How many rows wait for a run that has not begun, but for those that go after all."""
