@@ -476,8 +476,8 @@ class Batcher:
         self._run, self._running = (started_s, expected_s * self.slowness, rows), batch
         outcomes = run_together(self._program, batch, self._by)
         took_s = time.perf_counter() - started_s
-        is_early = took_s < self._limits.deadline_s
-        if isinstance(outcomes[0], TimedOut) and is_early and not batch[0].settled:
+        is_early, is_over = took_s < self._limits.deadline_s, all(job.settled for job in batch)
+        if isinstance(outcomes[0], TimedOut) and is_early and not is_over:
             outcomes = run_together(self._program, batch, self._by)  # another run was to end
         self._program.bound_runs(self._limits.deadline_s + _GRACE_S)  # of answers in parts
         self._run, self._running = None, ()
