@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+from contextlib import closing
 
 import pytest
 from tests.events import Events
@@ -114,3 +115,19 @@ def test_a_client_that_leaves_ends_the_upstreams_work(server, first):
     left_s = until(lambda: first.asked[0].left_s, 10)
     assert is_within(left_s - began_s, 0.4)
     first.behaviours = [FINE]
+
+
+@pytest.mark.parametrize("why", ["its client leaves", "its time is over"])
+def test_a_whole_answer_that_nobody_waits_for_ends_the_upstreams_work(server, first, why):
+    first.asked.clear()
+    first.behaviours = [sending(*(piece for _ in range(500) for piece in (event("more"), 0.05)))]
+    headers = {} if why == "its client leaves" else {"X-Request-Timeout-Ms": "500"}
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as client:
+        client.request("POST", "/v2/models/chat/infer", json.dumps(request("Hi")), headers)
+        until(lambda: first.asked)
+        if headers:
+            assert client.getresponse().status == 504
+    until(lambda: first.asked[0].left_s, 5)
+    first.behaviours = [FINE]
+    assert texts(server) == ["Hel", "lo", ""]
+    assert len(first.asked) == 2

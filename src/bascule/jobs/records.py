@@ -131,9 +131,11 @@ def state_seen(state: str, *, is_leased: bool, is_alive: bool | None) -> str:
     return KILLED if state == RUNNING and not is_held else state
 
 
-def state_after_death(attempt: int, retries: int) -> str:
-    """What becomes of a job whose process is gone, after so many of them."""
-    return QUEUED if attempt <= retries else KILLED
+def state_after_death(job: Job, retries: int) -> str:
+    """What becomes of a job whose process is gone; one that was cancelled does not go on."""
+    if job.stop:
+        return CANCELLED
+    return QUEUED if job.attempt <= retries else KILLED
 
 
 def death_of(job: Job) -> BasculeError:
@@ -144,16 +146,16 @@ def death_of(job: Job) -> BasculeError:
 def state_after(job: Job, command: Command, *, can_resume: bool) -> str:
     """The state of a job after a command.
 
-    A running job that is cancelled runs until its process has stopped. One that is under way is
-    resumed already.
+    A running job that is cancelled runs until its process has stopped; one whose process is gone
+    is not run again. One that is under way is resumed already.
 
     Raises:
         Conflict: The command does not fit the state, or the kind of job cannot go on.
     """
     if command == "cancel":
-        if job.is_ended:
+        if job.is_ended and job.ended_at is not None:
             raise Conflict(f"job {job.id} is {job.state}", hint="bascule jobs list")
-        return CANCELLED if job.state == QUEUED else RUNNING
+        return RUNNING if job.state == RUNNING else CANCELLED
     if not job.is_ended:
         return job.state
     if command == "resume" and not can_resume:

@@ -30,6 +30,7 @@ from bascule.jobs import schema
 from bascule.jobs.deferred import MAX_ANSWER_BYTES, MB, ROW_BYTES, Payloads
 from bascule.jobs.records import (
     CALLBACK,
+    CANCELLED,
     DONE,
     ENDED,
     INFERENCE,
@@ -52,6 +53,7 @@ LEASE_S = 10.0
 _MAX_WAITING = 32
 _MAX_LOG_LETTERS = 200_000
 _table = schema.jobs
+_AGAIN = sa.case((_table.c.stop == "", QUEUED), else_=CANCELLED)
 _SHOWN = [_table.c[field.name] for field in fields(Job)]
 
 
@@ -133,12 +135,13 @@ class Jobs:
         self, claim: Claim, state: str, *, error: BasculeError | None = None,
         log: Sequence[str] = (), **values: Any,
     ) -> Job:  # fmt: skip
-        """End it, or queue it again; raises as `save` does."""
+        """End it, or queue it again unless it is cancelled meanwhile; raises as `save` does."""
         kept = None if error is None else {
             **error_to_json(error), "error": masked_text(error.message)
         }  # fmt: skip
+        how = {"state": _AGAIN} if state == QUEUED else {"state": state, "stop": ""}
         with self.catalogue.write() as connection:
-            _saved(connection, claim, log=log, state=state, error=kept, stop="", **values)
+            _saved(connection, claim, log=log, error=kept, **how, **values)
             return _noted(connection, claim.job.id)
 
     def command(
@@ -155,7 +158,8 @@ class Jobs:
             if command == "cancel":
                 changes["stop"] = f"cancelled by {by}" if by else "cancelled"
             elif job.is_ended:
-                changes |= {"result": None, "error": None, "by": by or job.by, "key": key}
+                changes |= {"result": None, "error": None, "stop": "", "key": key}
+                changes["by"] = by or job.by
             _change(connection, job_id, **changes)
             _record(connection, job, f"job_{command}_requested", by)
             return _noted(connection, job_id)
@@ -167,8 +171,8 @@ class Jobs:
         with self.catalogue.write(alone=True) as connection:
             for job in _rows(connection, _table.c.state == RUNNING):
                 if job.state == KILLED:
-                    state = state_after_death(job.attempt, retries_of(job))
-                    died = {} if state == QUEUED else {"error": error_to_json(death_of(job))}
+                    state = state_after_death(job, retries_of(job))
+                    died = {"error": error_to_json(death_of(job))} if state == KILLED else {}
                     _change(connection, job.id, state=state, **died)
                     _noted(connection, job.id)
 

@@ -70,20 +70,20 @@ class Asking:
         self._connection: DeadlineConnection | None = None
         self._is_stopped = False
 
-    def answer(self, _take: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
+    def answer(self, take: Callable[[Any], None] = lambda _: None) -> dict[str, Any]:
         """File, headers and size of the answer; raises the error that the server answered."""
         job, payloads = self._job, payloads_of(self._settings)
         gone = NotFound("the request is kept no more", hint="submit it again")
         if (body := payloads.files.read(job.input["body"])) is None:
             raise gone
-        headers, content = self._asked(body)
+        headers, content = self._asked(body, take)
         name = payloads.put(content, f"{job.input['body']}.{job.attempt}")
         if payloads.files.read(job.input["body"]) is None:  # it was erased meanwhile
             payloads.files.remove(name)
             raise gone
         return {"result": {"file": name, "headers": headers, "bytes": len(content)}}
 
-    def _asked(self, body: bytes) -> tuple[dict[str, str], bytes]:
+    def _asked(self, body: bytes, take: Callable[[Any], None]) -> tuple[dict[str, str], bytes]:
         from bascule.app import client_tls_of
 
         job, allowed_s, is_sent = self._job, self._settings.deferred.deadline_s, False
@@ -109,7 +109,9 @@ class Asking:
             message = f"no answer in {allowed_s:g} s"
             raise TimedOut(message, hint="see deferred.deadline_s") from None
         except (OSError, http.client.HTTPException) as problem:
-            if is_sent and job.attempt >= _MAX_LOST:
+            lost = job.progress.get("lost", 0) + (is_sent and not self._is_stopped)
+            take({"tell": {**job.progress, "lost": lost}})
+            if lost >= _MAX_LOST:
                 raise ModelFailed("the server ended the connection", hint="see its log") from None
             message = f"the server is away: {problem!r}"
             raise Unavailable(message, hint="it is asked again") from None

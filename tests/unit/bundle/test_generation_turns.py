@@ -13,6 +13,7 @@ from tests.tiers import first_of
 
 from bascule.bundle import read_manifest
 from bascule.bundle.generation import chunk_of, open_generation
+from bascule.core import TimedOut
 
 WAIT_S = 20.0
 
@@ -47,5 +48,25 @@ def test_the_turn_is_free_soon_after_the_caller_has_gone(program, said):
         assert ended.wait(WAIT_S)
         took_s.append(time.monotonic() - began_s)
     assert is_within(min(took_s), 0.2), took_s
+    after = {"request": np.array([asking("Say hello.", max_tokens=1)], object)}
+    assert chunk_of(program.run(after)).usage.completion_tokens == 1
+
+
+def test_a_whole_answer_is_ended_by_an_interrupt_and_the_next_one_is_not(program):
+    story = {"request": np.array([asking("Tell a story.", max_tokens=900)], object)}
+    ended, errors = threading.Event(), []
+
+    def ask():
+        try:
+            program.run(story)
+        except TimedOut as error:
+            errors.append(error)
+        ended.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    assert not ended.wait(0.3)
+    program.interrupt()
+    assert ended.wait(WAIT_S)
+    assert len(errors) == 1
     after = {"request": np.array([asking("Say hello.", max_tokens=1)], object)}
     assert chunk_of(program.run(after)).usage.completion_tokens == 1

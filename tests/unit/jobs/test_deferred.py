@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tests.waiting import until
 
 from bascule.core import Conflict, Gone, Invalid, ModelFailed, NotFound, Overloaded, Unavailable
 from bascule.jobs import CALLBACK, INFERENCE, JobRunner, Jobs, Kind, Kinds, Payloads, Task
-from bascule.kinds.deferred import Asking
+from bascule.kinds.deferred import Asking, payloads_of
 from bascule.places import place_beside
 from bascule.settings import load_settings
 
@@ -271,6 +272,32 @@ def test_files_of_a_folder_are_read_by_its_user_alone(tmp_path):
     payloads = Payloads(files=place_beside("", tmp_path, "deferred"), kept=timedelta(hours=1))
     file = tmp_path / "deferred" / payloads.put(b"{}")
     assert file.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_request_fails_when_its_connection_is_lost_three_times_and_not_for_other_attempts(
+    tmp_path,
+):
+    """It has waited before, for a server that was busy."""
+    settings = load_settings(tmp_path, {"BASCULE_HOME": str(tmp_path / "home")})
+    body = payloads_of(settings).put(b"{}")
+    given = asked(body=body, path="/v2/models/slow/infer", headers={})
+    job = replace(jobs_in(tmp_path / "home").submit(given), attempt=9)
+    told = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def take_and_close():
+            for _ in range(3):
+                with listener.accept()[0] as connection:
+                    connection.recv(1 << 16)
+
+        closing = threading.Thread(target=take_and_close, daemon=True)
+        closing.start()
+        server = SimpleNamespace(address=listener.getsockname(), token="")
+        for expected in (Unavailable, Unavailable, ModelFailed):
+            with pytest.raises(expected):
+                Asking(settings, job, server).answer(told.append)
+            job = replace(job, progress=told[-1]["tell"])
+        closing.join()
 
 
 def test_without_its_request_a_job_fails_with_the_next_step(tmp_path):

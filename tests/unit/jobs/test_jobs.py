@@ -155,6 +155,35 @@ def test_a_holder_of_another_host_has_the_job_until_its_lease_ends(jobs, monkeyp
     until(lambda: jobs.get(claim.job.id).state == "killed")
 
 
+@pytest.mark.parametrize("order", ["cancelled, then dead", "dead, then cancelled"])
+def test_a_job_that_is_cancelled_is_not_run_again_for_its_dead_process(jobs, order, monkeypatch):
+    monkeypatch.setattr(store, "LEASE_S", 0.5)
+    claim = jobs.start(task())
+    jobs.save(claim, process="other/host 1 1")
+    job = claim.job.id
+    if order == "cancelled, then dead":
+        jobs.command(job, "cancel", by="ada")
+    until(lambda: jobs.get(job).state == "killed")
+    if order == "dead, then cancelled":
+        jobs.command(job, "cancel", by="ada")
+    jobs.after_deaths(lambda _: 20)
+    assert jobs.get(job).state == "cancelled"
+    with pytest.raises(Conflict, match="was cancelled by ada"):
+        raise jobs.get(job).problem
+    with pytest.raises(Conflict, match="is cancelled"):
+        jobs.command(job, "cancel")
+
+
+def test_a_job_that_is_cancelled_while_it_is_refused_for_now_is_not_tried_again(jobs):
+    claim = jobs.start(task())
+    jobs.command(claim.job.id, "cancel", by="ada")
+    ended = jobs.end(claim, "queued")
+    assert (ended.state, ended.ended_at is None) == ("cancelled", False)
+    with pytest.raises(Conflict, match="was cancelled by ada"):
+        raise ended.problem
+    assert jobs.command(ended.id, "retry").stop == ""
+
+
 def test_the_fence_refuses_a_holder_that_was_replaced(jobs):
     late = jobs.start(task())
     jobs.command(late.job.id, "cancel")

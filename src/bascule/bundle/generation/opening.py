@@ -14,7 +14,7 @@ from bascule.bundle.generation.requests import INPUTS, OUTPUTS, parse_request
 from bascule.bundle.generation.specs import FILE, Spec, spec_of
 from bascule.bundle.generation.upstream import UpstreamEngine
 from bascule.bundle.programs import ChildProgram
-from bascule.core import AroundProgram, Columns, DType, Field, Program, Unconvertible
+from bascule.core import AroundProgram, Columns, DType, Field, Program, TimedOut, Unconvertible
 
 _HOST = "bascule.bundle.generation.hosting"
 _OWN = "original/"
@@ -75,22 +75,43 @@ def _child(
     )  # fmt: skip
 
 
-class OneAtATime(AroundProgram):
-    """A process that writes one text at a time: its turn is taken here, and no run is interrupted.
+class WholeTexts(Program):
+    """Whole answers, asked for in parts: each piece has the time of a run, and they can be ended.
 
-    A whole answer is asked for in parts as well: so each piece has the time that a run may take.
+    Subclasses make `_under_way`, in which each run has what ends it.
     """
+
+    _under_way: set[threading.Event]
+
+    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
+        interrupted = threading.Event()
+        self._under_way.add(interrupted)
+        try:
+            whole = [
+                joined(map(chunk_of, self.run_in_parts({"request": request}, None, interrupted)))
+                for request in columns["request"].reshape(-1, 1)
+            ]
+        finally:
+            self._under_way.remove(interrupted)
+        if interrupted.is_set():
+            raise TimedOut("the run was ended", hint="ask again")
+        return as_columns(whole, outputs)
+
+    def interrupt(self) -> None:
+        for interrupted in tuple(self._under_way):
+            interrupted.set()
+
+
+class OneAtATime(WholeTexts, AroundProgram):
+    """A process that writes one text at a time: its turn is taken here."""
 
     def __init__(self, child: ChildProgram) -> None:
         super().__init__(child)
-        self._turn = threading.Lock()
+        self._under_way, self._turn = set(), threading.Lock()
 
     @property
     def most_parts(self) -> int:
         return 1
-
-    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        return _by_parts(self, columns, outputs)
 
     def run_in_parts(
         self, columns: Columns, outputs: Sequence[str] | None, cancelled: threading.Event
@@ -105,20 +126,17 @@ class OneAtATime(AroundProgram):
                     yield part if outputs is None else {name: part[name] for name in outputs}
 
 
-class UpstreamProgram(Program):
+class UpstreamProgram(WholeTexts):
     """A server elsewhere as a program; it is asked from this process."""
 
     name, inputs, outputs = "original", INPUTS, OUTPUTS
 
     def __init__(self, spec: Spec) -> None:
-        self._spec, self._engine = spec, UpstreamEngine(spec)
+        self._spec, self._engine, self._under_way = spec, UpstreamEngine(spec), set()
 
     @property
     def may_block(self) -> bool:
         return True
-
-    def run(self, columns: Columns, outputs: Sequence[str] | None = None) -> Columns:
-        return _by_parts(self, columns, outputs)
 
     def run_in_parts(
         self, columns: Columns, outputs: Sequence[str] | None, cancelled: threading.Event
@@ -135,13 +153,3 @@ class UpstreamProgram(Program):
     def __del__(self) -> None:
         with suppress(Exception):
             self.close()
-
-
-def _by_parts(program: Program, columns: Columns, outputs: Sequence[str] | None) -> Columns:
-    """Whole answers, each of its parts."""
-    never = threading.Event()
-    whole = [
-        joined(map(chunk_of, program.run_in_parts({"request": request}, None, never)))
-        for request in columns["request"].reshape(-1, 1)
-    ]
-    return as_columns(whole, outputs)

@@ -211,6 +211,7 @@ class Batcher:
         self.slowness = 1.0
         self.runs = 0
         self._run: tuple[float, float, int] | None = None
+        self._running: Sequence[Job] = ()
         self._overdue_s = 0.0
         program.bound_runs(limits.deadline_s + _GRACE_S)
         self.busy_s = 0.0
@@ -344,6 +345,9 @@ class Batcher:
     def _close_one(self, rows: int) -> None:
         self._open -= 1
         self._open_rows -= rows
+        running = self._running
+        if running and self._program.may_block and all(job.settled for job in running):
+            self._program.interrupt()  # no caller waits for this run, and others may
 
     def _waiting_rows(self) -> int:
         """How many rows wait for a run that has not begun, but for those that go after all."""
@@ -469,13 +473,14 @@ class Batcher:
         allowed_s = max(self._limits.deadline_s, *(job.until_s - started_s for job in batch))
         self._program.bound_runs(allowed_s + _GRACE_S)
         self._overdue_s = started_s + allowed_s
-        self._run = (started_s, expected_s * self.slowness, rows)
+        self._run, self._running = (started_s, expected_s * self.slowness, rows), batch
         outcomes = run_together(self._program, batch, self._by)
         took_s = time.perf_counter() - started_s
-        if isinstance(outcomes[0], TimedOut) and took_s < self._limits.deadline_s:
+        is_early, is_over = took_s < self._limits.deadline_s, all(job.settled for job in batch)
+        if isinstance(outcomes[0], TimedOut) and is_early and not is_over:
             outcomes = run_together(self._program, batch, self._by)  # another run was to end
         self._program.bound_runs(self._limits.deadline_s + _GRACE_S)  # of answers in parts
-        self._run = None
+        self._run, self._running = None, ()
         self.busy_s += took_s
         self.runs += 1
         least, most = _SLOWNESS_BOUNDS
