@@ -176,7 +176,7 @@ def _too_many() -> bytes:
     assert answer is not None
     head = b"".join(b"%b: %b\r\n" % line for line in answer.raw_headers)
     return b"HTTP/1.1 %d Service Unavailable\r\n%bconnection: close\r\n\r\n%b" % (
-        answer.status_code, head, answer.body,
+        answer.status_code, head, bytes(answer.body),
     )  # fmt: skip
 
 
