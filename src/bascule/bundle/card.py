@@ -29,7 +29,7 @@ from bascule.bundle.explaining import IMPORTANCE_KIND
 from bascule.bundle.originals import is_inspected
 from bascule.bundle.statements import BATCH_SIZES, Cost, Parity
 from bascule.charts import within
-from bascule.core import Field, duration_words
+from bascule.core import Field, counted, duration_words
 from bascule.documents import (
     Block,
     Bullets,
@@ -237,12 +237,12 @@ def _use(manifest: Manifest, said: Said) -> tuple[Block, ...]:
     }.get(manifest.task, "answers each")
     trained = ""
     if said.training:
-        trained = f" It was trained on {said.training['rows']:,} rows"
+        trained = f" It was trained on {counted(said.training['rows'], 'row')}"
         held_out = said.provenance.get("test")
         trained += f" and measured on {held_out['rows']:,} others." if held_out else "."
     return (
         Text(
-            f"Takes rows of {width} column{'s' * (width != 1)} and {answers}.{trained} "
+            f"Takes rows of {counted(width, 'column')} and {answers}.{trained} "
             "It is meant for rows like those: from the same source, with values in the ranges "
             "under Inputs."
         ),
@@ -348,7 +348,8 @@ def fairness_blocks(body: Mapping[str, Any]) -> tuple[Block, ...]:
     if not body:
         return ()
     selected = f"; selected is {body['positive']}" if body.get("positive") is not None else ""
-    blocks: list[Block] = [Text(f"{body['rows']:,} rows of the {body['source']}{selected}")]
+    size = counted(body["rows"], "row")
+    blocks: list[Block] = [Text(f"{size} of the {body['source']}{selected}")]
     if age_s := body.get("truths_within_s"):
         blocks.append(Text(f"truths at equal age: those within {duration_words(age_s)}"))
     for attribute, measured in body["attributes"].items():

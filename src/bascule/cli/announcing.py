@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bascule.cli.screen import note, print_json, say, url_host
 from bascule.cli.signing_in import address_of, local_address_of, show_link
+from bascule.core import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,8 +105,8 @@ def announce(
         say(f"serving no model yet; {how if settings.serving.multi_model else other}")
     if grpc is not None:
         say(f"gRPC at {grpc}")
-    workers = len(supervisor.statuses())
-    say(f"{workers} worker{'s' if workers > 1 else ''}; control API at {base}:{control_port}/docs")
+    workers = counted(len(supervisor.statuses()), "worker")
+    say(f"{workers}; control API at {base}:{control_port}/docs")
     say(f"console at {base}:{control_port}/")
     show_link(link)
     if unix_socket:

@@ -14,6 +14,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, Parameters
 from bascule.cli.screen import note, print_either, print_json, print_table, say, table, when
+from bascule.core import counted
 from bascule.documents import console
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ def run_here(job: Job, *, again: Record | None = None, as_json: bool) -> None:
 def _say(rows: int, quarantined: int, seconds: float, sink: str, run: str) -> None:
     bad = f", {quarantined:,} in quarantine" if quarantined else ""
     rate = f" ({rows / seconds:,.0f} rows/s)" if seconds > 1 else ""
-    say(f"{rows:,} rows in {sink}{bad}, in {seconds:.1f} s{rate}")
+    say(f"{counted(rows, 'row')} in {sink}{bad}, in {seconds:.1f} s{rate}")
     note(f"run {run}; the same command again changes nothing")
 
 
@@ -349,9 +350,10 @@ def _show_plan(job: Job, *, as_json: bool) -> None:
         if as_json:
             print_json(_plan_json(plan) | {"preview": preview.to_pylist()})
             return
-        rows = "an unknown number of" if plan.rows is None else f"{plan.rows:,}"
-        say(f"{rows} rows of {plan.source.place} in {len(plan.chunks)} chunks")
-        say(f"to {plan.sink.place}, on {plan.workers} threads, {plan.batch_rows:,} rows at once")
+        rows = "an unknown number of rows" if plan.rows is None else counted(plan.rows, "row")
+        say(f"{rows} of {plan.source.place} in {counted(len(plan.chunks), 'chunk')}")
+        threads = counted(plan.workers, "thread")
+        say(f"to {plan.sink.place}, on {threads}, {counted(plan.batch_rows, 'row')} at once")
         expected_s = plan.expected_s()
         if expected_s is not None:
             say(f"scoring takes about {expected_s:.1f} s by the bundle's measured cost")

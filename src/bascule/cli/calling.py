@@ -10,7 +10,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, Parameters, RefOrPath
 from bascule.cli.screen import note, print_json, say
-from bascule.core import masked
+from bascule.core import counted, masked
 
 _PORT, _GRPC_PORT = 8080, 8081
 
@@ -48,7 +48,7 @@ def predict(
     table = as_table(answer, loaded.manifest)
     if output is not None:
         write_table(table, output)
-        note(f"wrote {table.num_rows:,} rows to {output}")
+        note(f"wrote {counted(table.num_rows, 'row')} to {output}")
     elif as_json:
         print_json(table.to_pylist())
     else:

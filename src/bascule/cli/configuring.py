@@ -12,6 +12,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, Reason
 from bascule.cli.screen import note, print_json, say, say_sentences
+from bascule.core import counted
 
 if TYPE_CHECKING:
     from bascule.configuring import Applied
@@ -92,5 +93,5 @@ def _tell(made: Applied, *, as_json: bool) -> None:
         return
     for one in made.changes:
         say_sentences(f"{one.place}: {one.sentence}")
-    many = f"{len(made.changes)} change" + ("s" if len(made.changes) > 1 else "")
+    many = counted(len(made.changes), "change")
     say(f"{many} made" if made.applied else f"{many} would be made")

@@ -192,18 +192,8 @@ def _tell_begun(begun: Begun, *, dry_run: bool, as_json: bool) -> None:
     say(begun.sentence)
     for one in begun.forecasts:
         say(f"  {one.sentence}")
-    if begun.forecasts:
-        said = ", ".join(
-            sorted(
-                {
-                    f"{one.guard.partition(' ')[0]} {one.rate:.0%}"
-                    for one in begun.forecasts
-                    if not one.is_measured
-                }
-            )
-        )
-        if said:
-            note(f"assumed rates of the current version: {said}")
+    if assumed := {one.assumed for one in begun.forecasts} - {""}:
+        note(f"assumed rates of the current version: {', '.join(sorted(assumed))}")
     if begun.from_settings:
         note(f"from the settings: {', '.join(begun.from_settings)}")
     if not dry_run:

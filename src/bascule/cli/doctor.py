@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bascule.bundle.originals import distribution_of
-from bascule.core import BasculeError, Conflict, is_there, masked_text
+from bascule.core import BasculeError, Conflict, counted, is_there, masked_text
 from bascule.security import Vault
 from bascule.serving.workers import bind
 
@@ -148,7 +148,7 @@ def _registry(settings: Settings) -> Finding:
         models = open_registry(settings).models()
     except BasculeError as error:
         return Finding("registry", "FAILED", error.message, error.hint)
-    return Finding("registry", "ok", f"{len(models)} models")
+    return Finding("registry", "ok", counted(len(models), "model"))
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

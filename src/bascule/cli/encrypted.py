@@ -10,7 +10,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import RefOrPath
 from bascule.cli.screen import say
-from bascule.core import Invalid, first_line, writing
+from bascule.core import Invalid, counted, first_line, writing
 
 if TYPE_CHECKING:
     from bascule.bundle import Encrypted
@@ -68,7 +68,7 @@ def decrypt(
     ((name, values),) = decrypt_answers(key, _read(margins, "link")).items()
     names = [name] if values.shape[1] == 1 else [f"{name}.{n}" for n in range(values.shape[1])]
     write_table(pa.table(dict(zip(names, values.T, strict=True))), to)
-    say(f"wrote {len(values):,} rows to {to}")
+    say(f"wrote {counted(len(values), 'row')} to {to}")
 
 
 def _write(to: Path, content: Encrypted) -> None:

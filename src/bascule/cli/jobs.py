@@ -75,10 +75,7 @@ def _submitted(kind: str, content: Mapping[str, Any]) -> str:
     from bascule.jobs import Task
     from bascule.kinds import KINDS
 
-    task = Task(
-        kind=kind, input=KINDS[kind].parse(content), title=kind, by=context.user(),
-        folder=os.getcwd(),
-    )  # fmt: skip
+    task = Task(kind=kind, input=KINDS[kind].parse(content), by=context.user(), folder=os.getcwd())
     return str(open_jobs().submit(task).id)
 
 

@@ -16,7 +16,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.ledger_keeping import delete, status
 from bascule.cli.screen import Output, print_table, say
-from bascule.core import Invalid, limited_memory, replacing
+from bascule.core import Invalid, counted, limited_memory, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +53,7 @@ def query(
         if to is not None:
             with replacing(to) as draft:
                 rows = ledger.stream(sql, partial(_WRITERS[to.suffix], draft), model=model)
-            say(f"{rows:,} rows in {to}")
+            say(f"{counted(rows, 'row')} in {to}")
         else:
             show = _print_json if as_json else _print_csv if as_csv else _show
             ledger.stream(sql, show, model=model)

@@ -9,6 +9,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.screen import confirm, print_either, print_json, print_table, say
+from bascule.core import counted
 
 _SHOWN_GAPS = 5
 
@@ -33,14 +34,14 @@ def status(as_json: context.AsJson = False) -> None:
         right=("rows", "segments", "MB"),
         empty="no answers yet: bascule serve records them",
     )
-    say(f"{found.rows:,} rows, {found.size_bytes / 1e6:,.1f} MB")
+    say(f"{counted(found.rows, 'row')}, {found.size_bytes / 1e6:,.1f} MB")
     waiting = f"{found.spool_bytes / 1e6:,.1f} MB wait in the spool"
     scribe = "a scribe runs" if found.has_scribe else "no scribe runs"
     say(f"{waiting}, for {found.lag_s:,.0f} s; {scribe}")
     if found.dropped:
-        say(f"{found.dropped:,} requests are not recorded: there was no space")
+        say(f"not recorded for lack of space: {counted(found.dropped, 'request')}")
     if found.deletions:
-        say(f"{found.deletions} deletions are asked for and not carried out")
+        say(f"asked for and not carried out: {counted(found.deletions, 'deletion')}")
     for name, written_at in found.hosts.items():
         say(f"host {name}: last written {written_at}")
     for gap in found.gaps[-_SHOWN_GAPS:]:
@@ -68,8 +69,8 @@ def delete(
     found = matching(open_ledger(settings), model, where)
     if not as_json:
         say(
-            f"{found.rows:,} rows of {found.requests:,} requests of {model} match, "
-            f"and {found.outcomes:,} outcomes"
+            f"matching: {counted(found.rows, 'row')} of {counted(found.requests, 'request')} of "
+            f"{model}, and {counted(found.outcomes, 'outcome')}"
         )
     if dry_run or not found.rows:
         if as_json:
@@ -82,6 +83,6 @@ def delete(
     )
     print_either(
         {"deleted": True, "rows": done.rows, "outcomes": done.outcomes},
-        f"{done.rows:,} rows and {done.outcomes:,} outcomes are deleted",
+        f"deleted {counted(done.rows, 'row')} and {counted(done.outcomes, 'outcome')}",
         as_json=as_json,
     )

@@ -10,7 +10,7 @@ import typer
 
 from bascule.cli import context
 from bascule.cli.screen import print_json, say
-from bascule.core import Invalid
+from bascule.core import Invalid, counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +65,7 @@ def import_outcomes(
     if as_json:
         print_json({"taken": taken, "refused": refused})
     else:
-        say(f"{taken:,} outcomes of {model}")
+        say(f"{counted(taken, 'outcome')} of {model}")
         for number, why in list(refused.items())[:_SHOWN_REFUSALS]:
             say(f"line {number:,} of the table: {why}; not kept")
         if (more := len(refused) - _SHOWN_REFUSALS) > 0:

@@ -13,7 +13,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, RefOrPath, Target
 from bascule.cli.screen import confirm, print_either, print_json, print_table, say
-from bascule.core import Invalid, Untrusted, replacing
+from bascule.core import Invalid, Untrusted, counted, replacing
 
 _Subject = Annotated[
     str, typer.Argument(metavar="SUBJECT", help="The value of the field; - reads it from stdin.")
@@ -82,7 +82,7 @@ def export(
     with replacing(file) as draft:
         draft.touch(0o600)
         draft.write_text(text, encoding="utf-8")
-    say(f"{text.count(chr(10)):,} rows in {file}")
+    say(f"{counted(text.count(chr(10)), 'row')} in {file}")
 
 
 def audit(
@@ -116,7 +116,7 @@ def audit(
     print_either(
         result.to_json(),
         f"epsilon is at least {result.epsilon_bound:.3g} at delta {result.delta:g} "
-        f"({result.confidence:.0%} sure, {result.rows} rows)",
+        f"({result.confidence:.0%} sure, {counted(result.rows, 'row')})",
         as_json=as_json,
     )
 

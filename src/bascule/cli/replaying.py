@@ -9,6 +9,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson
 from bascule.cli.screen import print_json, print_table, say
+from bascule.core import counted
 
 
 def replay(
@@ -25,9 +26,8 @@ def replay(
         print_json(made)
     else:
         which = "the same bits" if made["is_same"] else "other answers"
-        counted = "1 row" if rows == 1 else f"{rows} rows"
         by = f"answered by {made['version']}; {made['on']} gives {which}"
-        say(f"{made['id']}: {counted}, {by}")
+        say(f"{made['id']}: {counted(rows, 'row')}, {by}")
         print_table(
             ("output", "rows that differ", "largest difference"),
             [

@@ -12,6 +12,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, Reason
 from bascule.cli.screen import note, print_either, print_json, say, table, when
+from bascule.core import counted
 
 if TYPE_CHECKING:
     from bascule.batch import RemoteSchedules
@@ -143,7 +144,7 @@ def _row(one: Scheduled) -> tuple[str, ...]:
     schedule = one.schedule
     following = None if schedule.is_paused else next_time(schedule, datetime.now(UTC))
     outcome = one.outcome or {}
-    said = outcome.get("error") or (f"{outcome['rows']:,} rows" if "rows" in outcome else "")
+    said = outcome.get("error") or (counted(outcome["rows"], "row") if "rows" in outcome else "")
     return (
         schedule.name, f"{schedule.cron} {schedule.timezone}",
         "paused" if schedule.is_paused else when(following) if following else "never",

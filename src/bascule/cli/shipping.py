@@ -14,7 +14,7 @@ import typer
 from bascule.cli import context
 from bascule.cli.context import AsJson, complete_reference
 from bascule.cli.screen import note, print_json, say
-from bascule.core import printable
+from bascule.core import counted, printable
 
 if TYPE_CHECKING:
     from bascule.endpoints import Plan
@@ -164,7 +164,7 @@ def ship(
             {"target": target, "folder": str(folder), "files": sorted(files), "changed": changed}
         )
     elif not as_json:
-        say(f"{folder}: {len(files)} files, {len(changed)} changed: {chosen.title}")
+        say(f"{folder}: {counted(len(files), 'file')}, {len(changed)} changed: {chosen.title}")
         if target == "container" and not build:
             note(f"--build builds it; elsewhere, copy {shipment.current.folder} to {folder}/bundle")
     for action, is_asked in (("apply", apply), ("prune", apply and prune), ("remove", remove)):

@@ -80,7 +80,7 @@ from .names import (
     load_named as load_named,
     user_name as user_name,
 )
-from .printing import printable as printable
+from .printing import counted as counted, printable as printable
 from .processes import (
     SignalEvent as SignalEvent,
     holder_name as holder_name,

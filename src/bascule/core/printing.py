@@ -11,6 +11,11 @@ _UNPRINTABLE = re.compile(
 )
 
 
+def counted(count: float, noun: str) -> str:
+    """A number with its noun: `1 row`, `1,234 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     r"""The text with what could move the cursor, hide or reorder text as escapes: `\x1b[2J`."""
     return _UNPRINTABLE.sub(lambda character: ascii(character[0])[1:-1], text)

@@ -34,7 +34,7 @@ class Task:
     Attributes:
         kind: A line of the table of kinds.
         input: What the kind takes, as JSON; large inputs by their digests or places.
-        title: In a few words.
+        title: In a few words; the kind and its model if empty.
         by: The user, or `schedule NAME`.
         key: The id of the key that it was submitted with: it ends with it. Empty for none.
         subject: What it is about. Two jobs of a kind and subject do not run side by side, and one

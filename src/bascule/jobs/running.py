@@ -183,8 +183,7 @@ class JobRunner(Jobs):
             return
         task = Task(
             kind=schedule.kind, input=with_dates(schedule, moment),
-            by=f"{OF_SCHEDULE}{schedule.name}",
-            title=f"schedule {schedule.name}", key=schedule.key, folder=schedule.folder,
+            by=f"{OF_SCHEDULE}{schedule.name}", key=schedule.key, folder=schedule.folder,
             is_confined=schedule.is_confined, schedule=schedule.name, due=moment,
         )  # fmt: skip
         self._schedules.started(

@@ -278,8 +278,9 @@ def add(connection: sa.Connection, task: Task) -> Job:
     """Queue a job with the transaction."""
     now = database_now(connection)
     content = {"kind": task.kind, "input": task.input}
+    title = task.title or f"{task.kind} {task.input.get('model') or ''}".rstrip()
     job = Job(
-        **asdict(task) | {"title": masked_text(task.title)}, id=secrets.token_hex(12),
+        **asdict(task) | {"title": masked_text(title)}, id=secrets.token_hex(12),
         digest=sha256_bytes(canonical_json(content)), progress={}, created_at=now, updated_at=now,
     )  # fmt: skip
     lease = {"log": "", "process": "", "fence": 0, "expires_at": now}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bascule.charts import Lane, Series, Svg, lines
+from bascule.core import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +30,7 @@ def duration(seconds: float) -> str:
 
 
 def alarms_found(count: int) -> str:
-    return f"{count} alarm{'' if count == 1 else 's'}" if count else "no alarm"
+    return counted(count, "alarm") if count else "no alarm"
 
 
 def by_day(

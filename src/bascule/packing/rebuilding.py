@@ -22,7 +22,7 @@ from bascule.bundle.disk import TRUTHS, Difference, Facts, differences
 from bascule.bundle.explaining import read_explanation
 from bascule.bundle.features import declared
 from bascule.bundle.originals import Frame
-from bascule.core import Columns, Invalid, Scratch
+from bascule.core import Columns, Invalid, Scratch, counted
 from bascule.packing.explaining import SAMPLED_BACKGROUND
 from bascule.packing.flavors import reopener
 from bascule.packing.imported import Rows
@@ -233,7 +233,7 @@ def _in_type(truth: Any, dtype: str) -> Any:
 
 
 def _described(told: Mapping[str, Any]) -> str:
-    return f"{told['rows']:,} rows, {told['sha256']}" if told else "such rows"
+    return f"{counted(told['rows'], 'row')}, {told['sha256']}" if told else "such rows"
 
 
 def _handed_over(bundle: Bundle, rows: Rows) -> Any:

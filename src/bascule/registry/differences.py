@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bascule.bundle.disk import Manifest, Statement, versions_of
-from bascule.core import Field
+from bascule.core import Field, counted
 from bascule.registry.metrics import metrics_of_all
 
 SECTIONS = (
@@ -117,7 +117,7 @@ def _cost(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for program, times in (body.get("latency_us") or {}).items():
         for rows in dict.fromkeys((1, max(map(int, times), default=1))):
             if (us := times.get(str(rows))) is not None:
-                yield f"{program}: {rows:,} row{'s' * (rows > 1)}, us", us
+                yield f"{program}: {counted(rows, 'row')}, us", us
     machine = (body.get("machine") or {}).get("cpu")
     yield from _flat({"peak memory, bytes": body.get("peak_memory_bytes"), "measured on": machine})
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import is_missing, take
 from bascule.bundle.statements import flat_columns
-from bascule.core import BasculeError, Columns, Invalid, first_line
+from bascule.core import BasculeError, Columns, Invalid, counted, first_line
 from bascule.metrics import DISPARITIES, Disparity, GroupedRows, disparity, group_rows
 from bascule.monitoring.performance import Reference
 from bascule.release.conditions import Change, Confidence, Each, Groups, Missing, Noise, Slice
@@ -164,7 +164,7 @@ class Conditional:
         if not len(rows):
             raise Invalid(f"no held-out row has {condition}")
         found = self._of(metric, rows)
-        note = f"{len(rows):,} rows" + (f"; {found.note}" if found.note else "")
+        note = f"{counted(len(rows), 'row')}" + (f"; {found.note}" if found.note else "")
         return Measured(found.value, note)
 
     def _of(self, metric: str, rows: NDArray[np.intp]) -> Measured:
@@ -187,14 +187,15 @@ class Conditional:
             if fact.value is None or not np.isfinite(fact.value):
                 return Measured(
                     None,
-                    f"{condition.column}={value} with {len(rows):,} rows: "
+                    f"{condition.column}={value} with {counted(len(rows), 'row')}: "
                     f"{fact.note or 'the value is no number'}",
                 )
         choose = min if criterion.wants_more else max
         worst = choose(found, key=lambda value: found[value].value or 0.0)
         return Measured(
             found[worst].value,
-            f"{condition.column}={worst} with {sizes[worst]:,} rows, the worst of {len(values)}",
+            f"{condition.column}={worst} with {counted(sizes[worst], 'row')}, the worst of "
+            f"{len(values)}",
         )
 
 
@@ -224,7 +225,7 @@ def _finite(answers: Mapping[str, NDArray[Any]]) -> Measured:
     for values in answers.values():
         if values.dtype.kind == "f":
             good &= np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-    return Measured(float(good.mean()), f"{int(good.sum()):,} of {count:,} rows")
+    return Measured(float(good.mean()), f"{int(good.sum()):,} of {counted(count, 'row')}")
 
 
 def _stability(before: Columns, after: Columns) -> Measured:

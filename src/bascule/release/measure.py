@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bascule.bundle import conform, for_program, read_truth
 from bascule.bundle.disk import EXAMPLE, MANIFEST, TRUTHS
-from bascule.core import Columns, Invalid, Program, first_line
+from bascule.core import Columns, Invalid, Program, counted, first_line
 from bascule.metrics import METRICS, score
 from bascule.release.conditional import Conditional, is_conditional
 from bascule.release.criteria import LATENCIES, QUALITIES, Criterion
@@ -237,7 +237,7 @@ def _latencies(bundle: Bundle, held_out: _Rows | None, batch: int) -> dict[str, 
         durations = _time_runs(program, rows, batch)
     except Exception as error:  # as above
         return dict.fromkeys(names, _failed(error))
-    note = f"of {len(durations)} runs with {batch} row{'s' if batch > 1 else ''}, one thread"
+    note = f"of {counted(len(durations), 'run')} with {counted(batch, 'row')}, one thread"
     return {
         name: Measured(_percentile(durations, percent), note)
         for name, percent in zip(names, (50, 99), strict=True)
@@ -315,4 +315,4 @@ def _parity(bundle: Bundle) -> Measured:
         return Measured(None, "the bundle carries no parity statement; pack it again")
     if parity.label_differences > parity.ties:
         return Measured(None, parity.reason)
-    return Measured(parity.max_difference, f"on {parity.rows} rows")
+    return Measured(parity.max_difference, f"on {counted(parity.rows, 'row')}")

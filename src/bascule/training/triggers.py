@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bascule.core import Invalid, first_line
+from bascule.core import Invalid, counted, first_line
 
 _MONTH = timedelta(days=30)
 ALERTS = ("drift", "performance", "losses")
@@ -141,7 +141,7 @@ def _reason(condition: str, facts: Facts) -> str:
     if facts.rows is None or facts.rows == before:
         return ""
     if before is None:
-        return f"{facts.rows:,} rows, and no run has had any"
+        return f"{counted(facts.rows, 'row')}, and no run has had any"
     match = _CONDITION.fullmatch(condition)
     least = float(match["count"]) if match is not None and match["count"] else 1.0
     if match is not None and match["percent"]:

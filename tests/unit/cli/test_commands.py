@@ -472,3 +472,5 @@ def test_the_version_is_printed(run):
     from bascule import __version__
 
     assert run("--version")[:2] == (0, f"bascule {__version__}\n")
+    by_module = [sys.executable, "-m", "bascule", "--version"]
+    assert subprocess.check_output(by_module, text=True) == f"bascule {__version__}\n"

@@ -74,7 +74,7 @@ def test_lines_that_are_refused_are_named_and_the_others_kept(call, tmp_path):
     code, said = call("outcomes", "import", "late", "truth.csv")
     assert code == 1
     assert said.splitlines() == [
-        "1 outcomes of late",
+        "1 outcome of late",
         "line 2 of the table: no id; not kept",
         "line 3 of the table: no truth; not kept",
     ]
@@ -102,11 +102,11 @@ def test_rows_are_counted_first_and_deleted_with_who_and_why_in_the_history(
 ):
     where = ("--model", "late", "--where", "id = '1'")
     code, said = call("ledger", "delete", *where, "--dry-run")
-    assert (code, said) == (0, "1 rows of 1 requests of late match, and 0 outcomes\n")
+    assert (code, said) == (0, "matching: 1 row of 1 request of late, and 0 outcomes\n")
     code, said = call("ledger", "delete", *where)
     assert (code, "add --yes" in said) == (2, True)
     code, said = call("ledger", "delete", *where, "--yes", "--reason", "asked to be forgotten")
-    assert (code, said.splitlines()[-1]) == (0, "1 rows and 0 outcomes are deleted")
+    assert (code, said.splitlines()[-1]) == (0, "deleted 1 row and 0 outcomes")
     assert json.loads(call("ledger", "query", "select id from predictions", "--json")[1]) == [
         {"id": "0"}, {"id": "2"},
     ]  # fmt: skip

@@ -276,7 +276,7 @@ def test_outcomes_are_imported_over_the_server_as_they_are_in_its_home(
     here, there = tmp_path / "here", filled
     said = run(here, "", *command)
     assert run(there, served, *command) == said
-    assert said[1].splitlines()[0] == "1 outcomes of late"
+    assert said[1].splitlines()[0] == "1 outcome of late"
     sql = ["ledger", "query", "--json"]
     for home in (here, there):
         _, shown, _ = run(home, "", *sql, "select id, truth from outcomes")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import socket
 import ssl
 import threading
@@ -170,10 +172,15 @@ def test_one_connection_more_takes_the_place_of_the_one_that_was_idle_for_the_lo
         assert busy.recv(12) == b"HTTP/1.1 200"
 
 
-def test_where_all_are_busy_one_more_is_closed():
+def test_where_all_are_busy_one_more_is_told_so_and_closed():
     with serving() as (port, _), ExitStack() as stack:
         busy = [stack.enter_context(asked(port, GET % b"held")) for _ in range(8)]
-        assert is_ended(stack.enter_context(asked(port)))
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * SOME_S)
+        client.request("GET", "/")
+        refused = client.getresponse()
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert "as many connections are open as may be" in json.loads(refused.read())["detail"]
+        client.close()
         RELEASED.set()
         assert all(one.recv(12) == b"HTTP/1.1 200" for one in busy)
 

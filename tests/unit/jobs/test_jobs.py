@@ -16,7 +16,7 @@ from tests.waiting import until
 from bascule.catalogue import Catalogue
 from bascule.catalogue.postgresql import PostgresqlDatabase
 from bascule.core import Conflict, Invalid, NotFound, Overloaded, is_alive, own_process
-from bascule.jobs import Job, Jobs, recorded, store, until_ended
+from bascule.jobs import Job, Jobs, Task, recorded, store, until_ended
 from bascule.security import Key, Permission
 
 from .conftest import WAIT_S, task
@@ -38,6 +38,11 @@ def test_a_job_is_done_in_a_child_and_its_result_is_kept(runner):
     assert (job.state, job.progress, job.attempt) == ("done", {"done": 3, "of": 3}, 1)
     assert [one.id for one in runner.find(kind="echo", state="done")] == [job.id]
     assert runner.get(job.id[:8]) == job
+
+
+def test_a_job_without_a_title_is_called_by_its_kind_and_model(jobs):
+    for content, title in (({"model": "chat", "judge": "x"}, "echo chat"), ({}, "echo")):
+        assert jobs.submit(Task(kind="echo", input=content)).title == title
 
 
 def test_what_a_child_raises_is_kept_by_its_kind(runner):

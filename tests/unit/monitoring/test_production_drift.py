@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
+from tests.chat_models import answered_texts
 from tests.production import Day, fill, packed
 
-from bascule.core import NotFound
-from bascule.monitoring import measure_production_drift, watch_windows
+from bascule.bundle import load
+from bascule.core import Invalid, NotFound
+from bascule.monitoring import measure_drift, measure_production_drift, watch_windows
 from bascule.monitoring.drift.quality import volume_findings
 from bascule.monitoring.drift.windows import windows_of_rows
 from bascule.monitoring.profiles import read_windows
@@ -100,6 +102,18 @@ def test_versions_are_compared_each_with_its_own_baseline(tmp_path, bundle):
     )
     assert found.to_json()["versions"][0]["version"] == "1"
     assert "version 2 is not compared" in repr(found)
+
+
+@pytest.mark.slow
+def test_weights_that_write_texts_are_not_told_to_be_packed_with_rows(tmp_path, chat):
+    moments = [datetime.now(UTC) - timedelta(hours=1)] * 2
+    answered_texts(tmp_path, ["a", "b"], moments, ["hi", "ho"], arm="", version="1")
+    found = measure_production_drift(tmp_path, "chat", lambda _: load(chat))
+    assert "thumbs, judges and gates" in repr(found)
+    assert "train=" not in repr(found)
+    with pytest.raises(Invalid, match="no baseline") as refused:
+        measure_drift(load(chat), {"request": ["hello"]})
+    assert "thumbs, judges and gates" in refused.value.hint
 
 
 def test_a_model_without_answers_is_not_found(tmp_path, bundle):

@@ -19,7 +19,6 @@ from bascule.core import (
     BasculeError,
     Invalid,
     ModelFailed,
-    TimedOut,
     Unavailable,
     Untrusted,
 )
@@ -132,31 +131,61 @@ HOSTILE = {
     "refuses": "{{ raise_exception('roles must alternate') }}",
     "changes": "{{ messages.append(1) }}",
     "divides": "{{ 1 / 0 }}",
-    "forever": "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3,
 }
 
 
-def test_a_template_runs_no_code_and_one_without_end_is_ended(pack):
+UNENDING = {
+    "forever": ("{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3, "takes over 5 s"),
+    "endless": (
+        "{% for a in range(99999) %}{{ 'x' * 999 }}{% endfor %}",
+        "makes 99,8.* 16,777,216",
+    ),
+}
+
+
+def test_a_template_runs_no_code_and_is_bounded_in_time_and_length(pack):
     cases = "".join(
         f"{{% if messages[0].content == '{said}' %}}{evil}{{% endif %}}"
-        for said, evil in HOSTILE.items()
+        for said, evil in [
+            *HOSTILE.items(),
+            *((said, evil) for said, (evil, _) in UNENDING.items()),
+        ]
     )
     packed = pack(template=cases + "{{ messages[0].content }}")
     program = open_generation(packed.path, read_manifest(packed.path))
-    for said in ("class", "globals", "refuses", "changes", "divides"):
-        with pytest.raises(Invalid, match="the chat template refuses"):
+    pid = program.pid
+    refusals = dict.fromkeys(HOSTILE, "refuses") | {
+        said: told for said, (_, told) in UNENDING.items()
+    }
+    for said, told in refusals.items():
+        with pytest.raises(Invalid, match=f"the chat template {told}"):
             program.run({"request": np.array([said], object)})
-    program.bound_runs(1.0)
-    with pytest.raises(TimedOut):
-        program.run({"request": np.array(["forever"], object)})
     assert program.run({"request": np.array(["Once upon"], object)})["text"][0]
+    assert program.pid == pid
     program.close()
 
 
-@pytest.mark.parametrize("template", first_of(["{% for x %}", "{{ raise_exception('never') }}"]))
-def test_a_template_that_never_works_is_refused_when_it_is_packed(pack, template):
-    with pytest.raises((Invalid, ModelFailed), match=r"expected token|never"):
-        pack(template=template)
+def test_a_template_that_always_refuses_is_refused_when_it_is_packed(pack):
+    with pytest.raises(Invalid, match="never"):
+        pack(template="{{ raise_exception('never') }}")
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["own", "of the weights"])
+def test_a_template_that_is_no_jinja_is_told_with_its_line_and_no_traceback(
+    pack, smollm2, tmp_path, capfd, is_own
+):
+    template, where = "{{ bos_token }}\n{% for x %}", "template, line 2: expected token 'in'"
+    fields = {"template": template}
+    if not is_own:
+        where = "tokenizer.chat_template of the weights, line 2: expected token 'in'"
+        reader, fields = gguf.GGUFReader(smollm2), {"weights": tmp_path / "broken.gguf"}
+        kept = reader.fields["tokenizer.chat_template"].contents()
+        data = smollm2.read_bytes()
+        broken = template.ljust(len(kept.encode())).encode()
+        fields["weights"].write_bytes(data.replace(kept.encode(), broken, 1))
+    with pytest.raises(ModelFailed, match=where):
+        pack(**fields)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 # -- weights that are none --

@@ -178,6 +178,18 @@ def test_the_model_card_has_metadata_that_the_hub_reads(settings, tmp_path):
     assert results == [("accuracy", 0.9)]
 
 
+@pytest.mark.parametrize(("packed_as", "told"), [("Apache-2.0", "apache-2.0"), ("not known", None)])
+def test_the_model_card_has_the_licence_that_the_weights_were_packed_with(
+    settings, packed_as, told
+):
+    from huggingface_hub import ModelCard
+
+    registry = open_registry(settings)
+    body = {"model_parameters": {"engine": "llama.cpp", "licence": packed_as}}
+    registry.add_statement(registry.resolve("late/1"), "provenance", body, at=T0, by="ci")
+    assert ModelCard(written(settings, "model-card")["markdown"]).data.license == told
+
+
 def test_the_lists_of_ours_are_toml_a_section_a_line():
     for file in known_lists().values():
         sections = tomllib.loads(file.read_text())["sections"]

@@ -161,7 +161,7 @@ def test_whole_numbers_are_sliced_by_as_people_write_them(bundle, flights):
     ("text", "reason"),
     [
         ("accuracy[carrier=ZZ] >= 0", "no held-out row has carrier=ZZ"),
-        ("roc_auc[by wind] >= 0", "with 1 rows"),
+        ("roc_auc[by wind] >= 0", "with 1 row"),
     ],
 )
 def test_a_slice_that_cannot_be_measured_fails_with_the_reason(bundle, text, reason):

@@ -412,3 +412,9 @@ def test_a_forecast_says_what_will_be_found_and_what_cannot():
     assert "cannot be found in 20,000 requests at 5%" in made[0].sentence
     assert "is found after about" in made[2].sentence
     assert made[3].sentence.startswith("that an equal version is within errors +1 pp")
+
+
+def test_assumed_rates_are_told_by_what_the_guard_is_called_by():
+    guards = (ERRORS, Guard("approval", 0.05, "pp"), Guard("p95", 0.2, "%"))
+    made = forecast(rollout(guards=guards), rates={}, requests=1_000, runs=5)
+    assert {line.assumed for line in made} == {"errors 1%", "approval 80%", ""}

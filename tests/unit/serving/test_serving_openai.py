@@ -137,6 +137,19 @@ def test_a_field_that_cannot_be_obeyed_is_refused_by_its_name(server, writer, mo
     assert writer.requests == []
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400"])
+@pytest.mark.parametrize("field", ["temperature", "top_p", "presence_penalty", "logit_bias"])
+def test_a_number_that_json_does_not_have_is_refused_and_not_left_out(server, writer, field, value):
+    sent = f'{{"1": {value}}}' if field == "logit_bias" else value
+    body = f'{json.dumps(HELLO)[:-1]}, "user": "NaN", "{field}": {sent}}}'
+    refused = post(server, body.encode())
+    told = "the number 1e400 is too large" if value == "1e400" else "has NaN or Infinity"
+    assert refused.status == 400
+    assert told in refused.json["error"]["message"]
+    assert writer.requests == []
+    assert post(server, HELLO | {"user": "NaN"}).status == 200
+
+
 @pytest.mark.parametrize("depth", [100, 1_000, 1_020, 5_000])
 def test_a_body_of_any_depth_is_given_to_the_model_or_refused(server, depth):
     nested = json.dumps(HELLO)[:-1] + ', "tools": ' + "[" * depth + "]" * depth + "}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateSyntaxError
 from numpy.typing import NDArray
 
 from bascule.bundle.generation.chunks import Chunk, Logprob, Usage, logprob_of, written
@@ -26,6 +27,7 @@ from bascule.bundle.generation.schemas import SchemaMask, llama_tokenizer
 from bascule.bundle.generation.specs import Spec
 from bascule.core import Invalid, ModelFailed, first_line, library
 
+_TEMPLATE = "tokenizer.chat_template"
 _BATCH_TOKENS, _PIECE_TOKENS, _LEAST_LAST = 512, 32, 2
 """A piece of a prompt is as fast as a batch of the usual size, and done soon."""
 
@@ -43,28 +45,36 @@ class LlamaEngine:
                 str(folder / spec.weights), n_ctx=spec.context_tokens, n_threads=threads,
                 n_threads_batch=threads, n_batch=_BATCH_TOKENS, lora_path=adapter, verbose=False,
             )  # fmt: skip
+            self._template = spec.template or self._llama.metadata.get(_TEMPLATE, "")
+            self._formatter = self._formatter_of(self._template) if self._template else None
+        except TemplateSyntaxError as problem:  # llama.cpp reads the template of the weights first
+            is_own = problem.source == spec.template
+            raise ModelFailed(
+                f"{'template' if is_own else f'{_TEMPLATE} of the weights'}, line "
+                f"{problem.lineno}: {problem.message}",
+                hint="correct the chat template",
+            ) from None
         except (ValueError, RuntimeError, OSError) as problem:
             raise ModelFailed(
                 f"llama.cpp cannot load the weights: {first_line(problem)}",
                 hint="check the file; a newer llama-cpp-python may know its architecture",
             ) from None
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._llama.model)
-        self._template = spec.template or self._llama.metadata.get("tokenizer.chat_template", "")
-        self._formatter: Any = None
-        if self._template:
-            from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-            self._formatter = Jinja2ChatFormatter(
-                template=self._template,
-                eos_token=self._special(self._llama.token_eos()),
-                bos_token=self._special(self._llama.token_bos()),
-            )
         self._specials = SpecialTokens(
             self._special(token)
             for token in range(self._llama.n_vocab())
             if llama_cpp.llama_vocab_is_control(self._vocabulary, token)
         )
         self._prompt_tokens = 0
+
+    def _formatter_of(self, template: str) -> Any:
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        return Jinja2ChatFormatter(
+            template=template,
+            eos_token=self._special(self._llama.token_eos()),
+            bos_token=self._special(self._llama.token_bos()),
+        )
 
     def generate(self, request: TextRequest) -> Iterator[Chunk]:
         """The chunks of an answer; those of the pieces of a prompt have no text."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
@@ -19,6 +20,8 @@ OUTPUTS = (Field("text", DType.BYTES, ()), Field("chunk", DType.BYTES, ()))
 EXAMPLE = '{"max_tokens":8,"messages":[{"content":"Say hello.","role":"user"}]}'
 MOST_REQUEST_BYTES = 4 << 20
 _MOST_STOPS, _MOST_TOOLS = 16, 128
+_TEMPLATE_CPU_S, _MOST_PROMPT = 5.0, 4 * MOST_REQUEST_BYTES
+"""Bounds of a chat template: of the time that it takes, and of the text that it makes."""
 _OF_CALLERS = ("store", "user", "safety_identifier")
 """Fields about the caller: policies read them, and they do not change an answer."""
 _PLACE, _UNKNOWN = re.compile(r"`\$\.([^`]+)`$"), re.compile(r"unknown field `([^`]+)`")
@@ -291,21 +294,39 @@ class SpecialTokens:
         return document
 
     def pieces(self, prompt: str) -> list[str]:
-        """What is tokenized by itself of a prompt with marks."""
+        """What is tokenized by itself of a prompt with marks; raises `Invalid` for a huge one."""
+        if len(prompt) > _MOST_PROMPT:
+            reason = f"makes {len(prompt):,} characters of them; {_MOST_PROMPT:,} may be"
+            raise _of_template(reason)
         return prompt.split(self._mark)
 
 
 @contextmanager
 def telling_refusals() -> Iterator[None]:
-    """Any exception of a chat template means that it refuses these messages."""
+    """Any exception of a chat template means that it refuses these messages.
+
+    One that takes too long is ended; by a signal, so this is for the main thread of a process.
+    """
+
+    def end(*_: object) -> None:
+        raise _of_template(f"takes over {_TEMPLATE_CPU_S:g} s of CPU time")
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _TEMPLATE_CPU_S)
     try:
         yield
-    except MemoryError:
+    except (MemoryError, Invalid):
         raise
     except Exception as problem:
-        reason = f"messages: the chat template refuses them: {first_line(problem)}"
-        hint = "see the roles and the order that the model's template allows"
-        raise Invalid(reason, field="messages", hint=hint) from None
+        raise _of_template(f"refuses them: {first_line(problem)}") from None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _of_template(reason: str) -> Invalid:
+    hint = "see what messages the model's template is for, or pack it with another"
+    return Invalid(f"messages: the chat template {reason}", field="messages", hint=hint)
 
 
 def room_for(request: TextRequest, prompt_tokens: int, context_tokens: int) -> int:

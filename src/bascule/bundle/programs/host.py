@@ -150,8 +150,10 @@ def main(arguments: list[str]) -> int:
     try:
         predict, stream = _OPENERS[arguments[0]](*arguments[1:])
     except Exception as problem:  # foreign code may raise anything
-        hint = str(getattr(problem, "hint", ""))
-        _send(frames_out, {**_failure(problem), "hint": hint}, {})
+        hint = getattr(problem, "hint", None)
+        # An error with a hint is Bascule's own: its words are enough.
+        failure = _failure(problem) if hint is None else {"error": str(problem)}
+        _send(frames_out, {**failure, "hint": str(hint or "")}, {})
         return 3
     parts = None if stream is None else _Parts(stream)
     _send(frames_out, {"ready": True, "parts": parts is not None}, {})

@@ -16,7 +16,7 @@ from bascule.charts import Node, Series, Svg, lineage, lines
 from bascule.console.facts import endpoints_of
 from bascule.console.session import current
 from bascule.console.site import Crumb, PageRouter, console_of, context_of, render, see
-from bascule.core import BasculeError, Reference
+from bascule.core import BasculeError, Reference, counted
 from bascule.documents import Plot, Section, Text, words
 from bascule.jobs import Task
 from bascule.release import slice_blocks
@@ -164,7 +164,7 @@ def lineage_of(known: Known, aliases: Sequence[str], serves: Sequence[str]) -> S
     """From rows, code and run to the version, its aliases and its endpoints. Pure."""
     origin = known.said.provenance
     sources = [
-        Node(f"{name} rows", f"{told['rows']:,} rows", str(told.get("sha256", "")))
+        Node(f"{name} rows", counted(told["rows"], "row"), str(told.get("sha256", "")))
         for name in ("train", "test", "calibration")
         if (told := origin.get(name))
     ]

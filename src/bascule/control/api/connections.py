@@ -3,7 +3,8 @@
 uvicorn bounds neither how many connections are open nor how long one may take over its request. The
 process that is asked here keeps the keys fresh, so:
 - `MAX_CONNECTIONS` are open, handshakes included, and fewer where the process may not have as many
-  descriptors; one more takes the place of the one that has been idle for the longest;
+  descriptors; one more takes the place of the one that has been idle for the longest, and where
+  none is idle it is closed: without TLS after an answer;
 - a handshake, a head, a body and the reading of an answer each have a time-out, which aborts;
 - a connection whose body was not read ends with the answer, and the client can read that.
 """
@@ -15,11 +16,14 @@ import os
 import resource
 import socket
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from bascule.control.api.problems import problem_of
+from bascule.core import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,7 +120,7 @@ class ControlServer(uvicorn.Server):
                 loop.call_later(_PAUSE_S, self._accept_again)
                 return
             if not self._has_room():
-                accepted.close()
+                self._turn_away(accepted)
                 continue
             task = loop.create_task(self._connect(accepted))
             self._entering[task] = None
@@ -143,6 +147,15 @@ class ControlServer(uvicorn.Server):
             return True
         return False
 
+    def _turn_away(self, accepted: socket.socket) -> None:
+        """Close a connection; say why where nothing has to be waited for."""
+        with accepted, suppress(OSError):
+            if self._tls is None:
+                accepted.setblocking(False)
+                accepted.send(_too_many())
+                accepted.shutdown(socket.SHUT_WR)
+                accepted.recv(_MAX_HEAD_BYTES)  # left unread, it would reset the connection
+
     async def _connect(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         accepted.setblocking(False)
@@ -154,6 +167,17 @@ class ControlServer(uvicorn.Server):
                 ssl=self._tls,
                 **({} if self._tls is None else within),
             )
+
+
+@cache
+def _too_many() -> bytes:
+    error = Unavailable("as many connections are open as may be", hint="retry", retry_after_s=1)
+    answer = problem_of(error, "")
+    assert answer is not None
+    head = b"".join(b"%b: %b\r\n" % line for line in answer.raw_headers)
+    return b"HTTP/1.1 %d Service Unavailable\r\n%bconnection: close\r\n\r\n%b" % (
+        answer.status_code, head, bytes(answer.body),
+    )  # fmt: skip
 
 
 def leave(*_: object) -> NoReturn:

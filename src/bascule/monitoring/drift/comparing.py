@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bascule.bundle import Bundle, as_dtype, is_missing, take
+from bascule.bundle.disk import GENERATION
 from bascule.bundle.statements import answer_columns, profile_of
 from bascule.core import BasculeError, Columns, Invalid, Signature
 from bascule.monitoring.drift.budgets import Effect
@@ -53,7 +54,7 @@ def measure_drift(
     if baseline is None:
         raise Invalid(
             f"{bundle.name} has no baseline to compare with",
-            hint="pack the model again with train=, or test= for its answers",
+            hint=lack_of_baseline(bundle),
         )
     table = read_current(current, bundle.signature, time_column, baseline.projected)
     answers = baseline.answers if score else None
@@ -125,6 +126,13 @@ def acceptable(inputs: Columns, signature: Signature) -> NDArray[np.bool_]:
             bad |= ~gone & (as_dtype(values, one.dtype) != values)
         fine &= ~bad.reshape(rows, -1).any(axis=1)
     return fine
+
+
+def lack_of_baseline(bundle: Bundle) -> str:
+    """What there is to do about a bundle without a baseline."""
+    if bundle.manifest.task == GENERATION:
+        return "weights that write texts have none: thumbs, judges and gates tell how good they are"
+    return "pack the model again with train=, or test= for its answers"
 
 
 def tolerance_of(bundle: Bundle) -> float:

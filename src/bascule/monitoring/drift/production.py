@@ -7,7 +7,7 @@ same alarms for the same windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from bascule.bundle import Bundle
 from bascule.core import BasculeError, Invalid, NotFound
 from bascule.monitoring.drift.budgets import Effect
-from bascule.monitoring.drift.comparing import tolerance_of, with_influence
+from bascule.monitoring.drift.comparing import lack_of_baseline, tolerance_of, with_influence
 from bascule.monitoring.drift.concept import Losses, LossWatch, Truths, read_truths, source_of
 from bascule.monitoring.drift.deciding import SAME
 from bascule.monitoring.drift.explained import explained_days
@@ -113,6 +113,8 @@ def _of_version(
         notes = (f"version {version}: its losses are not measured: {problem.message}",)
     truths = read_truths(home, bundle, model, version, losses)
     baseline = bundle.baseline
+    if baseline is None:
+        notes += (f"the bundle has no baseline: {lack_of_baseline(bundle)}",)
     attributions: Profile | None = None
     explained: Mapping[date, Profile] = {}
     try:
@@ -189,7 +191,7 @@ def watch_windows(
         is_finished = day != today
         made = replace(made, rows=window.rows, columns=(*made.columns, *found))
         judged.append(replace(made, is_finished=is_finished))
-    notes = [*_notes(baseline), *watch.notes(), *volume_findings(windows, today)]
+    notes = [*watch.notes(), *volume_findings(windows, today)]
     name = windows[0].model if windows else ""
     return DriftReport(
         name, "", budget, 365, watch.level, tuple(judged), tuple(notes),
@@ -199,11 +201,6 @@ def watch_windows(
             "explanation": attributed_now,
         },
     )  # fmt: skip
-
-
-def _notes(baseline: Mapping[str, Profile | None]) -> Iterator[str]:
-    if not any(baseline.values()):
-        yield "the bundle has no baseline: pack again with train= and test="
 
 
 def _truth_columns(

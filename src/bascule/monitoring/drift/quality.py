@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from statistics import median
 
+from bascule.core import counted
 from bascule.monitoring.drift.windows import day_of
 from bascule.stats import WindowProfile
 
@@ -35,7 +36,7 @@ def volume_findings(windows: Sequence[WindowProfile], today: date | None = None)
         if not now and usual >= 1:
             yield f"{day}: silence: no row, {usual:,.0f} on usual days"
         elif max(usual, now) >= MIN_ROWS and (now * TIMES < usual or now > usual * TIMES):
-            yield f"{day}: {now:,} rows, {usual:,.0f} on usual days"
+            yield f"{day}: {counted(now, 'row')}, {usual:,.0f} on usual days"
 
 
 def _usual(rows: dict[date, int], first: date, day: date) -> float:

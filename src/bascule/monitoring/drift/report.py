@@ -9,6 +9,7 @@ from datetime import date
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from bascule.core import counted
 from bascule.documents import Block, Bullets, Plot, Plots, Table, Text, lettered, notebook
 from bascule.monitoring.drift.distributions import distributions
 from bascule.monitoring.drift.results import ColumnDrift, WindowDrift
@@ -167,8 +168,8 @@ def _summary(report: DriftReport) -> str:
     alarms = sum(len(window.alarms) for window in windows)
     days = f" in {len(windows)} windows" if len(windows) > 1 else ""
     return (
-        f"{_name(report)}: {alarms_found(alarms)}; {rows:,} rows{days}, {columns} columns, budget "
-        f"{report.budget:g} false alarms a year"
+        f"{_name(report)}: {alarms_found(alarms)}; {counted(rows, 'row')}{days}, "
+        f"{counted(columns, 'column')}, budget {report.budget:g} false alarms a year"
     )
 
 

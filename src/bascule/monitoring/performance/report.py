@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from bascule.core import counted
 from bascule.documents import Block, Bullets, Table, Text, bars, lettered, notebook
 from bascule.monitoring.performance.delays import DelayCurve
 from bascule.monitoring.performance.results import (
@@ -134,11 +135,10 @@ def _summary(report: PerformanceReport) -> str:
     truths = sum(one.truths for one in totals)
     alarms = sum(len(one.alarms) for one in report.windows)
     share = f" ({truths / predictions:.0%})" if predictions else ""
-    count = len({one.start for one in days})
-    windows = f" in {count} window{'s' * (count > 1)}" if days else ""
+    windows = f" in {counted(len({one.start for one in days}), 'window')}" if days else ""
     return (
-        f"{report.model}: {alarms_found(alarms)}; {predictions:,} predictions{windows}, {truths:,} "
-        f"truths{share}, budget {report.budget:g} false alarms a year"
+        f"{report.model}: {alarms_found(alarms)}; {counted(predictions, 'prediction')}{windows}, "
+        f"{counted(truths, 'truth')}{share}, budget {report.budget:g} false alarms a year"
     )
 
 

@@ -9,6 +9,7 @@ from datetime import date
 from itertools import islice
 from typing import Any
 
+from bascule.core import counted
 from bascule.documents import bars
 from bascule.monitoring.drift import ProductionDrift, typical
 from bascule.monitoring.performance import PerformanceReport
@@ -150,7 +151,8 @@ def _head(overview: Overview) -> Iterator[str]:
         return
     share = (total.errors, total.refused)
     errors, refused = (one / max(1, total.requests) for one in share)
-    yield f"health       {total.requests:,} requests, {errors:.2%} errors, {refused:.2%} refused"
+    requests = counted(total.requests, "request")
+    yield f"health       {requests}, {errors:.2%} errors, {refused:.2%} refused"
     latency = f"p50 {_ms(total.p50_s)}, p99 {_ms(total.p99_s)}"
     by_day = {one.day: float(one.requests) for one in overview.days}
     yield f"             {latency}; by day {bars(list(by_day.values())[-_DAYS:])}"
@@ -160,11 +162,10 @@ def _drift(overview: Overview) -> Iterator[str]:
     yield ""
     versions = report_of(overview.to_json()).versions
     for version in versions:
-        days = len(version.report["windows"])
         yield (
-            f"drift        version {version.report['version']}: {version.rows:,} rows on {days} "
-            f"day{'s' * (days > 1)}, "
-            f"{len(version.columns)} columns, budget {version.report['budget']:g} a year"
+            f"drift        version {version.report['version']}: {counted(version.rows, 'row')} on "
+            f"{counted(len(version.report['windows']), 'day')}, "
+            f"{counted(len(version.columns), 'column')}, budget {version.report['budget']:g} a year"
         )
         yield f"  {'column':<24}{'then':>12}{'now':>12}{'alarms':>8}  by day"
         for column in version.columns[: max(2, _COLUMNS // len(versions))]:
@@ -182,8 +183,8 @@ def _performance(overview: Overview) -> Iterator[str]:
     delay = "" if truths.delay_s is None else f", median delay {duration(truths.delay_s)}"
     yield ""
     yield (
-        f"performance  {truths.truths:,} truths of {truths.predictions:,} predictions "
-        f"({share:.0%}){delay}"
+        f"performance  {counted(truths.truths, 'truth')} of "
+        f"{counted(truths.predictions, 'prediction')} ({share:.0%}){delay}"
     )
     yield from (f"             {one}" for one in islice(metric_lines(overview), 3))
 
@@ -205,8 +206,8 @@ def metric_lines(overview: Overview) -> Iterator[str]:
 
 def _ledger(overview: Overview) -> Iterator[str]:
     kept = overview.kept
-    lost = f"{kept.gaps} gaps with {kept.missing:,} requests" if kept.gaps else "no gaps"
-    yield f"ledger       {kept.share:.1%} of the rows are kept, {lost}"
+    lost = f"{counted(kept.gaps, 'gap')} with {counted(kept.missing, 'request')}"
+    yield f"ledger       {kept.share:.1%} of the rows are kept, {lost if kept.gaps else 'no gaps'}"
 
 
 def _sentences(overview: Overview) -> Iterator[str]:

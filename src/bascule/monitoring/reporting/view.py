@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bascule.core import counted
 from bascule.monitoring.drift import ColumnView, columns_of
 from bascule.monitoring.performance import MetricView, metrics_of
 from bascule.monitoring.showing import duration
@@ -103,9 +104,9 @@ def _tiles(measured: Json, alarms: int) -> Iterator[tuple[str, str, str]]:
     p99 = f"p99 {total['p99_s'] * 1e3:.3g} ms"
     yield ("latency", f"{total['p50_s'] * 1e3:.3g} ms", f"median; {p99}")
     share = truths["truths"] / max(1, truths["predictions"])
-    yield ("truths known", f"{share:.0%}", f"{truths['truths']:,} rows")
-    lost = f"{kept['gaps']} gaps, {kept['missing']:,} requests" if kept["gaps"] else "no gaps"
-    yield ("rows kept", f"{kept['share']:.0%}", lost)
+    yield ("truths known", f"{share:.0%}", counted(truths["truths"], "row"))
+    lost = f"{counted(kept['gaps'], 'gap')}, {counted(kept['missing'], 'request')}"
+    yield ("rows kept", f"{kept['share']:.0%}", lost if kept["gaps"] else "no gaps")
 
 
 # -- drift --

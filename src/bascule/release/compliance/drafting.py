@@ -159,7 +159,7 @@ def front_matter(manifest: Manifest, known: Said, version: str, licence: str = "
     """The metadata of a model card for the Hub of Hugging Face, as YAML between lines of dashes.
 
     `model-index` has the metrics on held-out rows. `licence` is an identifier of the Hub, such as
-    `apache-2.0`; empty for none.
+    `apache-2.0`; if empty, that of the weights as they were packed.
     """
     import yaml
 
@@ -170,7 +170,8 @@ def front_matter(manifest: Manifest, known: Said, version: str, licence: str = "
     ]  # fmt: skip
     tags = list(dict.fromkeys((manifest.flavor, manifest.task)))
     data: dict[str, Any] = {"library_name": "bascule", "tags": tags}
-    if licence:
+    declared = str(known.provenance.get("model_parameters", {}).get("licence", ""))
+    if licence := licence or declared.lower().replace("not known", ""):
         data["license"] = licence
     if task:
         data["pipeline_tag"] = task

@@ -11,6 +11,7 @@ import msgspec
 from bascule.endpoints import KEY_UNITS
 from bascule.release.rollouts.guards import Guard
 from bascule.release.rollouts.keys import cells_of
+from bascule.release.rollouts.losses import RATES
 from bascule.release.rollouts.plan import Rollout
 from bascule.stats import (
     SPREAD,
@@ -52,6 +53,14 @@ class Forecast(msgspec.Struct, frozen=True):
     detection: Detection
     sentence: str
     is_measured: bool = False
+
+    @property
+    def assumed(self) -> str:
+        """The rate in words, where it is assumed; the rate of `approval` is that of thumbs down."""
+        name = self.guard.partition(" ")[0]
+        if self.is_measured or name.partition("[")[0] not in _UNKNOWN_RATES:
+            return ""
+        return f"{name} {1 - self.rate if name in RATES else self.rate:.0%}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,15 +73,16 @@ class JsonParser:
     nearest float.
     """
 
-    def __init__(self, expects: str) -> None:
-        """`expects` is an example of a body, for those who send none."""
+    def __init__(self, expects: str, *, takes_nan: bool = True) -> None:
+        """`expects` is an example of a body; without `takes_nan`, NaN and Infinity are refused."""
         self._parser = simdjson.Parser()
         self._expects = expects
+        self._takes_nan = takes_nan
 
     @cached_property
     def aside(self) -> JsonParser:
         """The same, for use beside this one: see `transports.offload`."""
-        return JsonParser(self._expects)
+        return JsonParser(self._expects, takes_nan=self._takes_nan)
 
     def parse(self, body: bytes) -> Any:
         """The document, as simdjson's lazy values; nothing of it may be kept.
@@ -100,7 +101,7 @@ class JsonParser:
             # Not JSON; or something of the last document is still referenced, by a traceback for
             # example. A parser of its own tells the one from the other.
             self._parser = simdjson.Parser()
-            return _parse_carefully(self._parser, body, self._expects)
+            return _parse_carefully(self._parser, body, self._expects, self._takes_nan)
 
     def plain(self, body: bytes) -> Any:
         """The document as Python's own values.
@@ -259,12 +260,15 @@ def _below(found: Any, key: str, place: str) -> Any:
 # -- what the quick parser does not read --
 
 
-def _parse_carefully(parser: Any, body: bytes, expects: str) -> Any:
+def _parse_carefully(parser: Any, body: bytes, expects: str, takes_nan: bool) -> Any:
     document, problem = _tried(parser, body)
     said = body
     if problem and (b"NaN" in body or b"Infinity" in body):
         said = _UP_TO_WORD.sub(_in_json, body)
         document, problem = _tried(parser, said)
+        if not (problem or takes_nan):
+            reason = "the body has NaN or Infinity as a value, and JSON has no such number"
+            raise Invalid(reason, hint="leave the field out for its default")
     if problem.startswith(_NUMBER_PROBLEMS) and len(body) <= _KEEP_PARSER_BYTES:
         document, problem = _tried(parser, _TEXT_OR_LARGE_WHOLE.sub(_as_float, said))
     if problem:

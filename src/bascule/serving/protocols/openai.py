@@ -108,7 +108,7 @@ class OpenAi:
     def __init__(self, *, describes_models: bool = True) -> None:
         """`describes_models`: no other protocol has `/v1/models`, and describes them for both."""
         self._describes_models = describes_models
-        self._parser = JsonParser('{"model": "NAME", "messages": [...]}')
+        self._parser = JsonParser('{"model": "NAME", "messages": [...]}', takes_nan=False)
 
     def server_routes(self, plane: DataPlane) -> Iterator[Route]:
         """The list of models, and what any of them can be asked."""

@@ -70,7 +70,7 @@ class Submissions:
         """Submit a job of the caller; raises as `checked` does, and `Overloaded`."""
         caller = caller_of(request)
         task = Task(
-            kind=name, input=self.checked(name, content, request, folder), title=title or name,
+            kind=name, input=self.checked(name, content, request, folder), title=title,
             by=caller.user, key=caller.key, folder=folder or os.getcwd(),
             is_confined=self.places is not None, host=socket.gethostname(),
         )  # fmt: skip

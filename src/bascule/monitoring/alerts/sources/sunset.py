@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from bascule.core import counted
 from bascule.monitoring.alerts.findings import Finding, Observation, Severity, Source
 from bascule.monitoring.ledger import CallerCount
 
@@ -71,7 +72,7 @@ def callers_said(callers: Sequence[CallerCount] | None) -> str:
     if callers is None:
         return "the ledger keeps no rows that could say who calls it"
     named = ", ".join(
-        f"{one.caller or 'callers without a key'} ({one.requests:,} requests)"
+        f"{one.caller or 'callers without a key'} ({counted(one.requests, 'request')})"
         for one in callers[:5]
     )
     more = f" and {len(callers) - 5} more" if len(callers) > 5 else ""

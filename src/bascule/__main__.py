@@ -1,0 +1,5 @@
+"""`python -m bascule` is `bascule`."""
+
+from bascule.cli import main
+
+main()
