@@ -18,7 +18,7 @@ _OUTWARD = (
     "link set out0 up",
     "link set out1 up",
     "route add default via 192.0.2.254 dev out0",
-    # Nobody need be found before a packet leaves.
+    # The neighbour is known, so that a packet leaves without asking for its address.
     "neigh add 192.0.2.254 lladdr 02:00:00:00:00:01 dev out0",
 )
 

@@ -144,9 +144,9 @@ def _row(one: Scheduled) -> tuple[str, ...]:
     schedule = one.schedule
     following = None if schedule.is_paused else next_time(schedule, datetime.now(UTC))
     outcome = one.outcome or {}
-    said = outcome.get("error") or (counted(outcome["rows"], "row") if "rows" in outcome else "")
+    result = outcome.get("error") or (counted(outcome["rows"], "row") if "rows" in outcome else "")
     return (
         schedule.name, f"{schedule.cron} {schedule.timezone}",
         "paused" if schedule.is_paused else when(following) if following else "never",
-        "" if one.due is None else when(one.due), "running" if one.is_under_way else said,
+        "" if one.due is None else when(one.due), "running" if one.is_under_way else result,
     )  # fmt: skip

@@ -142,9 +142,9 @@ def test_a_part_is_not_shown_to_be_fast_where_fewer_requests_run_together(tmp_pa
 
 
 def test_a_canary_in_which_a_part_could_never_be_shown_is_refused():
-    said = r"p95\[score\] \+20 % is compared where each version has 50 % of the requests"
+    message = r"p95\[score\] \+20 % is compared where each version has 50 % of the requests"
     for changes in ({"steps_percent": (5.0, 49.0, 100.0)}, {"strategy": "all"}):
-        with pytest.raises(Invalid, match=said) as refused:
+        with pytest.raises(Invalid, match=message) as refused:
             rollout_of(*GUARDS, **changes)
         assert refused.value.hint == "--strategy canary --steps 5,25,50,100"
 

@@ -1400,7 +1400,7 @@ def test_a_server_that_stops_does_not_wait_for_ever_and_says_so(serve, waiting, 
         assert "the server is stopping" in is_refused(slow, 503)
         drained.result(10)
         server.until(lambda: not server.site.connections)
-    assert gone == [b"x"], "nothing runs on for nobody"
+    assert gone == [b"x"], "the run goes on after its caller has been refused"
     assert server.counted() == {503: 2}
 
 

@@ -197,10 +197,10 @@ def _add_verdicts(app: FastAPI, open_rollouts: Callable[..., Rollouts]) -> None:
 
         With `?expects=abort` or `?expects=promote`, the status is 409 for every other verdict.
         """
-        said = latest_verdict(endpoint)
-        if expects is not None and said.verdict != expects:
+        latest = latest_verdict(endpoint)
+        if expects is not None and latest.verdict != expects:
             response.status_code = 409
-        return said
+        return latest
 
     @serves(app, of_rollouts.VERDICT_QUERY)
     def verdict_query(endpoint: str, query: str) -> dict[str, Any]:

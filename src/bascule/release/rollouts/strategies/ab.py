@@ -26,13 +26,13 @@ class AB(Strategy):
             return last_step(rollout, state, facts.now), (
                 f"{rollout.candidate} is {better_said(rollout, verdict)}"
             )
-        said = difference_said(rollout, verdict)
+        difference = difference_said(rollout, verdict)
         if is_no_matter(verdict, rollout.beta):
             return Aborted(facts.now), (
                 f"ended as futile: {rollout.candidate} gains less than "
-                f"{gap_said(verdict.guard, verdict.guard.rate_margin)}; {said}"
+                f"{gap_said(verdict.guard, verdict.guard.rate_margin)}; {difference}"
             )
         return state, (
             f"waits: neither a gain nor its absence is shown in {verdict.requests:,} answers with "
-            f"an outcome; {said}"
+            f"an outcome; {difference}"
         )
